@@ -1,0 +1,35 @@
+# make train, make test: each sets everything up first, in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: setup train test check bench format clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml setup.sh
+	PYTHON="$(PYTHON)" VENV="$(VENV)" bash setup.sh
+	touch $(READY)
+
+train: $(READY)
+	$(BIN)/python -m dynat_ray.train
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python -m dynat_ray.benchmark all
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,205 @@
+"""The attacks of AutoAttack (Croce and Hein, ICML 2020), as pyautoattack has them.
+
+The four attacks are called one by one instead of through `pyautoattack.AutoAttack`: so a sample
+is attacked only while it is right, global random states stay as they were, no check traces the
+interpreter, and models with fewer than ten classes work. Parameters are those of versions
+`standard` and `rand`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dynat_ray.attacks.stages import Setting
+from dynat_ray.errors import UserError
+from dynat_ray.perturb.objectives import cw_margin
+
+ITERATIONS = 100
+STEP_SIZE_DECAY = 0.75
+SQUARE_QUERIES = 5000
+SQUARE_START = 0.8
+MOST_TARGETS = 9
+# Draws per gradient of version `rand`, for models that answer at random.
+RANDOM_DRAWS = 20
+
+_DLR_CLASSES = 3
+_TARGETED_DLR_CLASSES = 4
+
+# pyautoattack's warnings go to a logger; what they say is measured in `checks` instead.
+_SILENT = logging.getLogger("dynat_ray.pyautoattack")
+_SILENT.addHandler(logging.NullHandler())
+_SILENT.propagate = False
+
+
+@dataclass(frozen=True)
+class AutoPgd:
+    """APGD on cross-entropy or on the difference of logits ratio (DLR)."""
+
+    loss: Literal["ce", "dlr"]
+    draws: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"apgd-{self.loss}"
+
+    def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
+        attack = _library("autopgd_base").APGDAttack(
+            _logits_of(model), loss=self.loss, eot_iter=self.draws, **_apgd_settings(images, at)
+        )
+        if self.note(at.classes):
+            attack.dlr_loss = lambda logits, right: cw_margin(logits, right, None)
+        return _run(attack, images, labels)
+
+    def note(self, classes: int) -> str:
+        if self.loss == "ce" or classes >= _DLR_CLASSES:
+            return ""
+        return _substitute(self.name, "DLR", _DLR_CLASSES, "margin", classes)
+
+
+@dataclass(frozen=True)
+class TargetedAutoPgd:
+    """APGD on the targeted DLR loss, towards every wrong class (the nine most likely ones)."""
+
+    name: str = "apgd-t"
+
+    def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
+        attack = _library("autopgd_base").APGDAttack_targeted(
+            _logits_of(model), n_target_classes=_targets(at), **_apgd_settings(images, at)
+        )
+        if self.note(at.classes):
+            attack.dlr_loss_targeted = lambda logits, right: (
+                -_difference(logits, right, attack.y_target)
+            )
+        return _run(attack, images, labels)
+
+    def note(self, classes: int) -> str:
+        if classes >= _TARGETED_DLR_CLASSES:
+            return ""
+        return _substitute(
+            self.name, "targeted DLR", _TARGETED_DLR_CLASSES, "targeted margin", classes
+        )
+
+
+@dataclass(frozen=True)
+class TargetedFab:
+    """FAB (Croce and Hein 2020) towards every wrong class (the nine most likely ones)."""
+
+    name: str = "fab-t"
+
+    def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
+        attack = _library("fab_pt").FABAttack_PT(
+            _logits_of(model),
+            norm=at.norm,
+            n_restarts=1,
+            n_iter=ITERATIONS,
+            eps=at.eps,
+            targeted=True,
+            n_target_classes=_targets(at),
+            seed=at.seed,
+            device=images.device,
+        )
+        return _run(attack, images, labels)
+
+    def note(self, classes: int) -> str:
+        return ""
+
+
+@dataclass(frozen=True)
+class Square:
+    """Square Attack (Andriushchenko et al. 2020): random search, without gradients."""
+
+    name: str = "square"
+
+    def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
+        smallest = 2 if at.norm == "Linf" else 5
+        if min(images.shape[-2:]) < smallest:
+            raise UserError(
+                f"Square Attack under {at.norm} needs images of at least {smallest} pixels a "
+                f"side; these have {images.shape[-2]} x {images.shape[-1]}; leave out 'square' "
+                "and 'autoattack'"
+            )
+        attack = _library("square").SquareAttack(
+            _logits_of(model),
+            norm=at.norm,
+            n_queries=SQUARE_QUERIES,
+            eps=at.eps,
+            p_init=SQUARE_START,
+            n_restarts=1,
+            seed=at.seed,
+            resc_schedule=False,
+            device=images.device,
+        )
+        return _run(attack, images, labels)
+
+    def note(self, classes: int) -> str:
+        return ""
+
+
+def _library(module: str) -> ModuleType:
+    try:
+        return __import__(f"pyautoattack.{module}", fromlist=[module])
+    except ImportError as missing:
+        raise UserError(
+            "AutoAttack and its parts need pyautoattack: pip install 'dynat-ray[eval]'"
+        ) from missing
+
+
+def _apgd_settings(images: Tensor, at: Setting) -> dict[str, Any]:
+    return {
+        "n_restarts": 1,
+        "n_iter": ITERATIONS,
+        "eps": at.eps,
+        "norm": at.norm,
+        "rho": STEP_SIZE_DECAY,
+        "seed": at.seed,
+        "device": images.device,
+        "logger": _SILENT,
+    }
+
+
+def _run(attack: Any, images: Tensor, labels: Tensor) -> Tensor:
+    with torch.no_grad(), _own_random_state(images.device):
+        adversarial: Tensor = attack.perturb(images, labels)
+    return adversarial
+
+
+@contextmanager
+def _own_random_state(device: torch.device) -> Iterator[None]:
+    """Keeps the library, which seeds PyTorch's global generators, from changing the caller's."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+
+
+def _logits_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    # The library works on contiguous images; convolutions are faster on channels_last ones. It
+    # also writes into the logits, which may be views of something the model keeps.
+    def logits(images: Tensor) -> Tensor:
+        answer: Tensor = model(images.contiguous(memory_format=torch.channels_last))
+        return answer.clone()
+
+    return logits
+
+
+def _targets(at: Setting) -> int:
+    return min(MOST_TARGETS, at.classes - 1)
+
+
+def _difference(logits: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    rows = torch.arange(len(logits), device=logits.device)
+    return logits[rows, one] - logits[rows, other]
+
+
+def _substitute(attack: str, loss: str, needed: int, instead: str, classes: int) -> str:
+    return (
+        f"{attack} uses the {instead} loss: the {loss} loss needs at least {needed} classes and "
+        f"the model has {classes}"
+    )

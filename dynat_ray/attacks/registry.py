@@ -1,0 +1,98 @@
+"""Evaluation attacks by the names that papers give them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dynat_ray.attacks.ensemble import (
+    RANDOM_DRAWS,
+    AutoPgd,
+    Square,
+    TargetedAutoPgd,
+    TargetedFab,
+)
+from dynat_ray.attacks.gradient import GradientAttack
+from dynat_ray.attacks.stages import Stage
+from dynat_ray.errors import UserError, unknown_name
+
+CLEAN = "clean"
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A named attack.
+
+    Attributes:
+        name: As the user wrote it.
+        stages: Run in order, each on the samples still right; none for `clean`.
+        costly: Takes hundreds of passes per sample, so that a run may give it fewer samples.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    costly: bool = False
+
+    def note(self, classes: int) -> str:
+        """Returns what is done otherwise than in the literature for so few classes."""
+        return "; ".join(filter(None, (stage.note(classes) for stage in self.stages)))
+
+
+_STANDARD = (AutoPgd("ce"), TargetedAutoPgd(), TargetedFab(), Square())
+_RANDOMISED = (AutoPgd("ce", draws=RANDOM_DRAWS), AutoPgd("dlr", draws=RANDOM_DRAWS))
+
+_FIXED = {
+    attack.name: attack
+    for attack in (
+        Attack(CLEAN, ()),
+        Attack("fgsm", (GradientAttack("fgsm", steps=1, random_start=False),)),
+        # Thirty steps, as CW-Linf is reported since TRADES and MART.
+        Attack("cw", (GradientAttack("cw", steps=30, objective="cw"),)),
+        Attack("apgd-ce", (AutoPgd("ce"),)),
+        Attack("apgd-dlr", (AutoPgd("dlr"),)),
+        Attack("apgd-t", (TargetedAutoPgd(),), costly=True),
+        Attack("fab-t", (TargetedFab(),), costly=True),
+        Attack("square", (Square(),), costly=True),
+        Attack("autoattack", _STANDARD, costly=True),
+        Attack("autoattack-rand", _RANDOMISED, costly=True),
+    )
+}
+# `pgd-20`, `pgd-100x5` (five restarts), `cw-50`.
+_STEPPED = re.compile(r"(pgd|cw)-([1-9]\d*)(?:x([1-9]\d*))?")
+
+
+def get_attack(name: str) -> Attack:
+    """Returns the attack called `name`.
+
+    Args:
+        name: `clean`, `fgsm`, `pgd-N`, `pgd-NxR` (R restarts), `cw`, `cw-N`, `cw-NxR`, `apgd-ce`,
+            `apgd-dlr`, `apgd-t`, `fab-t`, `square`, `autoattack` or `autoattack-rand`.
+
+    Raises:
+        UserError: No attack has this name; names the nearest ones.
+    """
+    if name in _FIXED:
+        return _FIXED[name]
+    match = _STEPPED.fullmatch(name)
+    if match is None:
+        raise unknown_name("attack", name, [*_FIXED, "pgd-20", "pgd-100x5", "cw-30"])
+    stage = GradientAttack(
+        name,
+        steps=int(match[2]),
+        objective="cw" if match[1] == "cw" else "ce",
+        restarts=int(match[3] or 1),
+    )
+    return Attack(name, (stage,))
+
+
+def get_attacks(names: Sequence[str]) -> list[Attack]:
+    """Returns the attacks called `names`, each once, in the order given.
+
+    Raises:
+        UserError: A name is unknown, or there is none.
+    """
+    attacks = [get_attack(name) for name in dict.fromkeys(names)]
+    if not attacks:
+        raise UserError("no attacks given; such as: clean, pgd-20, autoattack")
+    return attacks

@@ -1,0 +1,36 @@
+"""Sums and maxima over all workers; without a process group a worker is alone."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    """Returns this worker's number, from 0."""
+    return dist.get_rank() if _in_group() else 0
+
+
+def world_size() -> int:
+    """Returns the number of workers."""
+    return dist.get_world_size() if _in_group() else 1
+
+
+def sum_over_workers(values: Tensor) -> Tensor:
+    """Returns the sum of `values` over all workers (a new tensor, without gradient)."""
+    values = values.detach().clone()
+    if _in_group():
+        dist.all_reduce(values)
+    return values
+
+
+def max_over_workers(values: Tensor) -> Tensor:
+    """Returns the element-wise maximum of `values` over all workers."""
+    values = values.detach().clone()
+    if _in_group():
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values
+
+
+def _in_group() -> bool:
+    return dist.is_available() and dist.is_initialized()

@@ -1,0 +1,51 @@
+"""What every command shares: how it ends, and what it prints when it does."""
+
+from __future__ import annotations
+
+import argparse
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dynat_ray.errors import UserError
+
+USER_MISTAKE = 2
+
+
+class Parser(argparse.ArgumentParser):
+    """Options of a command; a mistake in them is a `UserError` like any other."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help shows all options")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's, but a wrong argument is a `UserError` like every other mistake."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} ({self.prog} --help lists the options)")
+
+
+def run(main: Callable[[Sequence[str]], Path | str]) -> NoReturn:
+    """Runs a command and exits: 0 with the path it wrote on the last line, 2 on a user's mistake.
+
+    Args:
+        main: Takes the arguments after the program's name; returns the path to print. Raises
+            `UserError` (printed as one `error:` line on stderr) for what the user can correct.
+    """
+    try:
+        written = main(sys.argv[1:])
+    except UserError as error:
+        sys.stdout.flush()
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(USER_MISTAKE)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+    print(written, flush=True)
+    sys.exit(0)

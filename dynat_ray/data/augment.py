@@ -1,0 +1,242 @@
+"""Augmentation on the device, in batches, as a function of (seed, epoch, index)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample, one_hot, pad
+
+from dynat_ray.data.randaugment import RandAugment
+from dynat_ray.data.resized_crop import RATIO, SCALE
+from dynat_ray.errors import UserError, unknown_name
+from dynat_ray.keyed_random import combine, uniform
+
+
+@dataclass
+class Batch:
+    """What a method trains on.
+
+    Attributes:
+        images: float32 `(B, C, H, W)` in [0, 1].
+        labels: int64 `(B,)`.
+        indices: int64 `(B,)`, see `RawBatch`.
+        targets: float32 `(B, K)` soft labels if images were mixed, else None.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    targets: Tensor | None = None
+
+
+class Augmentation:
+    """Random changes of images; an image's depend on seed, epoch and its index alone.
+
+    So its pixels are the same whatever loader, number of workers or place in the run it comes
+    from. The one exception is CutMix, whose partners come from the same local batch.
+
+    Names, each at most once, applied in this order whatever theirs:
+        `randaugment[-M]`: timm's RandAugment of magnitude M (default 9) on the CPU, image by
+            image; for large images.
+        `resized-crop`: a random part of the image, resized; done by FFCV's decoder instead where
+            the loader says so.
+        `crop[-PAD]`: shift by up to PAD pixels (default 4), black outside.
+        `flip`: mirror horizontally, every other time.
+        `cutout[-SIZE]`: a black square of SIZE pixels (default 16), centred anywhere (DeVries and
+            Taylor, 2017).
+        `cutmix[-ALPHA]`: a box from another image of the batch, area from Beta(ALPHA, ALPHA)
+            (default 1), labels mixed by area (Yun et al., ICCV 2019).
+    """
+
+    def __init__(self, names: list[str], seed: int, *, decoder_crops: bool = False) -> None:
+        """Reads the names.
+
+        Args:
+            names: What to apply.
+            seed: Seed of the random choices.
+            decoder_crops: Whether the loader crops already (`Loader.crops`).
+
+        Raises:
+            UserError: Unknown name, or a value out of range.
+        """
+        self._seed = seed
+        self._values = _parse(names)
+        if decoder_crops:
+            self._values.pop("resized-crop", None)
+        self._randaugment = (
+            RandAugment(self._values["randaugment"]) if "randaugment" in self._values else None
+        )
+        self._mix_table = (
+            _beta_quantiles(self._values["cutmix"]) if "cutmix" in self._values else None
+        )
+
+    @property
+    def resizes(self) -> bool:
+        """Whether random resized crops are wanted of the loader or made here."""
+        return "resized-crop" in self._values
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, indices: Tensor, epoch: int, num_classes: int
+    ) -> Batch:
+        """Augments a batch.
+
+        Args:
+            images: uint8 `(B, C, H, W)`.
+            labels: int64 `(B,)`.
+            indices: int64 `(B,)`.
+            epoch: Epoch, from 0.
+            num_classes: Classes of soft labels.
+        """
+        keys = combine(self._seed, epoch, indices)
+        if self._randaugment is not None:
+            images = self._randaugment(images, keys)
+        # (B, H, W, C) without copying, where images are channels_last.
+        last = images.is_contiguous(memory_format=torch.channels_last)
+        pixels = images.permute(0, 2, 3, 1).contiguous()
+        if "crop" in self._values or "flip" in self._values:
+            pixels = self._shift(pixels, keys)
+        result = pixels.to(torch.float32).div_(255).permute(0, 3, 1, 2)
+        result = result if last else result.contiguous()
+        if "resized-crop" in self._values:
+            result = _resized_crop(result, keys)
+        if "cutout" in self._values:
+            result.masked_fill_(_boxes(result, keys, int(self._values["cutout"])), 0.0)
+        if self._mix_table is not None:
+            result, targets = _cutmix(result, labels, keys, self._mix_table, num_classes)
+            return Batch(result, labels, indices, targets)
+        return Batch(result, labels, indices)
+
+    def _shift(self, pixels: Tensor, keys: Tensor) -> Tensor:
+        """Shifts and mirrors uint8 `(B, H, W, C)`."""
+        batch, height, width, channels = pixels.shape
+        choices = uniform(keys, 3, stream=1)
+        if reach := int(self._values.get("crop", 0)):
+            padded = pad(pixels, (0, 0, reach, reach, reach, reach))
+            top, left = (choices[:, :2] * (2 * reach + 1)).to(torch.int64).unbind(1)
+            # All horizontal shifts as overlapping views, so that a row is copied in one piece.
+            rows = padded.view(batch, height + 2 * reach, (width + 2 * reach) * channels)
+            windows = rows.unfold(2, width * channels, channels)
+            samples = torch.arange(batch, device=keys.device)[:, None]
+            lines = top[:, None] + torch.arange(height, device=keys.device)
+            pixels = windows[samples, lines, left[:, None]].view(batch, height, width, channels)
+        if "flip" in self._values:
+            mirror = (choices[:, 2] < 0.5)[:, None, None, None]
+            pixels = torch.where(mirror, pixels.flip(2), pixels)
+        return pixels
+
+
+def _boxes(images: Tensor, keys: Tensor, side: int) -> Tensor:
+    """Returns a mask `(B, 1, H, W)` of a square per image, cut off at the borders."""
+    height, width = images.shape[2:]
+    centre = uniform(keys, 2, stream=2)
+    top = (centre[:, 0] * height).floor() - side // 2
+    left = (centre[:, 1] * width).floor() - side // 2
+    return _box_mask(images, top, top + side, left, left + side)
+
+
+def _box_mask(images: Tensor, top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    rows = torch.arange(images.shape[2], device=images.device)
+    columns = torch.arange(images.shape[3], device=images.device)
+    inside_rows = (rows >= top[:, None]) & (rows < bottom[:, None])
+    inside_columns = (columns >= left[:, None]) & (columns < right[:, None])
+    return (inside_rows[:, :, None] & inside_columns[:, None, :])[:, None]
+
+
+def _cutmix(
+    images: Tensor, labels: Tensor, keys: Tensor, table: Tensor, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    height, width = images.shape[2:]
+    choices = uniform(keys, 4, stream=3)
+    # Partners: the next one in a random circle of the batch, keyed like everything else.
+    circle = choices[:, 0].argsort(stable=True)
+    partner = torch.empty_like(circle).scatter_(0, circle, circle.roll(1))
+    side = (1 - _interpolate(table.to(images.device), choices[:, 1])).sqrt()
+    half_height, half_width = side * height / 2, side * width / 2
+    centre_row, centre_column = choices[:, 2] * height, choices[:, 3] * width
+    top = (centre_row - half_height).round().clamp(0, height)
+    bottom = (centre_row + half_height).round().clamp(0, height)
+    left = (centre_column - half_width).round().clamp(0, width)
+    right = (centre_column + half_width).round().clamp(0, width)
+    mixed = torch.where(_box_mask(images, top, bottom, left, right), images[partner], images)
+    foreign = ((bottom - top) * (right - left) / (height * width))[:, None]
+    own = one_hot(labels, num_classes).to(torch.float32)
+    return mixed, own * (1 - foreign) + own[partner] * foreign
+
+
+def _beta_quantiles(alpha: float) -> Tensor:
+    """Returns quantiles of Beta(alpha, alpha) at 1,025 even steps."""
+    from scipy.special import betaincinv
+
+    steps = np.linspace(0, 1, 1025)
+    return torch.from_numpy(betaincinv(alpha, alpha, steps).astype(np.float32))
+
+
+def _interpolate(table: Tensor, at: Tensor) -> Tensor:
+    position = at * (len(table) - 1)
+    below = position.to(torch.int64)
+    return torch.lerp(table[below], table[below + 1], position - below)
+
+
+def _resized_crop(images: Tensor, keys: Tensor) -> Tensor:
+    """Cuts a random part per image and resizes it (bilinear) to the size of the image.
+
+    Area and shape as in torchvision's, with sides cut off at the image's instead of drawn again.
+    """
+    height, width = images.shape[2:]
+    choices = uniform(keys, 4, stream=4)
+    scale = SCALE[0] + (SCALE[1] - SCALE[0]) * choices[:, 0]
+    low, high = np.log(RATIO[0]), np.log(RATIO[1])
+    ratio = (low + (high - low) * choices[:, 1]).exp()
+    # In parts of the image's sides.
+    part_width = (scale * ratio * height / width).sqrt().clamp(max=1)
+    part_height = (scale / ratio * width / height).sqrt().clamp(max=1)
+    shift_x = (2 * choices[:, 2] - 1) * (1 - part_width)
+    shift_y = (2 * choices[:, 3] - 1) * (1 - part_height)
+    theta = torch.zeros(len(images), 2, 3, device=images.device)
+    theta[:, 0, 0], theta[:, 0, 2] = part_width, shift_x
+    theta[:, 1, 1], theta[:, 1, 2] = part_height, shift_y
+    grid = torch.nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
+    result = grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return result.clamp_(0, 1)
+
+
+_DEFAULTS = {
+    "crop": 4.0,
+    "flip": 0.0,
+    "cutout": 16.0,
+    "cutmix": 1.0,
+    "resized-crop": 0.0,
+    "randaugment": 9.0,
+}
+_ALLOWED: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "crop": ("a whole number of pixels from 1 to 64", lambda v: 1 <= v <= 64 and v == int(v)),
+    "cutout": ("a whole number of pixels, at least 1", lambda v: v >= 1 and v == int(v)),
+    "cutmix": ("more than 0 and at most 100", lambda v: 0 < v <= 100),
+    "randaugment": ("a magnitude from 0 to 10", lambda v: 0 <= v <= 10),
+}
+
+
+def _parse(names: list[str]) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for text in names:
+        name, value = text, ""
+        if text not in _DEFAULTS:
+            name, _, value = text.rpartition("-")
+        if name not in _DEFAULTS or (value and name not in _ALLOWED):
+            raise unknown_name("augmentation in data.augment", text, _DEFAULTS)
+        if name in values:
+            raise UserError(f"data.augment names '{name}' twice")
+        values[name] = _DEFAULTS[name]
+        if value:
+            meaning, allowed = _ALLOWED[name]
+            try:
+                values[name] = float(value)
+            except ValueError:
+                values[name] = float("nan")
+            if not allowed(values[name]) if np.isfinite(values[name]) else True:
+                raise UserError(f"data.augment has '{text}'; {name} takes {meaning}")
+    return values

@@ -1,0 +1,189 @@
+"""Reading images through FFCV, which only decodes."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, Full
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynat_ray.data.ffcv_library import ffcv_module, ffcv_problem
+from dynat_ray.data.info import DatasetInfo, require_intact
+from dynat_ray.data.resized_crop import keyed_resized_crop_decoder, pack_epoch
+from dynat_ray.data.subsets import Indices
+from dynat_ray.errors import UserError
+
+_PATIENCE = 300.0
+"""Seconds to wait for one batch; the first one includes compilation."""
+_CENTRE = 224 / 256
+"""Part of the shorter side that a centre crop of a photograph takes."""
+
+
+class FfcvReader:
+    """One split's images, decoded by FFCV in a thread of its own, a few batches ahead.
+
+    Attributes:
+        labels: int64 `(N,)`, on the CPU.
+    """
+
+    kind = "ffcv"
+
+    def __init__(
+        self,
+        info: DatasetInfo,
+        file: Path,
+        *,
+        device: torch.device,
+        batch_size: int,
+        threads: int = 1,
+        side: int = 0,
+        crop_seed: int | None = None,
+    ) -> None:
+        """Opens a beton.
+
+        Args:
+            info: The data set.
+            file: Its `SPLIT.beton`.
+            device: Where batches go.
+            batch_size: Most images of a batch.
+            threads: Threads that decode.
+            side: Height and width of the output in pixels, for images stored as JPEG; 0: as they
+                are, if they have one size.
+            crop_seed: Take random resized crops with this seed; None: the centre.
+
+        Raises:
+            UserError: FFCV does not import, the file is damaged, or `side` is needed.
+        """
+        if problem := ffcv_problem():
+            raise UserError(f"{file} takes FFCV, which does not import ({problem})")
+        require_intact(info, file)
+        if info.size is None and side == 0:
+            raise UserError(
+                f"the images of {file.parent} have different sizes; set data.image_size, or "
+                "prepare them with --size"
+            )
+        self._file = file
+        self._channels = info.channels
+        self._device = device
+        self._batch_size = batch_size
+        self._crops = crop_seed is not None
+        self._running: list[Any] = []
+        module = ffcv_module("loader")
+        self._loader = module.Loader(
+            str(file),
+            batch_size=batch_size,
+            num_workers=threads,
+            os_cache=True,
+            order=module.OrderOption.SEQUENTIAL,
+            seed=0,
+            drop_last=False,
+            pipelines={"image": [_decoder(info, side, crop_seed)], "label": None},
+        )
+        manager = self._loader.memory_manager
+        # Only needed without the system's cache, and large.
+        for table in (manager.sample_to_pages, manager.page_to_samples, manager.ptr_to_size):
+            table.clear()
+        self.labels = torch.from_numpy(self._loader.reader.metadata["f1"].astype(np.int64))
+
+    def batches(self, indices: Indices, epoch: int) -> Iterator[Tensor]:
+        """Yields uint8 `(B, H, W, C)` on the device for consecutive `batch_size` of `indices`.
+
+        Raises:
+            RuntimeError: FFCV failed, or gave nothing for minutes.
+        """
+        order = pack_epoch(indices, epoch) if self._crops else indices.astype(np.uint64)
+        running = _epoch_class()(self._loader, order)
+        self._running.append(running)
+        try:
+            while (decoded := running.next_batch(self._file)) is not None:
+                yield self._own(decoded)
+        finally:
+            running.close()
+            self._running.remove(running)
+
+    def close(self) -> None:
+        """Stops decoding."""
+        for running in self._running:
+            running.close()
+
+    def _own(self, decoded: np.ndarray) -> Tensor:
+        """Copies a batch out of FFCV's buffer, which the next batches overwrite."""
+        shared = torch.from_numpy(decoded)[..., : self._channels]
+        pinned = self._device.type == "cuda"
+        own = torch.empty(shared.shape, dtype=torch.uint8, pin_memory=pinned).copy_(shared)
+        return own.to(self._device, non_blocking=True)
+
+
+def _decoder(info: DatasetInfo, side: int, crop_seed: int | None) -> Any:
+    fields = ffcv_module("fields.rgb_image")
+    if crop_seed is not None:
+        return keyed_resized_crop_decoder(side or max(info.size or (0,)), crop_seed)
+    if side == 0 or info.size == (side, side):
+        return fields.SimpleRGBImageDecoder()
+    part = 1.0 if info.size else _CENTRE
+    return fields.CenterCropRGBImageDecoder((side, side), ratio=part)
+
+
+@functools.cache
+def _epoch_class() -> Any:
+    """Returns FFCV's thread that decodes an epoch, with its errors passed on.
+
+    FFCV's own leaves its reader waiting for ever when the thread dies.
+    """
+    base = ffcv_module("loader.epoch_iterator").EpochIterator
+
+    class Epoch(base):  # type: ignore[misc, valid-type]
+        def run(self) -> None:
+            try:
+                super().run()
+            except BaseException as error:
+                self._put(error)
+
+        def run_pipeline(self, *arguments: Any) -> Any:
+            if self.terminate_event.is_set():
+                raise StopIteration
+            return super().run_pipeline(*arguments)
+
+        def next_batch(self, file: Path) -> np.ndarray | None:
+            """Returns the next batch of pixels, None at the end."""
+            deadline = time.monotonic() + _PATIENCE
+            while True:
+                try:
+                    item = self.output_queue.get(timeout=1.0)
+                    break
+                except Empty:
+                    if not self.is_alive() and self.output_queue.empty():
+                        raise RuntimeError(f"FFCV stopped reading {file}") from None
+                    if time.monotonic() > deadline:
+                        raise RuntimeError(
+                            f"FFCV gave no batch of {file} for {_PATIENCE:.0f} s"
+                        ) from None
+            if isinstance(item, BaseException):
+                raise RuntimeError(f"FFCV cannot read {file}: {item!r}") from item
+            if item is None:
+                return None
+            _, (pixels,) = item
+            return pixels  # type: ignore[no-any-return]
+
+        def close(self) -> None:
+            self.terminate_event.set()
+            while self.is_alive():
+                # The thread may be waiting for room in the queue.
+                while not self.output_queue.empty():
+                    self.output_queue.get_nowait()
+                self.join(0.02)
+
+        def _put(self, item: object) -> None:
+            while not self.terminate_event.is_set():
+                with suppress(Full):
+                    self.output_queue.put(item, timeout=0.5)
+                    return
+
+    return Epoch

@@ -1,0 +1,109 @@
+"""Reading one image file into pixels."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+Pixels = NDArray[np.uint8]
+
+LARGEST_IMAGE = 2**28
+"""Pixels beyond which a declared image size is taken for damage."""
+
+_GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"})
+_WIDE_MODES = frozenset({"I", "I;16", "I;16B", "I;16L"})
+Image.MAX_IMAGE_PIXELS = None  # We check sizes ourselves, as errors that name the file.
+
+
+class BadImage(Exception):
+    """An image file that cannot be read. `str()` gives the file and the reason."""
+
+
+def read_header(file: BinaryIO, name: str) -> tuple[int, tuple[int, int]]:
+    """Returns channels (1 or 3) and (height, width) of an image file without decoding it.
+
+    `name` is what errors call it.
+
+    Raises:
+        BadImage: It is no image, or declares an absurd size.
+    """
+    try:
+        with Image.open(file) as image:
+            width, height = image.size
+            channels = 1 if image.mode in _GREY_MODES else 3
+    except Exception as error:  # Decoders raise anything on damaged files.
+        raise _bad(name, error) from None
+    if not 0 < width * height <= LARGEST_IMAGE:
+        raise BadImage(f"{name} (declares {width} x {height} pixels)")
+    return channels, (height, width)
+
+
+def read_pixels(file: BinaryIO, name: str, channels: int, side: int = 0) -> Pixels:
+    """Decodes an image file.
+
+    Args:
+        file: The file.
+        name: What errors call it.
+        channels: 1 or 3: what to convert to.
+        side: Resize the shorter side to so many pixels and crop the centre; 0: as it is.
+
+    Returns:
+        uint8 `(H, W, channels)`.
+
+    Raises:
+        BadImage: The file is damaged, truncated or no image.
+    """
+    try:
+        with Image.open(file) as image:
+            if side and min(image.size) > side:
+                # A JPEG decoder can halve sizes on the way, which is much cheaper.
+                width, height = image.size
+                shorter = min(width, height)
+                image.draft(None, (-(-width * side // shorter), -(-height * side // shorter)))
+            image.load()
+            converted = _convert(image, channels)
+            return _as_array(shrink(converted, side) if side else converted)
+    except Exception as error:  # Decoders raise anything on damaged files.
+        raise _bad(name, error) from None
+
+
+def resize_pixels(pixels: Pixels, side: int) -> Pixels:
+    """Resizes the shorter side of `(H, W, C)` to `side` and crops the centre; C is 1 or 3."""
+    if pixels.shape[:2] == (side, side):
+        return pixels
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    return _as_array(shrink(image, side))
+
+
+def shrink(image: Image.Image, side: int) -> Image.Image:
+    """Resizes the shorter side to `side` pixels (bicubic, antialiased) and crops the centre."""
+    width, height = image.size
+    shorter = min(width, height)
+    left, top = (width - shorter) / 2, (height - shorter) / 2
+    if (width, height) == (side, side):
+        return image
+    box = (left, top, left + shorter, top + shorter)
+    return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
+
+
+def _convert(image: Image.Image, channels: int) -> Image.Image:
+    if image.mode in _WIDE_MODES:
+        # 16-bit grey; Pillow would clip it to 255.
+        values = np.asarray(image).astype(np.int64) >> 8
+        image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _as_array(image: Image.Image) -> Pixels:
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _bad(name: str, error: Exception) -> BadImage:
+    known = isinstance(error, UnidentifiedImageError)
+    return BadImage(f"{name} ({'not an image' if known else error or type(error).__name__})")

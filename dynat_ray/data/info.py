@@ -1,0 +1,141 @@
+"""What `dataset.json` says about a prepared data-set folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from dynat_ray.errors import UserError
+
+FORMAT_VERSION = 1
+LARGEST_TENSOR_FILE = 2 * 2**30
+"""Bytes of pixels up to which a split is also stored as safetensors, and checked when opened."""
+
+
+@dataclass(kw_only=True)
+class StoredFile:
+    """What a stored file must look like, so that a damaged one is noticed before it is used.
+
+    Attributes:
+        bytes: Length.
+        crc32: CRC-32 of the content.
+    """
+
+    bytes: int
+    crc32: int
+
+
+@dataclass(kw_only=True)
+class DatasetInfo:
+    """A prepared data set.
+
+    Attributes:
+        name: Short name, such as `digits`.
+        source: The SOURCE it was prepared from.
+        classes: Class names; a label is a position in this list.
+        channels: 1 (grey) or 3 (RGB).
+        size: Height and width in pixels if all images share them, else None.
+        storage: `raw` (exact pixels) or `jpeg` (re-encoded, longest side at most `max_side`).
+        max_side: Longest side in pixels of images stored as JPEG; 0 for raw ones.
+        counts: Images in each split (`train`, `test`).
+        mean: Mean of each channel over the training split, in [0, 1] pixels.
+        std: Standard deviation likewise.
+        checksum: SHA-256 over stored pixels and labels of all splits.
+        skipped: Unreadable files that `--skip-bad` left out.
+        files: What each stored file must look like, by file name.
+        format_version: Version of this layout.
+    """
+
+    name: str
+    source: str
+    classes: list[str]
+    channels: int
+    size: tuple[int, int] | None
+    storage: Literal["raw", "jpeg"]
+    max_side: int
+    counts: dict[str, int]
+    mean: list[float]
+    std: list[float]
+    checksum: str
+    skipped: int = 0
+    files: dict[str, StoredFile] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    def save(self, folder: Path) -> None:
+        """Writes `dataset.json` into `folder`."""
+        text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
+        (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
+
+
+def load_info(path: Path | str) -> DatasetInfo:
+    """Reads `dataset.json` of a prepared folder.
+
+    Raises:
+        UserError: The folder is missing, was not prepared, or its description is damaged.
+    """
+    folder = Path(path).expanduser()
+    hint = f"make it with: python -m dynat_ray.prepare SOURCE --out {folder}"
+    try:
+        text = (folder / "dataset.json").read_text(encoding="utf-8")
+    except FileNotFoundError:
+        what = "has no dataset.json" if folder.is_dir() else "does not exist"
+        raise UserError(f"data folder {folder} {what}; {hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {folder / 'dataset.json'} ({error}); {hint}") from None
+    try:
+        values = json.loads(text)
+        version = values["format_version"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{folder / 'dataset.json'} is damaged; {hint}") from None
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"data folder {folder} has format {version}, this version reads {FORMAT_VERSION}; "
+            f"{hint}"
+        )
+    try:
+        values["size"] = tuple(values["size"]) if values["size"] else None
+        values["files"] = {name: StoredFile(**stored) for name, stored in values["files"].items()}
+        return DatasetInfo(**values)
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{folder / 'dataset.json'} is damaged; {hint}") from None
+
+
+def describe_file(path: Path) -> StoredFile:
+    """Returns length and CRC-32 of a file."""
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            checksum = zlib.crc32(block, checksum)
+        return StoredFile(bytes=file.tell(), crc32=checksum)
+
+
+def require_split(info: DatasetInfo, folder: Path, split: str) -> None:
+    """Raises `UserError` if the data set has no such split."""
+    if split not in info.counts:
+        raise UserError(f"data set {folder} has no {split} split, only {', '.join(info.counts)}")
+
+
+def require_intact(info: DatasetInfo, file: Path) -> None:
+    """Raises `UserError` if a stored file is missing or differs from what was written.
+
+    FFCV reads through raw pointers: a damaged file would end the process, not raise. The length
+    is always compared; the content where reading it through takes a second or two at most.
+    """
+    wanted = info.files.get(file.name)
+    hint = f"prepare it again: python -m dynat_ray.prepare {info.source} --out {file.parent}"
+    if wanted is None or not file.is_file():
+        raise UserError(f"{file} is missing; {hint}")
+    found = file.stat().st_size
+    if found != wanted.bytes:
+        raise UserError(f"{file} is damaged: {found} bytes instead of {wanted.bytes}; {hint}")
+    if found <= LARGEST_TENSOR_FILE and describe_file(file) != wanted:
+        raise UserError(f"{file} is damaged: its checksum is wrong; {hint}")

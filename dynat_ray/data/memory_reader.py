@@ -1,0 +1,62 @@
+"""Reading images from a tensor that holds all of them on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from dynat_ray.data.subsets import Indices
+
+
+class MemoryReader:
+    """One split's images, all on the device.
+
+    Attributes:
+        labels: int64 `(N,)`, on the CPU.
+    """
+
+    kind = "memory"
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        used: Indices | None = None,
+        *,
+        device: torch.device,
+        batch_size: int,
+    ) -> None:
+        """Takes a split's images to the device.
+
+        Args:
+            images: uint8 `(N, C, H, W)`.
+            labels: int64 `(N,)`.
+            used: The images that will be asked for; None: all.
+            device: Where they go.
+            batch_size: Most images of a batch.
+        """
+        self._places: Tensor | None = None
+        if used is not None and len(used) < len(images):
+            chosen = torch.from_numpy(used)
+            self._places = torch.full((len(images),), -1)
+            self._places[chosen] = torch.arange(len(chosen))
+            images = images[chosen]
+        # Channels last, so that an image is one run of bytes.
+        self._images = images.permute(0, 2, 3, 1).contiguous().to(device)
+        self._batch_size = batch_size
+        self.labels = labels
+
+    def batches(self, indices: Indices, epoch: int) -> Iterator[Tensor]:
+        """Yields uint8 `(B, H, W, C)` on the device for consecutive `batch_size` of `indices`."""
+        positions = torch.from_numpy(indices)
+        if self._places is not None:
+            positions = self._places[positions]
+        positions = positions.to(self._images.device, non_blocking=True)
+        for chosen in torch.split(positions, self._batch_size):
+            yield self._images.index_select(0, chosen)
+
+    def close(self) -> None:
+        """Frees the images."""
+        self._images = self._images[:0].clone()

@@ -1,0 +1,127 @@
+"""The order in which an epoch visits the samples, the same for any number of workers."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynat_ray.data.subsets import Indices
+
+
+class EpochOrder:
+    """Global batches keyed by (seed, epoch), and this worker's share of them.
+
+    Worker `rank` of `world_size` takes every `world_size`-th sample of each global batch, from
+    `rank` on. The last batch may be partial; it has at least `world_size` samples (filled up from
+    the epoch's start), so that no worker is ever without one.
+
+    With extra data (Wang et al., ICML 2023) a fixed part of each batch comes from the extra set,
+    drawn with replacement, and every batch is full; the epoch keeps the number of batches that
+    the real set alone would give, and takes another part of the real set each time.
+
+    Attributes:
+        global_sizes: Samples of each global batch.
+        local_batch: This worker's share of a full batch.
+        local_real: How many of these are not extra data; they come first.
+    """
+
+    def __init__(
+        self,
+        indices: NDArray[np.integer],
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        *,
+        shuffle: bool = True,
+        extra_indices: tuple[int, int] = (0, 0),
+        extra_fraction: float = 0.0,
+    ) -> None:
+        """Plans the batches.
+
+        Args:
+            indices: Samples to visit, at least one.
+            batch_size: Samples of a global batch, at least `world_size`.
+            seed: Seed of the order.
+            rank: This worker's number.
+            world_size: Number of workers.
+            shuffle: Another order each epoch; else that of `indices`.
+            extra_indices: First and last-plus-one index of the extra set.
+            extra_fraction: Part in [0, 1) of each batch from the extra set.
+        """
+        assert len(indices) > 0
+        assert batch_size >= world_size > rank >= 0
+        self._indices = np.asarray(indices, dtype=np.int64)
+        self._labels: NDArray[np.integer] | None = None
+        self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._shuffle = shuffle
+        self._extra_indices = extra_indices
+        self._batch_size = batch_size
+        self._extra = min(round(batch_size * extra_fraction), batch_size - 1)
+        full, rest = divmod(len(indices), batch_size)
+        if self._extra:
+            self.global_sizes = [batch_size] * (full + (rest > 0))
+        else:
+            last = [max(rest, world_size)] if rest else []
+            self.global_sizes = [batch_size] * full + last
+        self.local_batch = len(range(rank, batch_size, world_size))
+        self.local_real = len(range(rank, batch_size - self._extra, world_size))
+
+    def balance(self, labels: NDArray[np.integer]) -> None:
+        """Draws all classes equally often, samples of rare classes several times an epoch.
+
+        Args:
+            labels: Label of each of `indices`.
+        """
+        assert len(labels) == len(self._indices)
+        self._labels = labels
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch, the same on every worker."""
+        return len(self.global_sizes)
+
+    def local(self, epoch: int) -> Indices:
+        """Returns this worker's samples of an epoch, batch after batch, int64.
+
+        All batches hold `local_batch` samples but the last, which holds the rest.
+        """
+        batch = self._batch_size
+        flat = self.batches(epoch)
+        return np.concatenate(
+            [
+                flat[start : start + batch][self._rank :: self._world_size]
+                for start in range(0, len(flat), batch)
+            ]
+        )
+
+    def batches(self, epoch: int) -> Indices:
+        """Returns the samples of all workers, global batch after global batch, int64."""
+        generator = np.random.default_rng([self._seed, epoch, 3])
+        order = self._pass(generator)
+        if not self._extra:
+            return np.resize(order, sum(self.global_sizes))
+        real = np.resize(order, (self.steps, self._batch_size - self._extra))
+        extra = generator.integers(*self._extra_indices, size=(self.steps, self._extra))
+        # Never mixed within the batch: so a worker has the same number of each kind every time.
+        return np.concatenate([real, extra], axis=1).ravel()
+
+    def _pass(self, generator: np.random.Generator) -> Indices:
+        if self._labels is not None:
+            return self._balanced_pass(generator, self._labels)
+        return generator.permutation(self._indices) if self._shuffle else self._indices
+
+    def _balanced_pass(
+        self, generator: np.random.Generator, labels: NDArray[np.integer]
+    ) -> Indices:
+        total = len(self._indices)
+        classes = generator.permutation(np.unique(labels))
+        drawn = []
+        for position, each in enumerate(classes):
+            members = self._indices[labels == each]
+            count = len(range(position, total, len(classes)))
+            rounds = -(-count // len(members))
+            drawn.append(
+                np.concatenate([generator.permutation(members) for _ in range(rounds)])[:count]
+            )
+        return generator.permutation(np.concatenate(drawn))

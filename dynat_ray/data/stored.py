@@ -1,0 +1,114 @@
+"""Whole splits of a prepared data set as tensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dynat_ray.data.ffcv_reader import FfcvReader
+from dynat_ray.data.fitting import fit_square
+from dynat_ray.data.info import DatasetInfo, load_info, require_intact, require_split
+from dynat_ray.data.subsets import balanced_subset
+
+_BATCH = 256
+
+
+def load_split(
+    path: Path | str, split: str, *, limit: int = 0, image_size: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Reads a split in source order.
+
+    Args:
+        path: Prepared folder.
+        split: `train` or `test`.
+        limit: Take a class-balanced part of so many images; 0: all.
+        image_size: Height and width in pixels to bring the images to; 0: as stored.
+
+    Returns:
+        uint8 images `(N, C, H, W)` and int64 labels `(N,)`, on the CPU.
+
+    Raises:
+        UserError: The folder or split is missing or damaged, or the images have different sizes
+            and `image_size` is 0.
+    """
+    folder = Path(path).expanduser()
+    info = load_info(folder)
+    require_split(info, folder, split)
+    file = folder / f"{split}.safetensors"
+    if file.name not in info.files:
+        return _decode(info, folder / f"{split}.beton", limit, image_size)
+    require_intact(info, file)
+    tensors = load_file(file)
+    images, labels = tensors["images"], tensors["labels"]
+    if 0 < limit < len(labels):
+        chosen = torch.from_numpy(balanced_subset(labels.numpy(), limit))
+        images, labels = images[chosen], labels[chosen]
+    return fit_square(images, image_size), labels
+
+
+def load_labels(path: Path | str, split: str) -> Tensor:
+    """Reads the labels of a split alone.
+
+    Args:
+        path: Prepared folder.
+        split: `train` or `test`.
+
+    Returns:
+        int64 labels `(N,)` in source order.
+
+    Raises:
+        UserError: The folder or split is missing.
+    """
+    folder = Path(path).expanduser()
+    info = load_info(folder)
+    require_split(info, folder, split)
+    file = folder / f"{split}.safetensors"
+    if file.name not in info.files:
+        beton = folder / f"{split}.beton"
+        return FfcvReader(info, beton, device=torch.device("cpu"), batch_size=1).labels
+    if not file.is_file():
+        require_intact(info, file)
+    with safe_open(file, framework="pt") as tensors:
+        labels: Tensor = tensors.get_tensor("labels")
+    return labels
+
+
+def load_test_images(
+    path: Path | str, limit: int | None = None, *, image_size: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Reads the test split in the form that attacks take, in source order.
+
+    Args:
+        path: Prepared folder.
+        limit: Take a class-balanced part of so many images; None or 0: all.
+        image_size: See `load_split`.
+
+    Returns:
+        float32 images `(N, C, H, W)` in [0, 1] and int64 labels `(N,)`.
+
+    Raises:
+        UserError: As `load_split`.
+    """
+    images, labels = load_split(path, "test", limit=limit or 0, image_size=image_size)
+    return images.to(torch.float32).div_(255), labels
+
+
+def _decode(info: DatasetInfo, file: Path, limit: int, image_size: int) -> tuple[Tensor, Tensor]:
+    reader = FfcvReader(
+        info,
+        file,
+        device=torch.device("cpu"),
+        batch_size=_BATCH,
+        side=0 if info.storage == "raw" else image_size,
+    )
+    chosen = balanced_subset(reader.labels.numpy(), limit)
+    parts = [
+        fit_square(each.permute(0, 3, 1, 2), image_size)
+        for each in reader.batches(chosen.astype(np.int64), epoch=0)
+    ]
+    return torch.cat(parts).contiguous(), reader.labels[torch.from_numpy(chosen)]

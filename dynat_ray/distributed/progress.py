@@ -1,0 +1,110 @@
+"""What a running job shows: one line per epoch, read from the run folder that workers write."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dynat_ray.config import RunConfig
+from dynat_ray.training.telemetry import read_metrics
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+_NOTES = "notes.log"
+
+
+def add_note(run_folder: Path, message: str) -> None:
+    """Leaves a message for the user beside the metrics."""
+    with (run_folder / _NOTES).open("a") as file:
+        file.write(message + "\n")
+
+
+class ProgressPrinter:
+    """Prints new lines of a run's metrics and notes while its context lasts.
+
+    Args:
+        run_folder: The run's folder.
+        config: For the number of epochs and the threat.
+    """
+
+    def __init__(self, run_folder: Path, config: RunConfig) -> None:
+        self._folder = run_folder
+        self._config = config
+        self._printed = len(read_metrics(run_folder / "metrics.jsonl"))
+        self._notes = len(self._read_notes())
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> ProgressPrinter:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._done.wait(_SECONDS_BETWEEN_LOOKS):
+            self._look()
+        self._look()
+
+    def _look(self) -> None:
+        notes = self._read_notes()
+        for note in notes[self._notes :]:
+            print(f"note: {note}", file=sys.stderr, flush=True)
+        self._notes = len(notes)
+        lines = read_metrics(self._folder / "metrics.jsonl")
+        # After a restart the file is shorter: epochs that are run again are printed again.
+        for line in lines[min(self._printed, len(lines)) :]:
+            print(describe_epoch(line, self._config), flush=True)
+        self._printed = len(lines)
+
+    def _read_notes(self) -> list[str]:
+        file = self._folder / _NOTES
+        return file.read_text().splitlines() if file.exists() else []
+
+
+def describe_epoch(line: dict[str, Any], config: RunConfig) -> str:
+    """Returns an epoch's metrics as one line for the terminal.
+
+    Args:
+        line: From `metrics.jsonl`.
+        config: For the number of epochs and the threat.
+    """
+    epochs = config.train.epochs
+    parts = [f"epoch {line['epoch'] + 1:>{len(str(epochs))}}/{epochs}", f"loss {line['loss']:.3f}"]
+    for name, key in (("clean", "clean_accuracy"), ("robust", "robust_accuracy")):
+        value = line[f"validation_{key}"]
+        kind = "" if value is not None else "(train) "
+        value = line[f"train_{key}"] if value is None else value
+        if value is not None:
+            parts.append(f"{name} {kind}{value:.1f} %")
+    if line["mean_eps"] is not None:
+        parts.append(f"eps {describe_eps(line['mean_eps'], config.threat.norm)}")
+        parts.append(f"steps {line['mean_attack_steps']:.1f}")
+    parts.append(f"{line['images_per_second']:,.0f} images/s")
+    left = line["elapsed"] / (line["epoch"] + 1) * (epochs - line["epoch"] - 1)
+    parts.append(f"{describe_seconds(left)} left")
+    return "  ".join(parts)
+
+
+def describe_eps(eps: float, norm: str) -> str:
+    """Returns a radius as people write it: in 255ths under Linf."""
+    return f"{255 * eps:.3g}/255" if norm == "Linf" else f"{eps:.3g}"
+
+
+def describe_seconds(seconds: float) -> str:
+    """Returns a duration such as `1 h 05 min`, `2 min 10 s` or `8 s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    if whole >= 60:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole} s"

@@ -1,0 +1,139 @@
+"""A whole run, from settings to results: folder, training, evaluation, report."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+
+from dynat_ray.attacks.outcomes import FinishedShard, collect
+from dynat_ray.attacks.progress import progress_bar
+from dynat_ray.attacks.registry import get_attacks
+from dynat_ray.attacks.shards import plan_shards
+from dynat_ray.config import RunConfig
+from dynat_ray.data import DatasetInfo, balanced_subset, load_info, load_test_images
+from dynat_ray.distributed.evaluation import run_shards_on_ray
+from dynat_ray.distributed.session import connect, require_shared_storage
+from dynat_ray.distributed.training import fit, resolve_workers
+from dynat_ray.errors import UserError
+from dynat_ray.models import load_model
+from dynat_ray.report import write_report
+from dynat_ray.training.cached_data import cached_dataset
+from dynat_ray.training.header import describe_run
+from dynat_ray.training.loop import check_run
+from dynat_ray.training.run_folder import open_run_folder, write_environment
+from dynat_ray.training.telemetry import read_metrics
+
+
+def run(
+    config: RunConfig, folder: Path, *, resume: bool = False, out_given: bool = True
+) -> dict[str, Any]:
+    """Trains, evaluates and reports; with `resume` goes on where it was.
+
+    Args:
+        config: The run; an empty `data.path` is prepared first.
+        folder: The run's folder.
+        resume: Go on, or start if there is nothing yet.
+        out_given: The user said where run folders go (on several nodes someone must).
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        UserError: What the user can correct.
+    """
+    path = Path(config.data.path).expanduser() if config.data.path else cached_dataset(config.data)
+    extra = config.data.extra_path and str(Path(config.data.extra_path).expanduser().resolve())
+    start = config.model.init_from and str(Path(config.model.init_from).expanduser().resolve())
+    config = replace(
+        config,
+        # Workers run elsewhere: relative paths would mean other places.
+        data=replace(config.data, path=str(path.resolve()), extra_path=extra),
+        model=replace(config.model, init_from=start),
+    )
+    info = load_info(path)
+    get_attacks(config.eval.attacks)
+    loader = check_run(config, info)
+    connect()
+    require_shared_storage(out_given)
+    low, high, gpu = resolve_workers(config.cluster)
+    changed = open_run_folder(folder, config, resume=resume)
+    workers = str(low) if low == high else f"{low} to {high}"
+    facts = {"workers": workers, "device": "cuda" if gpu else "cpu", "loader": loader}
+    write_environment(folder, facts)
+    print(describe_run(config, info, folder, facts), flush=True)
+    for change in changed:
+        print(f"changed since the run began: {change}", flush=True)
+    if not _trained(config, folder):
+        fit(config, folder)
+    results = _evaluate(config, info, folder, workers=high)
+    _write_whole(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    write_report(folder)
+    return results
+
+
+def _trained(config: RunConfig, folder: Path) -> bool:
+    lines = read_metrics(folder / "metrics.jsonl")
+    done = bool(lines) and lines[-1]["epoch"] + 1 >= config.train.epochs
+    return done and (folder / "model_last" / "config.json").exists()
+
+
+def _evaluate(
+    config: RunConfig, info: DatasetInfo, folder: Path, *, workers: int
+) -> dict[str, Any]:
+    """Returns the final table: best and last model under every attack on the test split."""
+    images, labels = load_test_images(config.data.path)
+    attacks = get_attacks(config.eval.attacks)
+    costly = None
+    if 0 < config.eval.samples < len(labels):
+        costly = balanced_subset(labels.numpy(), config.eval.samples)
+    # Small enough that every worker gets some.
+    batch_size = min(config.eval.batch_size, -(-len(labels) // workers))
+    shards = plan_shards(
+        len(labels),
+        attacks,
+        eps=[config.threat.eps],
+        batch_size=batch_size,
+        costly_positions=costly,
+    )
+    lines = read_metrics(folder / "metrics.jsonl")
+    best_epoch = max((line["epoch"] for line in lines if line["best"]), default=lines[-1]["epoch"])
+    tables: dict[str, Any] = {}
+    for name, model_folder in (("best", "model"), ("last", "model_last")):
+        if name == "last" and best_epoch == lines[-1]["epoch"]:
+            tables["last"] = tables["best"]
+            break
+        finished: list[FinishedShard] = []
+        with progress_bar(len(labels)) as on_shard:
+            for shard, outcomes in run_shards_on_ray(
+                load_model(folder / model_folder),
+                images,
+                labels,
+                shards,
+                norm=config.threat.norm,
+                seed=config.train.seed,
+                workers=workers,
+            ):
+                finished.append((shard, outcomes))
+                on_shard(shard, outcomes)
+        outcomes_by_attack = collect(finished, attacks, info.num_classes)[config.threat.eps]
+        tables[name] = {attack: found.entry() for attack, found in outcomes_by_attack.items()}
+    seconds = sum(line["seconds"] for line in lines)
+    images_seen = sum(line["seconds"] * line["images_per_second"] for line in lines)
+    return {
+        **tables,
+        "best_epoch": best_epoch,
+        "seconds": round(seconds, 1),
+        "images_per_second": round(images_seen / seconds, 1),
+    }
+
+
+def _write_whole(file: Path, text: str) -> None:
+    try:
+        file.with_suffix(".tmp").write_text(text)
+        os.replace(file.with_suffix(".tmp"), file)
+    except OSError as error:
+        raise UserError(f"{file} can't be written: {error}") from None

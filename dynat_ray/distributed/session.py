@@ -1,0 +1,94 @@
+"""Ray itself: attaching to a cluster or starting a local one, quietly."""
+
+from __future__ import annotations
+
+import os
+
+# Read by Ray when it is imported or starts its processes.
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # A report counts once the controller has polled it, so this bounds what a crash can cost.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
+for _name, _value in _QUIET.items():
+    os.environ.setdefault(_name, _value)
+
+import logging  # noqa: E402
+
+import ray  # noqa: E402
+
+from dynat_ray.errors import UserError  # noqa: E402
+
+
+def connect() -> None:
+    """Attaches to the cluster that `RAY_ADDRESS` names, else starts one on this machine.
+
+    A local cluster listens on loopback only and ends with the process. Ray's own log lines are
+    kept from the terminal.
+
+    Raises:
+        UserError: `RAY_ADDRESS` names a cluster that does not answer.
+    """
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError) as error:
+            raise UserError(
+                f"the Ray cluster at RAY_ADDRESS={address} does not answer: {error}"
+            ) from None
+        return
+    # Without a word here Ray writes a token file that later `ray start`s on this machine obey.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(
+        address="local",
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _node_ip_address="127.0.0.1",
+    )
+
+
+def cluster_total(kind: str) -> float:
+    """Returns how much of a resource (`CPU`, `GPU`) all nodes have."""
+    connect()
+    return float(ray.cluster_resources().get(kind, 0))
+
+
+def require_cluster(workers: int, cpus_per_worker: int, gpu: bool) -> None:
+    """Raises `UserError` if the cluster can never run so many workers.
+
+    Args:
+        workers: Side by side.
+        cpus_per_worker: CPU cores each.
+        gpu: A GPU each.
+    """
+    cpus, gpus = cluster_total("CPU"), cluster_total("GPU")
+    if gpu and workers > gpus:
+        raise UserError(
+            f"{workers} workers need {workers} GPUs, but the cluster has {gpus:g}; set "
+            "cluster.workers lower or cluster.gpu to false"
+        )
+    if workers * cpus_per_worker > cpus:
+        raise UserError(
+            f"{workers} workers with {cpus_per_worker} CPUs each need {workers * cpus_per_worker}, "
+            f"but the cluster has {cpus:g}; set cluster.workers or cluster.cpus_per_worker lower"
+        )
+
+
+def require_shared_storage(out_given: bool) -> None:
+    """Raises `UserError` on several nodes if nobody said where all of them can write.
+
+    Args:
+        out_given: The user gave a folder for runs.
+    """
+    nodes = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    if len(nodes) > 1 and not out_given:
+        raise UserError(
+            f"the cluster has {len(nodes)} machines; give a folder that all of them share with "
+            "--out, DYNAT_RAY_OUT or cluster.storage"
+        )

@@ -1,0 +1,156 @@
+"""DynAT: dynamic adversarial training by sample robustness disparity (Wang, Zhang and Mei, 2026).
+
+The abstract fixes five facts, marked (a) to (e) below; every formula is ours.
+
+(a) A sample's robustness is the gap between its two largest confidences.
+(b) Only correctly classified clean samples get a budget of their own.
+(c) The gap is fused with the skewness of all confidences into the budget, and the attack stops
+    early: differential perturbations.
+(d) A KL divergence measures how far a sample's prediction moves; fragile samples weigh more.
+(e) The two modules work together. Each can be switched off for an ablation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dynat_ray.config import require
+from dynat_ray.data import Batch
+from dynat_ray.methods.base import Method, MethodContext, Prepared
+from dynat_ray.methods.records import attack_record, clean_record
+from dynat_ray.methods.registry import register
+from dynat_ray.methods.trades import trades_loss
+from dynat_ray.perturb.budget import BudgetRule
+from dynat_ray.perturb.pgd import StopRule
+from dynat_ray.perturb.signals import signed_gap
+from dynat_ray.weighting import fragility, softmax_weights
+
+
+@dataclass(kw_only=True)
+class DynATSettings:
+    """Settings of DynAT; the coefficients are what `tune_spaces/dynat.yaml` searches.
+
+    Attributes:
+        objective: `trades`: `mean CE(f(x), y) + beta mean w KL`, the attack maximises the KL;
+            `at`: `mean w CE(f(x'), y)`, the attack maximises the cross-entropy.
+        beta: Weight of the KL term of `trades`.
+        budgets: (c) Per-sample budgets; off: eps for all.
+        gap_coef: Weight of the confidence gap in the budget.
+        skew_coef: Weight of the skewness in the budget.
+        eps_min_ratio: Smallest budget factor.
+        eps_max_ratio: Largest budget factor.
+        misclassified: (b) Wrong clean samples are attacked with the `uniform` budget eps, or left
+            `clean`.
+        early_stop: (c) Stop a sample's attack once it has won by `stop_margin`.
+        stop_margin: Adversarial gap `max_{k != y} p'_k - p'_y`, in [-1, 1], at which it stops.
+        min_steps: Steps before it may stop.
+        weights: (d) Weights by fragility; off: 1 for all.
+        kl_temperature: Temperature of the weights' softmax; large: all 1.
+        min_weight: Smallest weight.
+        max_weight: Largest weight.
+    """
+
+    name: str = "dynat"
+    objective: Literal["trades", "at"] = "trades"
+    beta: float = 6.0
+    budgets: bool = True
+    gap_coef: float = 0.6
+    skew_coef: float = 0.3
+    eps_min_ratio: float = 0.5
+    eps_max_ratio: float = 1.5
+    misclassified: Literal["uniform", "clean"] = "uniform"
+    early_stop: bool = True
+    stop_margin: float = 0.3
+    min_steps: int = 1
+    weights: bool = True
+    kl_temperature: float = 1.0
+    min_weight: float = 0.5
+    max_weight: float = 2.0
+
+    def __post_init__(self) -> None:
+        require(self.beta >= 0, "method.beta", self.beta, "0 or more")
+        require(
+            0 <= self.eps_min_ratio <= 1, "method.eps_min_ratio", self.eps_min_ratio, "in [0, 1]"
+        )
+        require(self.eps_max_ratio >= 1, "method.eps_max_ratio", self.eps_max_ratio, "at least 1")
+        require(-1 <= self.stop_margin <= 1, "method.stop_margin", self.stop_margin, "in [-1, 1]")
+        require(self.min_steps >= 1, "method.min_steps", self.min_steps, "at least 1")
+        require(self.kl_temperature > 0, "method.kl_temperature", self.kl_temperature, "above 0")
+        require(0 <= self.min_weight <= 1, "method.min_weight", self.min_weight, "in [0, 1]")
+        require(self.max_weight >= 1, "method.max_weight", self.max_weight, "at least 1")
+
+
+@register
+class DynAT(Method[DynATSettings]):
+    """Budgets, stops and weights decided per sample."""
+
+    settings_class = DynATSettings
+
+    def __init__(self, settings: DynATSettings, context: MethodContext) -> None:
+        super().__init__(settings, context)
+        self.budget = BudgetRule(
+            settings.gap_coef, settings.skew_coef, settings.eps_min_ratio, settings.eps_max_ratio
+        )
+
+    def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
+        settings = self.settings
+        clean_logits = self.clean_logits(network, batch.images)
+        record = clean_record(clean_logits)
+        correct = record["predicted"] == batch.labels
+        ratios = self._budget_ratios(record, correct)
+        outcome = self.attack(
+            network,
+            batch,
+            keys,
+            "kl" if settings.objective == "trades" else "ce",
+            ratios=ratios,
+            # (b) Wrong samples are past the boundary already; they make all steps.
+            stop=StopRule(settings.stop_margin, settings.min_steps, applies=correct)
+            if settings.early_stop
+            else None,
+            clean_logits=clean_logits,
+        )
+        eps = self.context.threat.eps
+        record |= attack_record(outcome, batch.labels, eps * ratios, clean_logits)
+        weights = None
+        if settings.weights:
+            # How far the attack could go, as a part of eps.
+            step = self.context.step_size / eps if eps > 0 else 0.0
+            reach = ratios * (outcome.steps * step).clamp(max=1)
+            gap = signed_gap(clean_logits.softmax(dim=1), batch.labels)
+            record["fragility"] = fragility(record["kl"], gap, reach)
+            weights = softmax_weights(
+                record["fragility"],
+                settings.kl_temperature,
+                settings.min_weight,
+                settings.max_weight,
+            )
+            record["weight"] = weights
+        return Prepared(batch, outcome.images, weights, record, outcome.passes)
+
+    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+        if self.settings.objective == "trades":
+            return trades_loss(self, network, prepared, self.settings.beta)
+        losses = self.cross_entropies(network(prepared.adversarial), prepared.batch)
+        prepared.record["adversarial_loss"] = losses.detach()
+        return prepared.weighted_mean(losses)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"budget": self.budget.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.budget.load_state_dict(state["budget"])
+
+    def _budget_ratios(self, record: dict[str, Tensor], correct: Tensor) -> Tensor:
+        gap, skewness = record["confidence_gap"], record["skewness"]
+        if self.settings.budgets:
+            ratios = self.budget.ratios(gap, skewness, correct)
+        else:
+            ratios = torch.ones_like(gap)
+        if self.settings.misclassified == "clean":
+            ratios = torch.where(correct, ratios, torch.zeros_like(ratios))
+        return ratios

@@ -1,0 +1,37 @@
+"""PGD adversarial training (Madry et al., "Towards deep learning models resistant to adversarial
+attacks", ICLR 2018)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from dynat_ray.data import Batch
+from dynat_ray.methods.base import Method, Prepared
+from dynat_ray.methods.records import attack_record
+from dynat_ray.methods.registry import register
+
+
+@dataclass(kw_only=True)
+class PGDATSettings:
+    """PGD-AT has no settings beside the attack's."""
+
+    name: str = "pgd_at"
+
+
+@register
+class PGDAT(Method[PGDATSettings]):
+    """Minimises the cross-entropy of images that maximise it."""
+
+    settings_class = PGDATSettings
+
+    def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
+        outcome = self.attack(network, batch, keys, "ce")
+        record = attack_record(outcome, batch.labels, self.context.threat.eps)
+        return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
+
+    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+        losses = self.cross_entropies(network(prepared.adversarial), prepared.batch)
+        prepared.record["adversarial_loss"] = losses.detach()
+        return prepared.weighted_mean(losses)

@@ -1,0 +1,25 @@
+"""Methods by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynat_ray.methods.base import Method, MethodContext
+
+_METHODS: dict[str, type[Method[Any]]] = {}
+
+
+def register(method: type[Method[Any]]) -> type[Method[Any]]:
+    """Class decorator: makes a method known under its settings' default `name`."""
+    _METHODS[method.settings_class().name] = method
+    return method
+
+
+def method_settings() -> dict[str, type]:
+    """Returns the settings dataclass of every method, by name."""
+    return {name: method.settings_class for name, method in _METHODS.items()}
+
+
+def build_method(settings: Any, context: MethodContext) -> Method[Any]:
+    """Returns the method that `settings` (`config.method`) chose."""
+    return _METHODS[settings.name](settings, context)

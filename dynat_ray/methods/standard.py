@@ -1,0 +1,35 @@
+"""Clean training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from dynat_ray.data import Batch
+from dynat_ray.methods.base import Method, Prepared
+from dynat_ray.methods.registry import register
+
+
+@dataclass(kw_only=True)
+class StandardSettings:
+    """Clean training has no settings of its own."""
+
+    name: str = "standard"
+
+
+@register
+class Standard(Method[StandardSettings]):
+    """Minimises the cross-entropy of clean images."""
+
+    settings_class = StandardSettings
+
+    def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
+        return Prepared(batch)
+
+    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+        logits = network(prepared.batch.images)
+        losses = self.cross_entropies(logits, prepared.batch)
+        prepared.record["predicted"] = logits.detach().argmax(dim=1)
+        prepared.record["clean_loss"] = losses.detach()
+        return prepared.weighted_mean(losses)

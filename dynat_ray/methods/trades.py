@@ -1,0 +1,72 @@
+"""TRADES (Zhang et al., "Theoretically principled trade-off between robustness and accuracy",
+ICML 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from dynat_ray.config import require
+from dynat_ray.data import Batch
+from dynat_ray.methods.base import Method, Prepared
+from dynat_ray.methods.records import attack_record, clean_record
+from dynat_ray.methods.registry import register
+from dynat_ray.perturb.objectives import kl_divergence
+
+
+@dataclass(kw_only=True)
+class TRADESSettings:
+    """Settings of TRADES.
+
+    Attributes:
+        beta: Weight of the KL term; 6 in the paper's CIFAR-10 runs.
+    """
+
+    name: str = "trades"
+    beta: float = 6.0
+
+    def __post_init__(self) -> None:
+        require(self.beta >= 0, "method.beta", self.beta, "0 or more")
+
+
+@register
+class TRADES(Method[TRADESSettings]):
+    """Minimises `CE(f(x), y) + beta KL(p(x) || p(x'))`; the attack maximises the KL."""
+
+    settings_class = TRADESSettings
+
+    def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
+        clean_logits = self.clean_logits(network, batch.images)
+        outcome = self.attack(network, batch, keys, "kl", clean_logits=clean_logits)
+        record = clean_record(clean_logits)
+        record |= attack_record(outcome, batch.labels, self.context.threat.eps, clean_logits)
+        return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
+
+    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+        return trades_loss(self, network, prepared, self.settings.beta)
+
+
+def trades_loss(method: Method[Any], network: nn.Module, prepared: Prepared, beta: float) -> Tensor:
+    """Returns `mean CE(f(x), y) + beta mean w KL(p(x) || p(x'))`.
+
+    The gradient flows through both predictions of the KL (detaching the clean one costs several
+    points of robust accuracy).
+
+    Args:
+        method: For its cross-entropy.
+        network: The classifier as it is trained.
+        prepared: The attacked batch; its losses are recorded.
+        beta: Weight of the KL term.
+    """
+    assert prepared.adversarial is not None
+    clean_logits = network(prepared.batch.images).float()
+    adversarial_logits = network(prepared.adversarial).float()
+    clean = method.cross_entropies(clean_logits, prepared.batch)
+    kl = kl_divergence(clean_logits.log_softmax(dim=1), adversarial_logits.log_softmax(dim=1))
+    prepared.record["clean_loss"] = clean.detach()
+    prepared.record["adversarial_loss"] = method.cross_entropies(
+        adversarial_logits.detach(), prepared.batch
+    )
+    return clean.mean() + beta * prepared.weighted_mean(kl)

@@ -1,0 +1,10 @@
+"""Networks: architectures registered in timm, normalisation inside, saving and loading."""
+
+from __future__ import annotations
+
+from dynat_ray.models import deep_defense, residual  # noqa: F401  (importing registers them)
+from dynat_ray.models.build import build_model
+from dynat_ray.models.classifier import Classifier
+from dynat_ray.models.storage import load_model, save_model
+
+__all__ = ["Classifier", "build_model", "load_model", "save_model"]

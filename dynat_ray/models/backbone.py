@@ -1,0 +1,74 @@
+"""Networks by name from timm's registry, with errors a user can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from torch import nn
+
+from dynat_ray.errors import UserError, unknown_name
+
+
+def require_known(name: str) -> None:
+    """Raises `UserError`, with the nearest names, unless timm's registry has this model."""
+    if not timm.is_model(name):
+        raise unknown_name("model", name, timm.list_models())
+    architecture, _, tag = name.partition(".")
+    if tag and name not in (known := timm.list_pretrained(f"{architecture}.*")):
+        raise unknown_name("model", name, known)
+
+
+def create_backbone(
+    name: str, num_classes: int, channels: int, arguments: Mapping[str, Any]
+) -> nn.Module:
+    """Returns an architecture of timm's registry with random weights.
+
+    Raises:
+        UserError: Unknown name, or arguments that don't fit.
+    """
+    require_known(name)
+    try:
+        model: nn.Module = timm.create_model(
+            name, num_classes=num_classes, in_chans=channels, **arguments
+        )
+    # Architectures check their arguments each in its own way, if at all.
+    except (ArithmeticError, AssertionError, AttributeError, LookupError) as error:
+        raise _does_not_fit(name, arguments, error) from error
+    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise _does_not_fit(name, arguments, error) from error
+    return model
+
+
+def create_pretrained(
+    name: str, num_classes: int, channels: int, arguments: Mapping[str, Any]
+) -> nn.Module:
+    """Returns the same with timm's published weights; the classifier is new if it has to be.
+
+    Raises:
+        UserError: There are none, or they can't be downloaded.
+    """
+    try:
+        model: nn.Module = timm.create_model(
+            name, pretrained=True, num_classes=num_classes, in_chans=channels, **arguments
+        )
+    # The same call without weights has worked, and network libraries raise types of their own.
+    except Exception as error:
+        raise UserError(
+            f"the published weights of model '{name}' can't be had ({first_line(error)}); check "
+            "the connection, or give --model.pretrained false or --model.init_from FOLDER"
+        ) from error
+    return model
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of an error's message, or its type if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _does_not_fit(name: str, arguments: Mapping[str, Any], error: Exception) -> UserError:
+    return UserError(
+        f"model '{name}' can't be built with {dict(arguments)} ({first_line(error)}); check "
+        "model.kwargs and the size of the images"
+    )

@@ -1,0 +1,55 @@
+"""A network together with the normalisation its weights were made for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Classifier(nn.Module):
+    """Takes images in [0, 1] and returns logits; attacks never see normalised pixels.
+
+    Mean and standard deviation are no part of `state_dict`: they belong to the architecture's
+    description (`config.json`), and the weights stay loadable by timm as they are.
+
+    Args:
+        backbone: Takes normalised images `(B, C, H, W)`, returns logits `(B, num_classes)`.
+        name: Its name in timm's registry.
+        arguments: Keyword arguments it was built with, beside classes and channels.
+        num_classes: Number of classes.
+        size: Height and width in pixels it was built for.
+        mean: Mean of each channel, in [0, 1] pixels.
+        std: Standard deviation of each channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        name: str,
+        arguments: Mapping[str, Any],
+        num_classes: int,
+        size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.name = name
+        self.arguments = dict(arguments)
+        self.num_classes = num_classes
+        self.channels = len(mean)
+        self.size = size
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits `(B, num_classes)` for images `(B, C, H, W)` in [0, 1]."""
+        logits: Tensor = self.backbone((images - self.mean) / self.std)
+        return logits

@@ -1,0 +1,174 @@
+"""Pre-activation residual networks for small images, as the adversarial-training papers use.
+
+PreAct-ResNet: He et al., "Identity Mappings in Deep Residual Networks" (2016), with the CIFAR stem
+(3x3, stride 1, no max-pool). Wide ResNet: Zagoruyko & Komodakis (2016). Both are timm's ResNetV2
+with another stem; depth d of a wide network means (d - 4) / 6 blocks in each of three stages.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from timm.layers.create_conv2d import create_conv2d
+from timm.layers.norm_act import BatchNormAct2d
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnetv2 import ResNetV2
+from torch import nn
+
+
+class SmallImageResNetV2(ResNetV2):
+    """timm's ResNetV2 that keeps the full resolution until its first stage has ended.
+
+    Args:
+        layers: Blocks of each stage.
+        channels: Output channels of each stage.
+        stem_chs: Channels of the stem.
+        in_chans: Channels of an image.
+        settings: All other arguments of `ResNetV2`, such as `act_layer` (`relu`, `silu`, ...).
+    """
+
+    def __init__(
+        self,
+        layers: list[int],
+        channels: tuple[int, ...],
+        stem_chs: int,
+        in_chans: int = 3,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            layers,
+            channels=channels,
+            stem_chs=stem_chs,
+            in_chans=in_chans,
+            conv_layer=create_conv2d,
+            norm_layer=BatchNormAct2d,
+            **settings,
+        )
+        stem = nn.Conv2d(in_chans, stem_chs, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+        self.stem = nn.Sequential(OrderedDict(conv=stem))
+        # ResNetV2 counts a stem that shrinks the image four times (twice at its convolution).
+        self.feature_info: list[dict[str, Any]] = [
+            feature | {"reduction": max(1, feature["reduction"] // 4)}
+            for feature in self.feature_info
+        ]
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        name: {
+            "url": "",
+            "num_classes": 10,
+            "input_size": (3, 32, 32),
+            "pool_size": pool_size,
+            "first_conv": "stem.conv",
+            "classifier": "head.fc",
+        }
+        for pool_size, names in (
+            ((4, 4), ("preact_resnet10", "preact_resnet18", "preact_resnet34", "preact_resnet50")),
+            (
+                (8, 8),
+                (
+                    "wide_resnet28_10",
+                    "wide_resnet34_10",
+                    "wide_resnet34_20",
+                    "wide_resnet70_16",
+                ),
+            ),
+        )
+        for name in names
+    }
+)
+
+
+def _build(name: str, pretrained: bool, stages: int, settings: dict[str, Any]) -> nn.Module:
+    model: nn.Module = build_model_with_cfg(
+        SmallImageResNetV2,
+        name,
+        pretrained,
+        feature_cfg={"flatten_sequential": True, "out_indices": tuple(range(stages + 1))},
+        **settings,
+    )
+    return model
+
+
+def _preact(
+    name: str, pretrained: bool, layers: list[int], *, basic: bool, base_width: int, **settings: Any
+) -> nn.Module:
+    expansion = 1 if basic else 4
+    shape = {
+        "layers": layers,
+        "channels": tuple(base_width * expansion * 2**stage for stage in range(4)),
+        "stem_chs": base_width,
+        "basic": basic,
+        "bottle_ratio": 1 / expansion,
+    }
+    return _build(name, pretrained, 4, shape | settings)
+
+
+def _wide(name: str, pretrained: bool, depth: int, widen: int, **settings: Any) -> nn.Module:
+    shape = {
+        "layers": [(depth - 4) // 6] * 3,
+        "channels": (16 * widen, 32 * widen, 64 * widen),
+        "stem_chs": 16,
+        "basic": True,
+        "bottle_ratio": 1.0,
+    }
+    return _build(name, pretrained, 3, shape | settings)
+
+
+@register_model
+def preact_resnet10(pretrained: bool = False, base_width: int = 64, **settings: Any) -> nn.Module:
+    """PreAct-ResNet with one block in each stage, for quick runs on tiny images."""
+    return _preact(
+        "preact_resnet10", pretrained, [1, 1, 1, 1], basic=True, base_width=base_width, **settings
+    )
+
+
+@register_model
+def preact_resnet18(pretrained: bool = False, base_width: int = 64, **settings: Any) -> nn.Module:
+    """PreAct-ResNet-18; `base_width` is the number of channels of its first stage."""
+    return _preact(
+        "preact_resnet18", pretrained, [2, 2, 2, 2], basic=True, base_width=base_width, **settings
+    )
+
+
+@register_model
+def preact_resnet34(pretrained: bool = False, base_width: int = 64, **settings: Any) -> nn.Module:
+    """PreAct-ResNet-34; `base_width` is the number of channels of its first stage."""
+    return _preact(
+        "preact_resnet34", pretrained, [3, 4, 6, 3], basic=True, base_width=base_width, **settings
+    )
+
+
+@register_model
+def preact_resnet50(pretrained: bool = False, base_width: int = 64, **settings: Any) -> nn.Module:
+    """PreAct-ResNet-50 of bottleneck blocks; its first stage has `4 * base_width` channels."""
+    return _preact(
+        "preact_resnet50", pretrained, [3, 4, 6, 3], basic=False, base_width=base_width, **settings
+    )
+
+
+@register_model
+def wide_resnet28_10(pretrained: bool = False, **settings: Any) -> nn.Module:
+    """Wide ResNet of depth 28, ten times as wide."""
+    return _wide("wide_resnet28_10", pretrained, 28, 10, **settings)
+
+
+@register_model
+def wide_resnet34_10(pretrained: bool = False, **settings: Any) -> nn.Module:
+    """Wide ResNet of depth 34, ten times as wide."""
+    return _wide("wide_resnet34_10", pretrained, 34, 10, **settings)
+
+
+@register_model
+def wide_resnet34_20(pretrained: bool = False, **settings: Any) -> nn.Module:
+    """Wide ResNet of depth 34, twenty times as wide."""
+    return _wide("wide_resnet34_20", pretrained, 34, 20, **settings)
+
+
+@register_model
+def wide_resnet70_16(pretrained: bool = False, **settings: Any) -> nn.Module:
+    """Wide ResNet of depth 70, sixteen times as wide."""
+    return _wide("wide_resnet70_16", pretrained, 70, 16, **settings)

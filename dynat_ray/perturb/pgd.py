@@ -1,0 +1,214 @@
+"""The attack engine: projected gradient ascent with per-sample budgets, steps and stops.
+
+One engine serves every method. Samples that have stopped, and those without a budget, leave the
+batch that is computed, so stopping early saves time and not only steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from dynat_ray.perturb.frozen import BatchNormMode, frozen
+from dynat_ray.perturb.objectives import Objective, ObjectiveName, get_objective
+from dynat_ray.perturb.signals import adversarial_gap
+from dynat_ray.perturb.threat import Ball, RandomStart, per_sample, starting_point
+
+# On an accelerator the number of running samples is read this often (each reading waits for the
+# device) and the batch shrinks in this many sizes (each is a shape that kernels are chosen for).
+_STEPS_BETWEEN_READINGS = 2
+_BATCH_SIZES = 8
+
+
+@dataclass(frozen=True)
+class StopRule:
+    """When a sample's attack has done enough.
+
+    Attributes:
+        margin: Stops once `max_{k != y} p'_k - p'_y` reaches this, in [-1, 1].
+        min_steps: Steps every sample makes before.
+        applies: Samples `(B,)` (bool) that may stop; None: all.
+    """
+
+    margin: float
+    min_steps: int = 1
+    applies: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class AttackOutcome:
+    """What an attack found.
+
+    Attributes:
+        images: Adversarial images `(B, C, H, W)` in [0, 1], within the budget of their clean ones.
+        steps: Steps each sample made, int64 `(B,)`.
+        logits: Logits `(B, K)` last seen for each sample: those of `images` where it stopped,
+            else those before its last step.
+        passes: Forward-backward passes spent, summed over the samples.
+    """
+
+    images: Tensor
+    steps: Tensor
+    logits: Tensor
+    passes: int
+
+
+def pgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    ball: Ball,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    steps: int,
+    objective: ObjectiveName | Objective = "ce",
+    random_start: RandomStart = "uniform",
+    batch_norm: BatchNormMode = "eval",
+    stop: StopRule | None = None,
+    clean_logits: Tensor | None = None,
+    keys: Tensor | None = None,
+) -> AttackOutcome:
+    """Attacks every sample within its own budget (Madry et al. 2018).
+
+    No sample's result depends on the others in the batch (with `batch_norm="eval"`).
+
+    Args:
+        model: The unwrapped network; images in [0, 1] to logits `(B, K)`. Its parameters are
+            frozen meanwhile; modes and flags are restored.
+        images: Clean images `(B, C, H, W)` in [0, 1].
+        labels: True classes, int64 `(B,)`.
+        ball: Geometry of the threat.
+        eps: Budget, one or `(B,)`, in units of [0, 1] pixels; 0 leaves a sample unchanged.
+        step_size: Length of a step, one or `(B,)`.
+        steps: Most steps a sample makes.
+        objective: What to maximise: `ce`, `kl` (needs `clean_logits`), `cw` or a function.
+        random_start: `uniform`, `gaussian` or `none`.
+        batch_norm: Mode of batch normalisation; see `frozen`.
+        stop: When to stop early; None: never.
+        clean_logits: Logits `(B, K)` of the clean images, for `kl`.
+        keys: One key `(B,)` per sample for its noise; None draws new ones.
+
+    Returns:
+        The adversarial images, detached, and what they cost.
+    """
+    loss = get_objective(objective)
+    labels = labels.to(images.device)
+    if keys is None:
+        keys = torch.randint(2**32, (len(images),), device=images.device)
+    if stop is None:
+        may_stop = torch.zeros_like(labels, dtype=torch.bool)
+    else:
+        may_stop = (
+            torch.ones_like(labels, dtype=torch.bool) if stop.applies is None else stop.applies
+        )
+    batch = _Samples(
+        rows=torch.arange(len(images), device=images.device),
+        images=images,
+        labels=labels,
+        eps=_as_tensor(eps, images),
+        step_size=_as_tensor(step_size, images),
+        may_stop=may_stop,
+        clean_log_probs=None if clean_logits is None else clean_logits.float().log_softmax(dim=1),
+    )
+    with frozen(model, batch_norm):
+        start = starting_point(ball, images, batch.eps, random_start, keys)
+        return _ascend(model, start, batch, ball, steps, loss, stop, clean_logits)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The samples that are being computed; `rows` are their places in the whole batch."""
+
+    rows: Tensor
+    images: Tensor
+    labels: Tensor
+    eps: Tensor
+    step_size: Tensor
+    may_stop: Tensor
+    clean_log_probs: Tensor | None
+
+    def select(self, places: Tensor) -> _Samples:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return _Samples(
+            **{name: None if value is None else value[places] for name, value in values.items()}
+        )
+
+
+def _ascend(
+    model: nn.Module,
+    start: Tensor,
+    batch: _Samples,
+    ball: Ball,
+    steps: int,
+    loss: Objective,
+    stop: StopRule | None,
+    clean_logits: Tensor | None,
+) -> AttackOutcome:
+    """Runs the steps. `adversarial`, `logits` and `used` hold the whole batch, `samples` a part."""
+    adversarial, used, passes = start, torch.zeros_like(batch.labels), 0
+    attacked = batch.eps > 0
+    samples, current = batch, start
+    if steps == 0 or not bool(attacked.all()):
+        places = attacked.nonzero().squeeze(1) if steps > 0 else batch.rows[:0]
+        samples, current = batch.select(places), start[places]
+        if clean_logits is None or steps == 0:
+            with torch.no_grad():
+                clean_logits = model(start)
+    logits = None if clean_logits is None else clean_logits.detach().float().clone()
+    done = torch.zeros_like(samples.may_stop)
+    on_host = start.device.type == "cpu"
+    for step in range(steps):
+        if len(current) == 0:
+            break
+        gradient, seen = _input_gradient(model, current, samples, loss)
+        passes += len(current)
+        logits = seen if logits is None else logits.index_copy_(0, samples.rows, seen)
+        if stop is not None and step >= stop.min_steps:
+            done |= samples.may_stop & (adversarial_gap(seen, samples.labels) >= stop.margin)
+        moved = ball.step(current, gradient, samples.step_size)
+        moved = ball.project(moved, samples.images, samples.eps)
+        current = torch.where(per_sample(done, current), current, moved)
+        used.index_add_(0, samples.rows, (~done).long())
+        if stop is None or not (on_host or (step + 1) % _STEPS_BETWEEN_READINGS == 0):
+            continue
+        places = _places_to_keep(done, 1 if on_host else max(1, len(start) // _BATCH_SIZES))
+        if places is not None:
+            adversarial = adversarial.index_copy(0, samples.rows, current)
+            samples, current, done = samples.select(places), current[places], done[places]
+    assert logits is not None
+    adversarial = adversarial.index_copy(0, samples.rows, current)
+    return AttackOutcome(adversarial, used, logits, passes)
+
+
+def _input_gradient(
+    model: nn.Module, current: Tensor, samples: _Samples, loss: Objective
+) -> tuple[Tensor, Tensor]:
+    """Returns the gradient of the loss with respect to the images, and the logits."""
+    current = current.detach().requires_grad_(True)
+    with torch.enable_grad():
+        logits = model(current).float()
+        total = loss(logits, samples.labels, samples.clean_log_probs).sum()
+    (gradient,) = torch.autograd.grad(total, current)
+    return gradient, logits.detach()
+
+
+def _places_to_keep(done: Tensor, granularity: int) -> Tensor | None:
+    """Returns the running samples' places, filled up to a multiple of `granularity`.
+
+    None while the batch would not shrink. Reads one number from the device.
+    """
+    running = int((~done).sum())
+    size = -(-running // granularity) * granularity
+    if size >= len(done):
+        return None
+    # Stable, so that samples keep their order and results don't depend on the granularity.
+    return torch.argsort(done.to(torch.uint8), stable=True)[:size]
+
+
+def _as_tensor(value: float | Tensor, images: Tensor) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.to(images)
+    return torch.full((len(images),), value, device=images.device, dtype=images.dtype)

@@ -1,0 +1,106 @@
+"""Geometry of a threat model: where an attack starts, how it steps, how it stays in the ball.
+
+Balls know nothing of models or losses. Budgets and step sizes are per sample, shape `(B,)`, in
+units of [0, 1] pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from dynat_ray import keyed_random
+from dynat_ray.config import Norm
+
+RandomStart = Literal["uniform", "gaussian", "none"]
+
+# TRADES (Zhang et al. 2019) starts 0.001 standard normals away from the image.
+GAUSSIAN_START = 0.001
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Returns `values` `(B,)` shaped `(B, 1, 1, ...)`, so that they broadcast over `like`."""
+    return values.view(-1, *[1] * (like.dim() - 1))
+
+
+class Ball(Protocol):
+    """The set of images within `eps` of a clean one and inside [0, 1]."""
+
+    def uniform_noise(self, images: Tensor, eps: Tensor, keys: Tensor) -> Tensor:
+        """Returns noise `(B, C, H, W)` drawn uniformly from the ball of radius `eps` `(B,)`."""
+        ...
+
+    def step(self, adversarial: Tensor, gradient: Tensor, step_size: Tensor) -> Tensor:
+        """Returns `adversarial` moved by `step_size` `(B,)` along steepest ascent."""
+        ...
+
+    def project(self, adversarial: Tensor, images: Tensor, eps: Tensor) -> Tensor:
+        """Returns the nearest images within `eps` `(B,)` of `images` and inside [0, 1]."""
+        ...
+
+
+class LinfBall:
+    """Every pixel may change by at most `eps`."""
+
+    def uniform_noise(self, images: Tensor, eps: Tensor, keys: Tensor) -> Tensor:
+        noise = keyed_random.uniform(keys, *images.shape[1:]) * 2 - 1
+        return noise * per_sample(eps, images)
+
+    def step(self, adversarial: Tensor, gradient: Tensor, step_size: Tensor) -> Tensor:
+        return adversarial + gradient.sign() * per_sample(step_size, adversarial)
+
+    def project(self, adversarial: Tensor, images: Tensor, eps: Tensor) -> Tensor:
+        radius = per_sample(eps, images)
+        return torch.clamp(
+            adversarial, (images - radius).clamp_(min=0), (images + radius).clamp_(max=1)
+        )
+
+
+class L2Ball:
+    """The whole image may change by at most `eps` in Euclidean length."""
+
+    def uniform_noise(self, images: Tensor, eps: Tensor, keys: Tensor) -> Tensor:
+        noise = keyed_random.normal(keys, *images.shape[1:])
+        radius = keyed_random.uniform(keys, 1).squeeze(1).pow(1 / images[0].numel())
+        return noise * per_sample(eps * radius / _length(noise), images)
+
+    def step(self, adversarial: Tensor, gradient: Tensor, step_size: Tensor) -> Tensor:
+        return adversarial + gradient * per_sample(step_size / _length(gradient), adversarial)
+
+    def project(self, adversarial: Tensor, images: Tensor, eps: Tensor) -> Tensor:
+        change = adversarial - images
+        # Clamping to [0, 1] afterwards only shortens the change, so it stays in the ball.
+        change = change * per_sample((eps / _length(change)).clamp(max=1), images)
+        return (images + change).clamp_(0, 1)
+
+
+def _length(values: Tensor) -> Tensor:
+    return values.flatten(1).norm(dim=1).clamp(min=1e-12)
+
+
+def get_ball(norm: Norm) -> Ball:
+    """Returns the ball of a norm."""
+    return LinfBall() if norm == "Linf" else L2Ball()
+
+
+def starting_point(
+    ball: Ball, images: Tensor, eps: Tensor, kind: RandomStart, keys: Tensor
+) -> Tensor:
+    """Returns where an attack begins, inside the ball.
+
+    Args:
+        ball: Geometry of the threat.
+        images: Clean images `(B, C, H, W)` in [0, 1].
+        eps: Budgets `(B,)`; a sample whose budget is 0 stays as it is.
+        kind: `uniform` in the ball, `gaussian` (0.001 normals) or `none`.
+        keys: One key `(B,)` for each sample's noise (`dynat_ray.keyed_random`).
+    """
+    if kind == "none":
+        return images.clone()
+    if kind == "uniform":
+        noise = ball.uniform_noise(images, eps, keys)
+    else:
+        noise = GAUSSIAN_START * keyed_random.normal(keys, *images.shape[1:])
+    return ball.project(images + noise, images, eps)

@@ -1,0 +1,67 @@
+"""The command `python -m dynat_ray.prepare`: from a source to a data-set folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from dynat_ray.command_line import run
+from dynat_ray.data.info import DatasetInfo
+from dynat_ray.data.prepare import prepare_dataset
+from dynat_ray.errors import UserError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Raises instead of printing usage and exiting."""
+        raise UserError(f"{message}; see python -m dynat_ray.prepare --help")
+
+
+def main(arguments: Sequence[str]) -> Path:
+    """Prepares a data set; returns its folder."""
+    parser = _Parser(
+        prog="python -m dynat_ray.prepare",
+        description="Turns images into a data-set folder that training reads fast.",
+    )
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="digits, mnist, cifar10, cifar100, svhn, tiny-imagenet, imagenet:PATH, folder:PATH "
+        "(class folders under train/ and val/ or test/, or a .tar, .tar.xz or .zip of such), or "
+        "npz:PATH (generated images: arrays image and label)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--size", type=int, metavar="N", help="resize the shorter side to N, crop the centre"
+    )
+    parser.add_argument(
+        "--limit", type=int, default=0, metavar="N", help="a class-balanced part of each split"
+    )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out unreadable images and count them"
+    )
+    options = parser.parse_args(arguments)
+    info = prepare_dataset(
+        options.source,
+        options.out,
+        size=options.size,
+        limit=options.limit,
+        skip_bad=options.skip_bad,
+    )
+    print(_summary(info), file=sys.stderr)
+    return Path(options.out).expanduser().resolve()
+
+
+def _summary(info: DatasetInfo) -> str:
+    counts = ", ".join(f"{count} {split}" for split, count in info.counts.items())
+    shape = " x ".join(str(each) for each in info.size) if info.size else "various sizes"
+    colour = "grey" if info.channels == 1 else "RGB"
+    skipped = f", {info.skipped} unreadable left out" if info.skipped else ""
+    return f"{info.name}: {info.num_classes} classes, {counts}, {shape} {colour}{skipped}"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,64 @@
+"""Optimiser and learning-rate schedule."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers
+from torch import nn
+
+from dynat_ray.config import OptimConfig
+from dynat_ray.errors import unknown_name
+
+# Where one-cycle reaches its peak, and what it starts from and ends at, as parts of the peak.
+_ONE_CYCLE_PEAK = 0.4
+_ONE_CYCLE_START = 0.05
+
+
+def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """Returns timm's optimiser of that name; biases and normalisation go without weight decay.
+
+    Raises:
+        UserError: timm has no such optimiser.
+    """
+    if config.name not in list_optimizers():
+        raise unknown_name("optimiser (optim.name)", config.name, list_optimizers())
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
+        network,
+        opt=config.name,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        momentum=config.momentum,
+    )
+    return optimizer
+
+
+def learning_rate(config: OptimConfig, epoch: float, epochs: int) -> float:
+    """Returns the learning rate at a point of the run; it depends on nothing else.
+
+    Args:
+        config: Schedule and peak rate.
+        epoch: Epochs done so far, with fraction.
+        epochs: Epochs in all.
+    """
+    if epoch < config.warmup_epochs:
+        return config.lr * (epoch + 1e-3) / (config.warmup_epochs + 1e-3)
+    progress = min(epoch / epochs, 1.0)
+    if config.schedule == "piecewise":
+        return config.lr * config.decay ** sum(progress >= mark for mark in config.milestones)
+    if config.schedule == "cosine":
+        start = config.warmup_epochs / epochs
+        return config.lr * 0.5 * (1 + math.cos(math.pi * (progress - start) / (1 - start)))
+    if config.schedule == "one-cycle":
+        if progress < _ONE_CYCLE_PEAK:
+            rise = progress / _ONE_CYCLE_PEAK
+            return config.lr * (_ONE_CYCLE_START + (1 - _ONE_CYCLE_START) * rise)
+        return config.lr * (1 - progress) / (1 - _ONE_CYCLE_PEAK)
+    return config.lr
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the rate of every group, times the group's own `lr_scale` where timm gave one."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)

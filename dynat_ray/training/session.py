@@ -1,0 +1,90 @@
+"""What training needs of its surroundings: who it is, where checkpoints go.
+
+Under Ray Train `dynat_ray.distributed` provides it; `LocalSession` is one process without Ray,
+which is also how one debugs the loop.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+CHECKPOINTS_KEPT = 2
+
+
+class Session(Protocol):
+    """A worker's surroundings.
+
+    Attributes:
+        rank: This worker's number.
+        world_size: Number of workers.
+        device: Where the model lives.
+        run_folder: The run's folder, the same for all workers.
+        scratch_folder: Where a checkpoint is put together before it is handed over.
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+    run_folder: Path
+    scratch_folder: Path
+
+    def checkpoints(self) -> list[Path]:
+        """Returns local folders of the checkpoints there are, newest first."""
+        ...
+
+    def report(self, metrics: Mapping[str, Any], name: str, folder: Path | None) -> None:
+        """Hands over an epoch's metrics and, from rank 0, a checkpoint to keep.
+
+        All workers call it the same number of times.
+
+        Args:
+            metrics: For schedulers and dashboards.
+            name: Of the checkpoint; names sort by age.
+            folder: Its files; None: no checkpoint, or not rank 0.
+        """
+        ...
+
+    def note(self, message: str) -> None:
+        """Tells the user something that is no error."""
+        ...
+
+
+class LocalSession:
+    """One process: checkpoints are folders beside each other in the run folder."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, run_folder: Path, device: torch.device | None = None) -> None:
+        self.run_folder = run_folder
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.scratch_folder = run_folder
+        self._folder = run_folder / "checkpoints"
+
+    def checkpoints(self) -> list[Path]:
+        return checkpoint_folders(self._folder)
+
+    def report(self, metrics: Mapping[str, Any], name: str, folder: Path | None) -> None:
+        if folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        target = self._folder / name
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(folder, target)
+        for old in self.checkpoints()[CHECKPOINTS_KEPT:]:
+            shutil.rmtree(old)
+
+    def note(self, message: str) -> None:
+        print(message)
+
+
+def checkpoint_folders(parent: Path) -> list[Path]:
+    """Returns the checkpoint folders in `parent`, newest first; their names sort by age."""
+    if not parent.is_dir():
+        return []
+    return sorted((path for path in parent.glob("epoch_*") if path.is_dir()), reverse=True)

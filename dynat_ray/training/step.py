@@ -1,0 +1,174 @@
+"""One optimiser step: attack, outer passes, backward, update, averaging."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from dynat_ray import keyed_random
+from dynat_ray.collectives import sum_over_workers, world_size
+from dynat_ray.config import TrainConfig
+from dynat_ray.data import Batch
+from dynat_ray.methods import Method, Prepared
+from dynat_ray.training.weight_perturbation import perturbed_weights
+
+
+@dataclass
+class Networks:
+    """The same weights, as different parts of a step need them.
+
+    Attributes:
+        core: The classifier itself: what is saved and evaluated.
+        attacked: What attacks run on: unwrapped (no gradient is reduced), compiled if asked for.
+        outer: What is trained: wrapped for several workers.
+        average: The weight average, or None.
+    """
+
+    core: nn.Module
+    attacked: nn.Module
+    outer: nn.Module
+    average: ModelEmaV3 | None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The network whose accuracy counts: the average where there is one."""
+        return self.core if self.average is None else self.average.module
+
+
+def wrap(core: nn.Module, config: TrainConfig) -> Networks:
+    """Returns `core` wrapped for training; call it after the process group exists."""
+    average = (
+        ModelEmaV3(core, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
+    )
+    attacked: nn.Module = torch.compile(core, dynamic=False) if config.compile else core  # type: ignore[assignment]
+    outer = attacked
+    if world_size() > 1:
+        # Buffers are averaged after each step instead: broadcasting them at every forward would
+        # change them between the two forward passes of a KL loss.
+        outer = DistributedDataParallel(
+            outer, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+    return Networks(core, attacked, outer, average)
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What a step did.
+
+    Attributes:
+        loss: Mean loss of this worker's part, a scalar on the device.
+        prepared: The attacked micro-batches, with their records.
+    """
+
+    loss: Tensor
+    prepared: list[Prepared]
+
+
+class Stepper:
+    """Runs optimiser steps.
+
+    Args:
+        networks: From `wrap`.
+        method: How a batch becomes a loss.
+        optimizer: Of the core's parameters.
+        config: Precision, accumulation, clipping, AWP.
+        device: Where it all is.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        method: Method[Any],
+        optimizer: torch.optim.Optimizer,
+        config: TrainConfig,
+        device: torch.device,
+    ) -> None:
+        self.networks = networks
+        self.method = method
+        self.optimizer = optimizer
+        self.config = config
+        self.device = device
+
+    def step(self, batch: Batch, epoch: int, global_step: int, global_size: int) -> StepOutcome:
+        """Attacks a batch and updates the weights once.
+
+        Args:
+            batch: This worker's part of the global batch.
+            epoch: From 0; with the indices it keys the attack's noise.
+            global_step: Steps before this one.
+            global_size: Samples of the global batch.
+        """
+        config, networks = self.config, self.networks
+        # DDP averages over workers, whose parts may differ by one sample.
+        scale = world_size() / global_size
+        prepared: list[Prepared] = []
+        for part in _micro_batches(batch, config.micro_batch_size, global_size):
+            keys = keyed_random.combine(config.seed, epoch, part.indices)
+            with self._autocast():
+                prepared.append(self.method.prepare(networks.attacked, part, keys))
+        networks.outer.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        losses: list[Tensor] = []
+
+        def backward() -> None:
+            losses.clear()
+            for number, part in enumerate(prepared, start=1):
+                last = number == len(prepared)
+                synchronised = last or not isinstance(networks.outer, DistributedDataParallel)
+                with nullcontext() if synchronised else networks.outer.no_sync():
+                    with self._autocast():
+                        loss = self.method.loss(networks.outer, part) * len(part.batch.labels)
+                    (loss * scale).backward()
+                losses.append(loss.detach())
+
+        if config.awp_gamma > 0 and epoch >= config.awp_warmup_epochs:
+            with perturbed_weights(networks.outer, config.awp_gamma, backward):
+                backward()
+        else:
+            backward()
+        if config.clip_grad_norm > 0:
+            nn.utils.clip_grad_norm_(networks.core.parameters(), config.clip_grad_norm)
+        self.optimizer.step()
+        self._average_buffers()
+        if networks.average is not None:
+            networks.average.update(networks.core, step=global_step)
+        return StepOutcome(torch.stack(losses).sum() / len(batch.labels), prepared)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
+        )
+
+    def _average_buffers(self) -> None:
+        """Makes running statistics the same on all workers, in one reduction."""
+        if world_size() == 1:
+            return
+        buffers = [b for b in self.networks.core.buffers() if b.is_floating_point()]
+        if not buffers:
+            return
+        mean = sum_over_workers(torch.cat([buffer.flatten() for buffer in buffers])) / world_size()
+        for buffer, values in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
+            buffer.copy_(values.view_as(buffer))
+
+
+def _micro_batches(batch: Batch, largest: int, global_size: int) -> Iterator[Batch]:
+    """Cuts a batch into parts of at most about `largest` samples, as many on every worker."""
+    smallest_part = max(1, global_size // world_size())
+    count = min(-(-(-(-global_size // world_size())) // largest), smallest_part) if largest else 1
+    if count == 1:
+        yield batch
+        return
+    for places in torch.arange(len(batch.labels), device=batch.labels.device).tensor_split(count):
+        yield Batch(
+            images=batch.images[places],
+            labels=batch.labels[places],
+            indices=batch.indices[places],
+            targets=None if batch.targets is None else batch.targets[places],
+        )

@@ -1,0 +1,199 @@
+"""What a run leaves behind: a line per epoch, a row per training sample."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from dynat_ray.collectives import rank, world_size
+from dynat_ray.training.step import StepOutcome
+
+# Columns of samples/*.parquet beside index and label; a method leaves out what it does not know.
+COLUMNS = {
+    "predicted": pa.int32(),
+    "confidence_gap": pa.float32(),
+    "skewness": pa.float32(),
+    "eps": pa.float32(),
+    "attack_steps": pa.int32(),
+    "kl": pa.float32(),
+    "fragility": pa.float32(),
+    "weight": pa.float32(),
+    "clean_loss": pa.float32(),
+    "adversarial_loss": pa.float32(),
+    "adversarial_gap": pa.float32(),
+}
+
+
+class SampleLog:
+    """Collects per-sample values on the device and reads them once per epoch."""
+
+    def __init__(self) -> None:
+        self._parts: list[dict[str, Tensor]] = []
+        self._losses: list[Tensor] = []
+        self._passes = 0
+
+    def add(self, outcome: StepOutcome) -> None:
+        """Takes in a step; nothing is copied to the host."""
+        self._losses.append(outcome.loss)
+        for prepared in outcome.prepared:
+            self._passes += prepared.passes
+            part = {"index": prepared.batch.indices, "label": prepared.batch.labels}
+            part |= {name: value.detach() for name, value in prepared.record.items()}
+            self._parts.append(part)
+
+    def gather(self, seconds: float) -> EpochRecord | None:
+        """Returns all workers' values of the epoch on rank 0, None on the others.
+
+        Args:
+            seconds: How long the epoch's steps took.
+        """
+        columns = {
+            name: torch.cat([part[name] for part in self._parts]).float().cpu().numpy()
+            if name not in ("index", "label")
+            else torch.cat([part[name] for part in self._parts]).cpu().numpy()
+            for name in (self._parts[0] if self._parts else {})
+        }
+        own = (columns, torch.stack(self._losses).float().cpu().numpy(), self._passes)
+        everyone: list[Any] = [None] * world_size()
+        if world_size() > 1:
+            dist.all_gather_object(everyone, own)
+        else:
+            everyone = [own]
+        if rank() != 0:
+            return None
+        merged = {
+            name: np.concatenate([part[0][name] for part in everyone]) for name in everyone[0][0]
+        }
+        return EpochRecord(
+            merged,
+            loss=float(np.mean(np.concatenate([part[1] for part in everyone]))),
+            passes=sum(part[2] for part in everyone),
+            seconds=seconds,
+        )
+
+
+class EpochRecord:
+    """All samples of one epoch.
+
+    Args:
+        columns: Values `(N,)` by column, `index` and `label` among them.
+        loss: Mean loss of the epoch.
+        passes: Forward-backward passes of the attacks, summed over the samples.
+        seconds: How long the epoch's steps took.
+    """
+
+    def __init__(
+        self, columns: dict[str, np.ndarray], loss: float, passes: int, seconds: float
+    ) -> None:
+        self.columns = columns
+        self.loss = loss
+        self.passes = passes
+        self.seconds = seconds
+
+    def __len__(self) -> int:
+        return len(self.columns["index"])
+
+    def mean(self, name: str) -> float | None:
+        """Returns a column's mean, None if the method has no such column."""
+        return float(self.columns[name].mean()) if name in self.columns else None
+
+    def clean_accuracy(self) -> float | None:
+        """Returns the share of correct clean predictions, in percent."""
+        if "predicted" not in self.columns:
+            return None
+        return 100 * float((self.columns["predicted"] == self.columns["label"]).mean())
+
+    def robust_accuracy(self) -> float | None:
+        """Returns the share of samples that the training attack did not beat, in percent."""
+        if "adversarial_gap" not in self.columns:
+            return None
+        return 100 * float((self.columns["adversarial_gap"] < 0).mean())
+
+    def write(self, file: Path, training_samples: int) -> None:
+        """Writes one row per training sample, by index, the last visit's values.
+
+        Args:
+            file: Parquet file, replaced as a whole.
+            training_samples: Size of the training set; larger indices are extra images.
+        """
+        indices, last = np.unique(self.columns["index"][::-1], return_index=True)
+        rows = (len(self) - 1 - last)[indices < training_samples]
+        arrays = {
+            "index": pa.array(self.columns["index"][rows], pa.int64()),
+            "label": pa.array(self.columns["label"][rows], pa.int32()),
+        }
+        for name, kind in COLUMNS.items():
+            if name in self.columns:
+                arrays[name] = pa.array(self.columns[name][rows]).cast(kind, safe=False)
+            else:
+                arrays[name] = pa.nulls(len(rows), kind)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(arrays), file.with_suffix(".tmp"))
+        os.replace(file.with_suffix(".tmp"), file)
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a `metrics.jsonl`; a last line that was cut off is left out."""
+    lines = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+class RunWriter:
+    """Writes what rank 0 leaves in the run folder after each epoch.
+
+    Args:
+        folder: The run's folder.
+        training_samples: Size of the training set.
+    """
+
+    def __init__(self, folder: Path, training_samples: int) -> None:
+        self._folder = folder
+        self._training_samples = training_samples
+        self._board: SummaryWriter | None = None
+
+    def write(self, line: dict[str, Any], record: EpochRecord) -> None:
+        """Writes an epoch's samples, metrics and TensorBoard events.
+
+        Args:
+            line: The epoch's metrics.
+            record: Its samples.
+        """
+        epoch = line["epoch"]
+        samples = self._folder / "samples" / f"epoch_{epoch:04d}.parquet"
+        record.write(samples, self._training_samples)
+        write_metrics(self._folder / "metrics.jsonl", line)
+        if self._board is None:
+            # After a restart, events of epochs that are run again are hidden.
+            self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=epoch)
+        for name, value in line.items():
+            if isinstance(value, float):
+                self._board.add_scalar(name, value, epoch)
+        self._board.flush()
+
+    def close(self) -> None:
+        """Closes the event file."""
+        if self._board is not None:
+            self._board.close()
+
+
+def write_metrics(file: Path, line: dict[str, Any]) -> None:
+    """Adds an epoch's line; lines of that epoch or later, from before a restart, go."""
+    lines = [old for old in read_metrics(file) if old["epoch"] < line["epoch"]]
+    text = "".join(json.dumps(each) + "\n" for each in [*lines, line])
+    file.with_suffix(".tmp").write_text(text)
+    os.replace(file.with_suffix(".tmp"), file)

@@ -1,0 +1,96 @@
+"""AutoAttack and its parts against pyautoattack called directly."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pyautoattack import AutoAttack
+from tests.attacks.conftest import EPS, Victim, train_victim
+
+from dynat_ray.attacks import evaluate_attacks
+from dynat_ray.attacks.shards import Shard, evaluate_shard, shard_seed
+from dynat_ray.config import Norm
+from dynat_ray.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("version", "norm", "eps"),
+    [("standard", "Linf", EPS), ("standard", "L2", 0.8), ("rand", "Linf", EPS)],
+)
+def test_a_shard_is_exactly_what_the_library_does(
+    plain: Victim, robust: Victim, version: str, norm: Norm, eps: float
+) -> None:
+    victim = robust if version == "standard" else plain
+    images, labels = victim.images[:16], victim.labels[:16]
+    name = "autoattack" if version == "standard" else "autoattack-rand"
+    shard = Shard(5, eps, np.arange(16), (name,))
+    ours = evaluate_shard(victim.model, images, labels, shard, norm=norm, seed=3)[name]
+    direct = AutoAttack(victim.model, norm=norm, eps=eps, seed=shard_seed(3, 5), version=version)
+    with torch.random.fork_rng():
+        _, predicted = direct.run_standard_evaluation(images, labels, batch_size=100)
+    assert ours.predicted.tolist() == predicted.tolist()
+    assert 0 < (ours.fooled_by == -1).sum() < 16
+
+
+def test_sharded_autoattack_agrees_with_the_library(robust: Victim) -> None:
+    """Other seeds and other batches may decide a sample on the edge otherwise, hardly any."""
+    images, labels = robust.images[:120], robust.labels[:120]
+    found = evaluate_attacks(
+        robust.model, images, labels, ["autoattack"], norm="Linf", eps=EPS, batch_size=60
+    )["autoattack"]
+    direct = AutoAttack(robust.model, norm="Linf", eps=EPS, seed=0)
+    with torch.random.fork_rng():
+        _, predicted = direct.run_standard_evaluation(images, labels, batch_size=200)
+    agreeing = found.correct == (predicted == labels).numpy()
+    assert agreeing.mean() >= 0.995
+
+
+@pytest.mark.parametrize(
+    ("attack", "classes", "expected"),
+    [
+        ("apgd-t", 2, "targeted margin"),
+        ("apgd-t", 3, "targeted margin"),
+        ("apgd-t", 4, ""),
+        ("apgd-dlr", 2, "margin"),
+        ("apgd-dlr", 3, ""),
+        ("fab-t", 2, ""),
+        ("square", 2, ""),
+    ],
+)
+def test_few_classes(attack: str, classes: int, expected: str) -> None:
+    victim = train_victim(classes, steps=60, eps=0.0)
+    images, labels = victim.images[:40], victim.labels[:40]
+    found = evaluate_attacks(victim.model, images, labels, [attack], norm="Linf", eps=0.4)[attack]
+    assert (expected in found.note) if expected else not found.note
+    clean = (victim.model(images).argmax(dim=1) == labels).numpy()
+    assert clean.mean() > 0.95
+    # At this radius a plain model does not stand: an attack that does nothing would be seen.
+    assert found.correct.mean() < 0.5
+
+
+def test_targeted_attacks_take_all_wrong_classes() -> None:
+    """A model whose only weak spot is the least likely class."""
+    model = _OneWeakClass()
+    images = torch.full((4, 1, 4, 4), 0.5)
+    labels = torch.zeros(4, dtype=torch.long)
+    found = evaluate_attacks(model, images, labels, ["apgd-t"], norm="Linf", eps=0.1)["apgd-t"]
+    assert (found.predicted == 4).all()
+
+
+class _OneWeakClass(torch.nn.Module):
+    """Five classes; only the last logit moves with the image, steeply once it moves at all."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        mean = images.flatten(1).mean(dim=1, keepdim=True)
+        fixed = images.new_tensor([1.0, 0.9, 0.8, 0.7]).expand(len(images), 4)
+        return torch.cat([fixed, 60 * (mean - 0.5)], dim=1)
+
+
+def test_images_too_small_for_square_under_l2(plain: Victim) -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
+    images, labels = torch.rand(2, 1, 4, 4), torch.zeros(2, dtype=torch.long)
+    with torch.no_grad():
+        model[1].bias.copy_(torch.tensor([9.0, 0, 0]))
+    with pytest.raises(UserError, match="at least 5 pixels"):
+        evaluate_attacks(model, images, labels, ["square"], norm="L2", eps=0.1)

@@ -1,0 +1,87 @@
+"""FGSM, PGD and CW against torchattacks and foolbox."""
+
+from __future__ import annotations
+
+import foolbox
+import pytest
+import torch
+import torchattacks
+from tests.attacks.conftest import EPS, Victim
+
+from dynat_ray.attacks import evaluate_attacks
+from dynat_ray.config import Norm
+
+L2_EPS = 0.8
+
+
+def _accuracy(victim: Victim, adversarial: torch.Tensor) -> float:
+    with torch.no_grad():
+        right = victim.model(adversarial).argmax(dim=1) == victim.labels
+    return 100 * float(right.float().mean())
+
+
+def _ours(victim: Victim, attack: str, norm: Norm, eps: float) -> float:
+    return evaluate_attacks(
+        victim.model, victim.images, victim.labels, [attack], norm=norm, eps=eps
+    )[attack].accuracy
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", EPS), ("L2", L2_EPS)])
+def test_pgd_is_as_strong_as_in_torchattacks(robust: Victim, norm: Norm, eps: float) -> None:
+    kind = torchattacks.PGD if norm == "Linf" else torchattacks.PGDL2
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = kind(robust.model, eps=eps, alpha=eps / 4, steps=20)(robust.images, robust.labels)
+    assert _ours(robust, "pgd-20", norm, eps) == pytest.approx(_accuracy(robust, theirs), abs=1.0)
+
+
+def test_pgd_is_as_strong_as_in_foolbox(robust: Victim) -> None:
+    attack = foolbox.attacks.LinfPGD(abs_stepsize=EPS / 4, steps=20)
+    wrapped = foolbox.PyTorchModel(robust.model, bounds=(0, 1), device="cpu")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        _, theirs, _ = attack(wrapped, robust.images, robust.labels, epsilons=EPS)
+    assert _ours(robust, "pgd-20", "Linf", EPS) == pytest.approx(_accuracy(robust, theirs), abs=1.0)
+
+
+def test_fgsm_fools_the_same_samples_as_torchattacks(robust: Victim) -> None:
+    theirs = torchattacks.FGSM(robust.model, eps=EPS)(robust.images, robust.labels)
+    ours = evaluate_attacks(
+        robust.model, robust.images, robust.labels, ["clean", "fgsm"], norm="Linf", eps=EPS
+    )
+    right = (robust.model(theirs).argmax(dim=1) == robust.labels).numpy()
+    # Ours leaves alone what is wrong without an attack.
+    clean = ours["clean"].correct
+    assert (right[clean] == ours["fgsm"].correct[clean]).mean() >= 0.998
+    assert not ours["fgsm"].correct[~clean].any()
+
+
+def test_restarts_only_fool_more(robust: Victim) -> None:
+    found = evaluate_attacks(
+        robust.model,
+        robust.images,
+        robust.labels,
+        ["pgd-3", "pgd-3x1", "pgd-3x6"],
+        norm="Linf",
+        eps=EPS,
+    )
+    once, same, often = (found[name].correct for name in ("pgd-3", "pgd-3x1", "pgd-3x6"))
+    assert (once == same).all()
+    assert not (often & ~once).any()
+    assert often.sum() < once.sum()
+
+
+def test_cw_maximises_the_margin(robust: Victim) -> None:
+    """Scaled logits saturate cross-entropy, and leave the sign of the margin's gradient."""
+
+    class Saturating(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = robust.model(images)
+            return 1000 * logits
+
+    found = evaluate_attacks(
+        Saturating(), robust.images, robust.labels, ["pgd-30", "cw"], norm="Linf", eps=EPS
+    )
+    honest = _ours(robust, "cw", "Linf", EPS)
+    assert found["cw"].accuracy == pytest.approx(honest, abs=1.0)
+    assert found["pgd-30"].accuracy > honest + 3
