@@ -153,7 +153,8 @@ def _section_parser(method: type) -> jsonargparse.ArgumentParser:
 
 
 def _known_keys(parser: jsonargparse.ArgumentParser) -> list[str]:
-    return [key for key in parser.get_defaults().keys() if "." in key]
+    # A Namespace iterates over its sections, not its full keys.
+    return [key for key in parser.get_defaults().keys() if "." in key]  # noqa: SIM118
 
 
 def _key_types(method: type) -> dict[str, Any]:

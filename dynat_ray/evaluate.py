@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dynat_ray import command_line
+from dynat_ray.attacks.checks import CHECK_SAMPLES, check_attacks, check_model, check_outcomes
 from dynat_ray.attacks.evaluate import run_shards
 from dynat_ray.attacks.identity import identify
 from dynat_ray.attacks.inputs import check_samples, count_classes
@@ -78,6 +79,7 @@ def evaluate(subject: Subject, request: Request, *, workers: int | None, resume:
         "batch_size": request.batch_size,
     }
     identity = identify(subject.model, data, settings)
+    checks = check_model(subject.model, images[:CHECK_SAMPLES], labels[:CHECK_SAMPLES])
     workers = workers or _default_workers()
     print(
         f"{subject.name} on {data.name}: {len(images)} test images, {request.norm}, "
@@ -96,6 +98,19 @@ def evaluate(subject: Subject, request: Request, *, workers: int | None, resume:
             finished.append((shard, found))
             show(shard, found)
     outcomes = collect(finished, attacks, classes)
+    for found_at in outcomes.values():
+        checks += check_outcomes(found_at)
+    if max(request.eps) > 0 and any(attack.costly for attack in attacks):
+        # Twice as many, since those that are wrong without attack are left out.
+        some = balanced_subset(labels.numpy(), 2 * CHECK_SAMPLES)
+        checks += check_attacks(
+            subject.model,
+            images[some],
+            labels[some],
+            norm=request.norm,
+            eps=max(request.eps),
+            seed=request.seed,
+        )
     samples_path = request.out.with_suffix(".parquet")
     write_samples(samples_path, outcomes, chosen, labels.numpy())
     content = {
@@ -105,12 +120,16 @@ def evaluate(subject: Subject, request: Request, *, workers: int | None, resume:
         **settings,
         "eps": request.eps[0] if len(request.eps) == 1 else list(request.eps),
         "classes": classes,
+        "checks": [check.entry() for check in checks],
         "checksums": {"model": identity["model"], "data": identity["data"]},
         "seconds": round(time.monotonic() - started, 1),
         "outcomes": samples_path.name,
     }
     write_json(request.out, content)
     print(table_of(outcomes))
+    for check in checks:
+        if check.flagged:
+            print(f"  check '{check.name}': {check.sentence}")
     return request.out
 
 
@@ -165,7 +184,11 @@ def _default_workers() -> int:
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = command_line.Parser(prog="python -m dynat_ray.evaluate", description=__doc__)
     add = parser.add_argument
-    add("model", metavar="RUN_OR_MODEL", help="run folder, model folder or module:function")
+    add(
+        "model",
+        metavar="RUN_OR_MODEL",
+        help="folder, timm name or module:function",
+    )
     add("--data", metavar="DIR", help="prepared data set; default: the run's")
     add("--norm", choices=("Linf", "L2"), help="default: the run's")
     add("--eps", help="radius, such as 8/255; several, comma-separated, give a curve")

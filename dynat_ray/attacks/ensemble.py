@@ -12,10 +12,12 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+from pyautoattack.fab_pt import FABAttack_PT
+from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
 from dynat_ray.attacks.stages import Setting
@@ -51,7 +53,7 @@ class AutoPgd:
         return f"apgd-{self.loss}"
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
-        attack = _library("autopgd_base").APGDAttack(
+        attack = APGDAttack(
             _logits_of(model), loss=self.loss, eot_iter=self.draws, **_apgd_settings(images, at)
         )
         if self.note(at.classes):
@@ -71,7 +73,7 @@ class TargetedAutoPgd:
     name: str = "apgd-t"
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
-        attack = _library("autopgd_base").APGDAttack_targeted(
+        attack = APGDAttack_targeted(
             _logits_of(model), n_target_classes=_targets(at), **_apgd_settings(images, at)
         )
         if self.note(at.classes):
@@ -95,7 +97,7 @@ class TargetedFab:
     name: str = "fab-t"
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
-        attack = _library("fab_pt").FABAttack_PT(
+        attack = FABAttack_PT(
             _logits_of(model),
             norm=at.norm,
             n_restarts=1,
@@ -117,6 +119,7 @@ class Square:
     """Square Attack (Andriushchenko et al. 2020): random search, without gradients."""
 
     name: str = "square"
+    queries: int = SQUARE_QUERIES
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
         smallest = 2 if at.norm == "Linf" else 5
@@ -126,10 +129,10 @@ class Square:
                 f"side; these have {images.shape[-2]} x {images.shape[-1]}; leave out 'square' "
                 "and 'autoattack'"
             )
-        attack = _library("square").SquareAttack(
+        attack = SquareAttack(
             _logits_of(model),
             norm=at.norm,
-            n_queries=SQUARE_QUERIES,
+            n_queries=self.queries,
             eps=at.eps,
             p_init=SQUARE_START,
             n_restarts=1,
@@ -141,15 +144,6 @@ class Square:
 
     def note(self, classes: int) -> str:
         return ""
-
-
-def _library(module: str) -> ModuleType:
-    try:
-        return __import__(f"pyautoattack.{module}", fromlist=[module])
-    except ImportError as missing:
-        raise UserError(
-            "AutoAttack and its parts need pyautoattack: pip install 'dynat-ray[eval]'"
-        ) from missing
 
 
 def _apgd_settings(images: Tensor, at: Setting) -> dict[str, Any]:

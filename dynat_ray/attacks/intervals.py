@@ -18,7 +18,8 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
         successes: Samples that were right, in [0, trials].
         trials: Samples looked at, at least 1.
     """
-    assert 0 <= successes <= trials and trials > 0, (successes, trials)
+    assert trials > 0
+    assert 0 <= successes <= trials, (successes, trials)
     share, square = successes / trials, _Z_95**2
     centre = (share + square / (2 * trials)) / (1 + square / trials)
     half = math.sqrt(share * (1 - share) / trials + square / (4 * trials**2))

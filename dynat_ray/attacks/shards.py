@@ -147,7 +147,8 @@ def _check_ball(stage: str, adversarial: Tensor, images: Tensor, at: Setting) ->
     # Comparisons with NaN are false, so that a NaN fails here too.
     inside = bool((sizes <= at.eps * (1 + 1e-4) + 1e-6).all())
     assert inside, f"{stage} left the {at.norm} ball of {at.eps}: {float(sizes.max())}"
-    assert float(adversarial.min()) >= 0 and float(adversarial.max()) <= 1, stage
+    assert float(adversarial.min()) >= 0, stage
+    assert float(adversarial.max()) <= 1, stage
 
 
 def _predict(model: nn.Module, images: Tensor) -> tuple[Tensor, int]:

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
 from dynat_ray.config_files import Settings, read_settings
 from dynat_ray.data import DatasetInfo
 from dynat_ray.errors import UserError
-from dynat_ray.models import Classifier, load_model
+from dynat_ray.models import Classifier, build_model, load_model
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ def load_subject(name: str) -> Subject:
     """Loads a model by what names it.
 
     Args:
-        name: A run folder, a model folder (`config.json` and `model.safetensors`), or
-            `module:function`, which returns an `nn.Module` for images in [0, 1].
+        name: A run folder, a model folder (`config.json` and `model.safetensors`), a model of
+            timm's registry, which comes with its published weights, or `module:function`, which
+            returns an `nn.Module` for images in [0, 1].
 
     Raises:
         UserError: There is no such model, or it can't be loaded.
@@ -51,9 +53,30 @@ def load_subject(name: str) -> Subject:
         return Subject(name, _ready(load_model(folder)), run, settings)
     if ":" in name and not folder.exists():
         return Subject(name, _call(name))
+    if timm.is_model(name):
+        return _published(name)
     raise UserError(
-        f"there is no model '{name}'; give a run folder, a model folder or module:function"
+        f"there is no model '{name}'; give a run folder, a model folder, a name of timm's or "
+        "module:function"
     )
+
+
+def _published(name: str) -> Subject:
+    published = timm.get_pretrained_cfg(name)
+    if published is None or not published.has_weights:
+        raise UserError(f"timm has no published weights for '{name}'; give a model folder")
+    channels, height, width = published.input_size
+    model = build_model(
+        name,
+        num_classes=published.num_classes,
+        channels=channels,
+        size=(height, width),
+        mean=published.mean,
+        std=published.std,
+        pretrained=True,
+    )
+    # Images are brought to the size that the weights were trained for.
+    return Subject(name, _ready(model), settings={"data.image_size": height})
 
 
 def _call(name: str) -> nn.Module:

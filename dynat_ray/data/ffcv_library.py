@@ -9,6 +9,9 @@ from types import ModuleType
 from typing import Any
 from unittest import mock
 
+import numpy as np
+import torch
+
 
 @functools.cache
 def ffcv_problem() -> str:
@@ -30,7 +33,6 @@ def ffcv_module(name: str) -> ModuleType:
 def _import_ffcv() -> None:
     import numba
     import numba.typed
-    import torch
 
     threads = torch.get_num_threads()
     # FFCV keeps two constants in a typed dictionary, whose compilation takes seconds at import;
@@ -51,3 +53,15 @@ def _import_ffcv() -> None:
     # Batches go to the device by our hands; its CUDA streams would open a context on GPU 0.
     iterator: Any = importlib.import_module("ffcv.loader.epoch_iterator")
     iterator.IS_CUDA = False
+
+    def compile_reader(manager: Any) -> Any:
+        def read(address: Any, state: Any) -> Any:  # pragma: no cover (compiled)
+            content, starts, sizes = state
+            return content[address : address + sizes[np.searchsorted(starts, address)]]
+
+        return compiler.compile(read)
+
+    # FFCV's own version flips a flag of a type that all compiled functions share, which makes
+    # numba complain whenever one of them is freed.
+    manager: Any = importlib.import_module("ffcv.memory_managers.os_cache").OSCacheManager
+    manager.compile_reader = compile_reader

@@ -10,12 +10,8 @@ from PIL import Image, UnidentifiedImageError
 
 Pixels = NDArray[np.uint8]
 
-LARGEST_IMAGE = 2**28
-"""Pixels beyond which a declared image size is taken for damage."""
-
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"})
 _WIDE_MODES = frozenset({"I", "I;16", "I;16B", "I;16L"})
-Image.MAX_IMAGE_PIXELS = None  # We check sizes ourselves, as errors that name the file.
 
 
 class BadImage(Exception):
@@ -28,7 +24,7 @@ def read_header(file: BinaryIO, name: str) -> tuple[int, tuple[int, int]]:
     `name` is what errors call it.
 
     Raises:
-        BadImage: It is no image, or declares an absurd size.
+        BadImage: It is no image, or declares an absurd size (Pillow refuses those).
     """
     try:
         with Image.open(file) as image:
@@ -36,8 +32,6 @@ def read_header(file: BinaryIO, name: str) -> tuple[int, tuple[int, int]]:
             channels = 1 if image.mode in _GREY_MODES else 3
     except Exception as error:  # Decoders raise anything on damaged files.
         raise _bad(name, error) from None
-    if not 0 < width * height <= LARGEST_IMAGE:
-        raise BadImage(f"{name} (declares {width} x {height} pixels)")
     return channels, (height, width)
 
 

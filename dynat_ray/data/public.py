@@ -165,9 +165,10 @@ def _downloading(name: str, folder: Path) -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     except (OSError, RuntimeError, HTTPException) as error:
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"cannot download {name} ({error}); check the network, or put the files into {folder}, "
-            "or prepare a local copy with folder:PATH (class folders under train/ and test/)"
+            f"cannot download {name} ({reason}); check the network, or put the files into "
+            f"{folder}, or prepare a local copy with folder:PATH (class folders under train/ and test/)"
         ) from None
     finally:
         socket.setdefaulttimeout(before)

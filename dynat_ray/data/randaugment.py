@@ -23,7 +23,7 @@ class RandAugment:
 
     def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
         """Augments uint8 images `(B, C, H, W)`, on the CPU, each by its key `(B,)`."""
-        states = random.getstate(), np.random.get_state()
+        states = random.getstate(), np.random.get_state()  # noqa: NPY002
         try:
             done = [
                 self._one(image, key)
@@ -31,7 +31,7 @@ class RandAugment:
             ]
         finally:
             random.setstate(states[0])
-            np.random.set_state(states[1])
+            np.random.set_state(states[1])  # noqa: NPY002
         stacked = torch.stack(done).to(images.device).permute(0, 3, 1, 2)
         return stacked.contiguous(
             memory_format=torch.channels_last
@@ -41,9 +41,9 @@ class RandAugment:
 
     def _one(self, pixels: Tensor, key: int) -> Tensor:
         """Augments one uint8 image `(H, W, C)`."""
-        # timm draws from both global generators.
+        # timm draws from both global generators (hence the legacy calls).
         random.seed(key)
-        np.random.seed(key)
+        np.random.seed(key)  # noqa: NPY002
         grey = pixels.shape[2] == 1
         image = Image.fromarray(pixels.squeeze(2).numpy() if grey else pixels.numpy())
         result = np.array(self._transform(image.convert("RGB")).convert(image.mode))

@@ -137,7 +137,7 @@ class SplitWriter:
         return self._digest.hexdigest()
 
     def _store_pending(self) -> None:
-        images = np.stack([pixels for pixels, _ in self._pending])
+        images = np.ascontiguousarray(np.stack([pixels for pixels, _ in self._pending]))
         labels = np.array([label for _, label in self._pending], np.int64)
         self._pending.clear()
         self.levels += count_levels(images)

@@ -64,7 +64,7 @@ def run_shards_on_ray(
         max_restarts=_RESTARTS,
         max_task_retries=_RESTARTS,
     )(_Evaluator)
-    actors = [start.remote(shared) for _ in range(min(workers, len(shards)))]
+    actors: list[Any] = [start.remote(shared) for _ in range(min(workers, len(shards)))]
     waiting, running = deque(shards), {}
 
     def deal(actor: Any) -> None:

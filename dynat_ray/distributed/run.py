@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-
 from dynat_ray.attacks.outcomes import FinishedShard, collect
 from dynat_ray.attacks.progress import progress_bar
 from dynat_ray.attacks.registry import get_attacks
@@ -23,7 +22,7 @@ from dynat_ray.models import load_model
 from dynat_ray.report import write_report
 from dynat_ray.training.cached_data import cached_dataset
 from dynat_ray.training.header import describe_run
-from dynat_ray.training.loop import check_run
+from dynat_ray.training.materials import check_run
 from dynat_ray.training.run_folder import open_run_folder, write_environment
 from dynat_ray.training.telemetry import read_metrics
 

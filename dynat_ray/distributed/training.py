@@ -20,7 +20,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 import dynat_ray.config as settings
 from dynat_ray.distributed.progress import ProgressPrinter, add_note
 from dynat_ray.errors import UserError
-from dynat_ray.training.loop import SharedUserError, train
+from dynat_ray.training.agreement import SharedUserError
+from dynat_ray.training.loop import train
 from dynat_ray.training.run_folder import read_run_config
 from dynat_ray.training.session import CHECKPOINTS_KEPT, checkpoint_folders
 
@@ -78,16 +79,17 @@ def fit(config: settings.RunConfig, run_folder: Path) -> None:
     connect()
     low, high, gpu = resolve_workers(config.cluster)
     resources = {"CPU": float(config.cluster.cpus_per_worker)} | ({"GPU": 1.0} if gpu else {})
+    # Ray's static types are those of its older API.
     trainer = TorchTrainer(
-        _worker,
+        _worker,  # type: ignore[arg-type]
         train_loop_config={"run_folder": str(run_folder)},
         torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT),
         scaling_config=ScalingConfig(
-            num_workers=low if low == high else (low, high),
+            num_workers=low if low == high else (low, high),  # type: ignore[arg-type]
             use_gpu=gpu,
             resources_per_worker=resources,
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]
             name=_CHECKPOINTS,
             storage_path=str(run_folder),
             failure_config=FailureConfig(max_failures=config.cluster.max_failures),
@@ -106,9 +108,9 @@ def fit(config: settings.RunConfig, run_folder: Path) -> None:
             for rank, failure in sorted(failures.items()):
                 raise _as_user_error(rank, failure) from error
             raise
-    message = (result.return_value or {}).get("error", "")
-    if message:
-        raise UserError(message)
+    answer = result.return_value  # type: ignore[attr-defined]
+    if answer and answer["error"]:
+        raise UserError(answer["error"])
 
 
 def _as_user_error(rank: int, failure: Exception) -> Exception:

@@ -6,7 +6,7 @@ batch that is computed, so stopping early saves time and not only steps.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -98,12 +98,9 @@ def pgd(
     labels = labels.to(images.device)
     if keys is None:
         keys = torch.randint(2**32, (len(images),), device=images.device)
-    if stop is None:
-        may_stop = torch.zeros_like(labels, dtype=torch.bool)
-    else:
-        may_stop = (
-            torch.ones_like(labels, dtype=torch.bool) if stop.applies is None else stop.applies
-        )
+    may_stop = torch.full_like(labels, stop is not None, dtype=torch.bool)
+    if stop is not None and stop.applies is not None:
+        may_stop = stop.applies
     batch = _Samples(
         rows=torch.arange(len(images), device=images.device),
         images=images,
@@ -131,9 +128,15 @@ class _Samples:
     clean_log_probs: Tensor | None
 
     def select(self, places: Tensor) -> _Samples:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        log_probs = self.clean_log_probs
         return _Samples(
-            **{name: None if value is None else value[places] for name, value in values.items()}
+            rows=self.rows[places],
+            images=self.images[places],
+            labels=self.labels[places],
+            eps=self.eps[places],
+            step_size=self.step_size[places],
+            may_stop=self.may_stop[places],
+            clean_log_probs=None if log_probs is None else log_probs[places],
         )
 
 
@@ -174,10 +177,10 @@ def _ascend(
         used.index_add_(0, samples.rows, (~done).long())
         if stop is None or not (on_host or (step + 1) % _STEPS_BETWEEN_READINGS == 0):
             continue
-        places = _places_to_keep(done, 1 if on_host else max(1, len(start) // _BATCH_SIZES))
-        if places is not None:
+        kept = _places_to_keep(done, 1 if on_host else max(1, len(start) // _BATCH_SIZES))
+        if kept is not None:
             adversarial = adversarial.index_copy(0, samples.rows, current)
-            samples, current, done = samples.select(places), current[places], done[places]
+            samples, current, done = samples.select(kept), current[kept], done[kept]
     assert logits is not None
     adversarial = adversarial.index_copy(0, samples.rows, current)
     return AttackOutcome(adversarial, used, logits, passes)

@@ -77,7 +77,8 @@ class L2Ball:
 
 
 def _length(values: Tensor) -> Tensor:
-    return values.flatten(1).norm(dim=1).clamp(min=1e-12)
+    lengths: Tensor = values.flatten(1).norm(dim=1)
+    return lengths.clamp(min=1e-12)
 
 
 def get_ball(norm: Norm) -> Ball:

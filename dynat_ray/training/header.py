@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,40 @@ def describe_run(config: RunConfig, info: DatasetInfo, folder: Path, facts: dict
         folder: Its folder.
         facts: `workers`, `device` and `loader` as they really are.
     """
+    rows = run_facts(config, info, facts) | {"folder": str(folder)}
+    return "\n".join(f"{name:<9} {value}" for name, value in rows.items())
+
+
+def run_facts(
+    config: RunConfig, info: DatasetInfo | None, facts: Mapping[str, Any]
+) -> dict[str, str]:
+    """Returns what a run is, a short line for each fact; `info` None: its data set is gone."""
     attack, threat = config.attack, config.threat
-    eps = f"{255 * threat.eps:.3g}/255" if threat.norm == "Linf" else f"{threat.eps:.3g}"
-    size = "x".join(map(str, info.size)) if info.size else "images of several sizes"
-    count = f"{config.data.limit:,} of " if config.data.limit else ""
-    rows = {
-        "data": f"{info.name}: {count}{info.counts['train']:,} training and "
-        f"{info.counts['test']:,} test images, {size}, {info.num_classes} classes",
+    data = config.data.path
+    if info is not None:
+        size = "x".join(map(str, info.size)) if info.size else "images of several sizes"
+        count = f"{config.data.limit:,} of " if config.data.limit else ""
+        data = (
+            f"{info.name}: {count}{info.counts['train']:,} training and "
+            f"{info.counts['test']:,} test images, {size}, {info.num_classes} classes"
+        )
+    workers = ""
+    if facts:
+        workers = f"{facts['workers']} on {facts['device']}, loader {facts['loader']}"
+    return {
+        "data": data,
         "model": " ".join(
             [config.model.name, *(f"{k}={v}" for k, v in config.model.kwargs.items())]
         ),
         "method": config.method.name,
-        "threat": f"{threat.norm}, eps {eps}; training attack: {attack.steps} steps",
+        "threat": f"{threat.norm}, eps {describe_eps(threat.eps, threat.norm)}; "
+        f"training attack: {attack.steps} steps",
         "training": f"{config.train.epochs} epochs, batch {config.train.batch_size}, "
         f"{config.train.precision}, seed {config.train.seed}",
-        "workers": f"{facts['workers']} on {facts['device']}, loader {facts['loader']}",
-        "folder": str(folder),
+        "workers": workers,
     }
-    return "\n".join(f"{name:<9} {value}" for name, value in rows.items())
+
+
+def describe_eps(eps: float, norm: str) -> str:
+    """Returns a radius as people write it: in 255ths under Linf."""
+    return f"{255 * eps:.3g}/255" if norm == "Linf" else f"{eps:.3g}"

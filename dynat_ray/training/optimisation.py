@@ -22,8 +22,9 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Opti
     Raises:
         UserError: timm has no such optimiser.
     """
-    if config.name not in list_optimizers():
-        raise unknown_name("optimiser (optim.name)", config.name, list_optimizers())
+    known = [str(name) for name in list_optimizers()]
+    if config.name not in known:
+        raise unknown_name("optimiser (optim.name)", config.name, known)
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
         network,
         opt=config.name,

@@ -118,7 +118,7 @@ def write_environment(folder: Path, facts: dict[str, Any]) -> None:
 
 def _changes(before: RunConfig, now: RunConfig) -> list[str]:
     old, new = (flatten(yaml.safe_load(dump_config(config))) for config in (before, now))
-    keys = [key for key in [*new, *(key for key in old if key not in new)]]
+    keys = dict.fromkeys([*new, *old])
     return [
         f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
         for key in keys

@@ -64,6 +64,7 @@ class LocalSession:
         self.run_folder = run_folder
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.scratch_folder = run_folder
+        run_folder.mkdir(parents=True, exist_ok=True)
         self._folder = run_folder / "checkpoints"
 
     def checkpoints(self) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ class Stepper:
             for number, part in enumerate(prepared, start=1):
                 last = number == len(prepared)
                 synchronised = last or not isinstance(networks.outer, DistributedDataParallel)
-                with nullcontext() if synchronised else networks.outer.no_sync():
+                with nullcontext() if synchronised else networks.outer.no_sync():  # type: ignore[operator]
                     with self._autocast():
                         loss = self.method.loss(networks.outer, part) * len(part.batch.labels)
                     (loss * scale).backward()
@@ -160,11 +161,12 @@ class Stepper:
 
 def _micro_batches(batch: Batch, largest: int, global_size: int) -> Iterator[Batch]:
     """Cuts a batch into parts of at most about `largest` samples, as many on every worker."""
-    smallest_part = max(1, global_size // world_size())
-    count = min(-(-(-(-global_size // world_size())) // largest), smallest_part) if largest else 1
-    if count == 1:
+    if largest == 0:
         yield batch
         return
+    # Every worker must come to the same count, though their parts may differ by one sample.
+    per_worker = math.ceil(global_size / world_size())
+    count = min(math.ceil(per_worker / largest), max(1, global_size // world_size()))
     for places in torch.arange(len(batch.labels), device=batch.labels.device).tensor_split(count):
         yield Batch(
             images=batch.images[places],

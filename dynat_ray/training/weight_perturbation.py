@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # Parameters with fewer dimensions (biases, normalisation) stay where they are.
 _LEAST_DIMENSIONS = 2
@@ -27,7 +27,7 @@ def perturbed_weights(
         gamma: Size of the perturbation, relative to each tensor's norm.
         backward: Adds the gradients of the loss to the parameters (reduced over workers).
     """
-    weights = [
+    weights: list[Tensor] = [
         parameter
         for parameter in network.parameters()
         if parameter.requires_grad and parameter.dim() >= _LEAST_DIMENSIONS

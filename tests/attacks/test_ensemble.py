@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from pyautoattack import AutoAttack
-from tests.attacks.conftest import EPS, Victim, train_victim
 
 from dynat_ray.attacks import evaluate_attacks
 from dynat_ray.attacks.shards import Shard, evaluate_shard, shard_seed
 from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
+from tests.attacks.conftest import EPS, Victim, train_victim
 
 
 @pytest.mark.parametrize(

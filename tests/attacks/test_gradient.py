@@ -6,10 +6,10 @@ import foolbox
 import pytest
 import torch
 import torchattacks
-from tests.attacks.conftest import EPS, Victim
 
 from dynat_ray.attacks import evaluate_attacks
 from dynat_ray.config import Norm
+from tests.attacks.conftest import EPS, Victim
 
 L2_EPS = 0.8
 

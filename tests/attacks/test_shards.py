@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.attacks.conftest import EPS, Victim
 
 from dynat_ray.attacks.outcomes import collect
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.attacks.shards import Shard, evaluate_shard, plan_shards, shard_seed
+from tests.attacks.conftest import EPS, Victim
 
 CHEAP = ("clean", "pgd-5", "apgd-ce")
 

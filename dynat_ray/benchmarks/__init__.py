@@ -1,0 +1,1 @@
+"""What `dynat_ray.benchmark` measures, one file per part."""

@@ -1,0 +1,8 @@
+"""Tables, figures and the HTML report of a run; reads run folders only."""
+
+from __future__ import annotations
+
+from dynat_ray.report.html import write_report
+from dynat_ray.report.tables import final_table
+
+__all__ = ["final_table", "write_report"]

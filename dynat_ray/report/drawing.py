@@ -1,0 +1,91 @@
+"""How the report's figures look, and how they get into the page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+CLEAN = "#1f6f9f"
+ROBUST = "#c4502b"
+NEUTRAL = "#5b6570"
+FAINT = "#d9dee3"
+SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#a9cfe3", "#1f6f9f", "#0b2c46"])
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlepad": 10,
+    "axes.edgecolor": "#9aa4ae",
+    "axes.labelcolor": NEUTRAL,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e9edf0",
+    "axes.axisbelow": True,
+    "xtick.color": NEUTRAL,
+    "ytick.color": NEUTRAL,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9.5,
+    # The same figure gives the same file.
+    "svg.hashsalt": "dynat-ray",
+}
+
+
+def draw(width: float, height: float, paint: Callable[[Figure], None]) -> str:
+    """Returns a figure as the `src` of an HTML image.
+
+    Args:
+        width: In inches; 10 fill the page.
+        height: In inches.
+        paint: Fills the figure.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)  # type: ignore[union-attr, call-arg]
+        paint(figure)
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", dpi=150, metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def plot_epochs(
+    axes: Axes,
+    epochs: NDArray[np.float64],
+    values: NDArray[np.float64],
+    *,
+    color: str,
+    label: str = "",
+    dashed: bool = False,
+) -> None:
+    """Draws a value over the epochs; a few points also get dots, or one alone would not show."""
+    axes.plot(
+        epochs,
+        values,
+        color=color,
+        label=label,
+        linestyle="--" if dashed else "-",
+        linewidth=1.3 if dashed else 1.8,
+        marker="o" if len(epochs) <= 12 else "",
+        markersize=3.5,
+    )
+
+
+def label_epochs(axes: Axes, epochs: int) -> None:
+    """Makes the horizontal axis one of epochs 1 to `epochs`."""
+    axes.set_xlim(0.5, max(epochs, 1) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True, min_n_ticks=1))
+    axes.set_xlabel("epoch")

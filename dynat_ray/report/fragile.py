@@ -1,0 +1,158 @@
+"""The training images that an attack moves most, with pictures."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from dynat_ray.data import build_loader
+from dynat_ray.errors import UserError
+from dynat_ray.report.reading import Columns, Run
+
+FOLDER = "fragile"
+COUNT = 24
+# Sides in pixels between which pictures are stored: tiny images are enlarged, large ones reduced.
+_SMALLEST_SIDE, _LARGEST_SIDE = 96, 224
+
+
+@dataclass(frozen=True)
+class FragileImage:
+    """One of the most fragile training images.
+
+    Attributes:
+        index: In the training split.
+        label: True class.
+        predicted: Class without attack; None where the method does not know it.
+        budget: In [0, 1] pixels; None likewise.
+        picture: `src` of an HTML image; empty where the data set is not there.
+    """
+
+    index: int
+    label: int
+    predicted: int | None
+    budget: float | None
+    picture: str = ""
+
+
+def rank_by_fragility(samples: Columns) -> tuple[NDArray[np.int64], str]:
+    """Returns all rows, the most fragile first, and what they are ranked by.
+
+    The method's own measure comes first; a method that has none ranks by how far the attack got,
+    or, without an attack, by how close the second class is.
+    """
+    rankings = (
+        (
+            "fragility",
+            -1,
+            "how far the prediction moves per unit of attack, nearer the boundary more",
+        ),
+        ("adversarial_gap", -1, "how far the attack puts another class before the true one"),
+        ("confidence_gap", 1, "how close the second class is to the first"),
+    )
+    for name, sign, words in rankings:
+        if name in samples:
+            order = np.argsort(sign * samples[name].astype(np.float64), kind="stable")
+            return order, words
+    return np.empty(0, dtype=np.int64), ""
+
+
+def find_fragile(run: Run, samples: Columns, count: int = COUNT) -> tuple[list[FragileImage], str]:
+    """Returns the most fragile training images, and what they are ranked by.
+
+    Their pictures are also kept as PNG files in the run's folder `fragile/`, replacing older ones.
+
+    Args:
+        run: The run.
+        samples: Per-sample values of an epoch.
+        count: How many at most.
+    """
+    order, words = rank_by_fragility(samples)
+    rows = order[:count]
+    if len(rows) == 0:
+        return [], words
+    pictures = _store_pictures(run, samples["index"][rows].astype(np.int64))
+    images = []
+    for row in rows:
+        index = int(samples["index"][row])
+        picture = ""
+        if index in pictures:
+            content = base64.b64encode(pictures[index].read_bytes()).decode()
+            picture = f"data:image/png;base64,{content}"
+        images.append(
+            FragileImage(
+                index=index,
+                label=int(samples["label"][row]),
+                predicted=int(samples["predicted"][row]) if "predicted" in samples else None,
+                budget=float(samples["eps"][row]) if "eps" in samples else None,
+                picture=picture,
+            )
+        )
+    return images, words
+
+
+def enlarged(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Returns an image `(C, H, W)`, grey or RGB, as a picture that can be looked at.
+
+    Tiny images keep their square pixels.
+    """
+    picture = Image.fromarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, -1))
+    side = max(picture.size)
+    if side < _SMALLEST_SIDE:
+        factor = -(-_SMALLEST_SIDE // side)
+        size = (picture.width * factor, picture.height * factor)
+        return picture.resize(size, Image.Resampling.NEAREST)
+    picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+    return picture
+
+
+def _store_pictures(run: Run, indices: NDArray[np.int64]) -> dict[int, Path]:
+    """Writes the pictures and returns their files by index; none where there are no images."""
+    if run.info is None or "train" not in run.info.counts:
+        return {}
+    if indices.max() >= run.info.counts["train"]:
+        return {}  # The folder was prepared again from something else.
+    try:
+        images = _read_images(run, indices)
+    except (UserError, OSError, RuntimeError):
+        # A damaged or half-copied data set is no reason to have no report.
+        return {}
+    folder = run.folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    files = {}
+    for place, index in enumerate(indices.tolist()):
+        files[index] = folder / f"{place + 1:02}_image_{index}.png"
+        enlarged(images[index]).save(files[index], optimize=True)
+    return files
+
+
+def _read_images(run: Run, indices: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
+    assert run.info is not None
+    size = run.config.data.image_size or (0 if run.info.size else _LARGEST_SIDE)
+    loader = build_loader(
+        run.config.data.path,
+        "train",
+        indices=indices,
+        batch_size=len(indices),
+        seed=0,
+        # Reads a few images of a large set without decoding the others.
+        kind="memory" if "train.safetensors" in run.info.files else "auto",
+        device=torch.device("cpu"),
+        shuffle=False,
+        image_size=size,
+    )
+    try:
+        return {
+            int(index): image.contiguous().numpy()
+            for batch in loader.iterate(0)
+            for index, image in zip(batch.indices, batch.images, strict=True)
+        }
+    finally:
+        loader.close()

@@ -1,0 +1,141 @@
+"""What a worker needs before the first step, built from the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from dynat_ray.config import RunConfig
+from dynat_ray.data import (
+    Augmentation,
+    DatasetInfo,
+    Loader,
+    balanced_subset,
+    build_loader,
+    load_info,
+    load_labels,
+    loader_kind,
+    stratified_split,
+)
+from dynat_ray.methods import Method, MethodContext, build_method
+from dynat_ray.models import Classifier, build_model
+from dynat_ray.training.optimisation import build_optimizer
+from dynat_ray.training.session import Session
+from dynat_ray.training.telemetry import RunWriter
+
+
+@dataclass
+class Materials:
+    """What a worker needs before the first step."""
+
+    info: DatasetInfo
+    train_loader: Loader
+    validation_loader: Loader | None
+    augmentation: Augmentation
+    model: Classifier
+    method: Method[Any]
+    writer: RunWriter
+
+    def close(self) -> None:
+        """Stops the loaders and closes the event file."""
+        self.train_loader.close()
+        if self.validation_loader is not None:
+            self.validation_loader.close()
+        self.writer.close()
+
+
+def build_materials(config: RunConfig, session: Session) -> Materials:
+    """Returns everything built on the worker's device; raises `UserError` for what can't be."""
+    data = config.data
+    info = load_info(data.path)
+    labels = load_labels(data.path, "train").numpy()
+    everything = balanced_subset(labels, data.limit or len(labels), seed=config.train.seed)
+    if data.val_fraction > 0:
+        chosen, held_out = stratified_split(
+            labels[everything], data.val_fraction, seed=config.train.seed
+        )
+        training, validation = everything[chosen], everything[held_out]
+    else:
+        training, validation = everything, everything[:0]
+    open_loader = partial(
+        build_loader,
+        data.path,
+        "train",
+        seed=config.train.seed,
+        rank=session.rank,
+        world_size=session.world_size,
+        kind=data.loader,
+        device=session.device,
+        threads=data.loader_threads,
+        channels_last=config.train.channels_last,
+        image_size=data.image_size,
+    )
+    train_loader = open_loader(
+        indices=training,
+        batch_size=config.train.batch_size,
+        shuffle=True,
+        balance=data.balance,
+        random_resized_crop="resized-crop" in data.augment,
+        extra_path=data.extra_path,
+        extra_fraction=data.extra_fraction,
+    )
+    validation_loader = None
+    if len(validation) > 0:
+        validation_loader = open_loader(
+            indices=validation,
+            batch_size=config.eval.batch_size * session.world_size,
+            shuffle=False,
+        )
+    model = _build_model(config, info)
+    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    model = model.to(device=session.device, memory_format=memory_format)  # type: ignore[call-overload]
+    augmentation, method = _build_parts(config, info, decoder_crops=train_loader.crops)
+    writer = RunWriter(session.run_folder, info.counts["train"])
+    return Materials(info, train_loader, validation_loader, augmentation, model, method, writer)
+
+
+def check_run(config: RunConfig, info: DatasetInfo) -> str:
+    """Raises `UserError` for what can't work, before any worker starts.
+
+    Returns:
+        The loader that `data.loader` stands for here.
+    """
+    model = _build_model(config, info)
+    build_optimizer(model, config.optim)
+    _build_parts(config, info, decoder_crops=False)
+    return loader_kind(config.data.path, config.data.loader)
+
+
+def _build_model(config: RunConfig, info: DatasetInfo) -> Classifier:
+    side = config.data.image_size
+    # The same first weights on all workers, whatever their other random numbers are.
+    with torch.random.fork_rng():
+        torch.manual_seed(config.train.seed)
+        return build_model(
+            config.model.name,
+            num_classes=info.num_classes,
+            channels=info.channels,
+            size=(side, side) if side else info.size,
+            mean=info.mean,
+            std=info.std,
+            kwargs=config.model.kwargs,
+            pretrained=config.model.pretrained,
+            init_from=config.model.init_from,
+        )
+
+
+def _build_parts(
+    config: RunConfig, info: DatasetInfo, *, decoder_crops: bool
+) -> tuple[Augmentation, Method[Any]]:
+    context = MethodContext(
+        threat=config.threat,
+        attack=config.attack,
+        step_size=config.step_size(),
+        classes=info.num_classes,
+        label_smoothing=config.train.label_smoothing,
+    )
+    augmentation = Augmentation(config.data.augment, config.train.seed, decoder_crops=decoder_crops)
+    return augmentation, build_method(config.method, context)

@@ -1,0 +1,46 @@
+"""What several rooms' tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynat_ray.config import RunConfig
+from dynat_ray.config_files import build_config
+from dynat_ray.data import prepare_dataset
+from dynat_ray.methods import method_settings
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared folder of scikit-learn's digits."""
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    prepare_dataset("digits", folder, progress=False)
+    return folder
+
+
+@pytest.fixture
+def small_config(digits: Path) -> RunConfig:
+    """A run that takes about a second: a part of digits, a narrow network."""
+    settings = {
+        "data.path": str(digits),
+        "data.limit": 200,
+        "data.val_fraction": 0.1,
+        "data.loader": "memory",
+        "model.name": "preact_resnet10",
+        "model.kwargs": {"base_width": 8},
+        "threat.eps": 0.1,
+        "attack.steps": 3,
+        "optim.schedule": "constant",
+        "train.epochs": 2,
+        "train.batch_size": 48,
+        "cluster.workers": 2,
+        "cluster.gpu": False,
+    }
+    return build_config([settings], method_settings())

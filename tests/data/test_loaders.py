@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dynat_ray.data import (
+    Augmentation,
+    Loader,
+    RawBatch,
+    build_loader,
+    load_info,
+    load_labels,
+    load_split,
+    load_test_images,
+    prepare_dataset,
+)
+from dynat_ray.data import loaders as loaders_module
+from dynat_ray.data.ffcv_library import ffcv_problem
+from dynat_ray.errors import UserError
+from tests.data.conftest import WriteFolder
+
+CPU = torch.device("cpu")
+KINDS = [
+    "memory",
+    pytest.param("ffcv", marks=pytest.mark.skipif(bool(ffcv_problem()), reason="no FFCV")),
+]
+
+
+@pytest.fixture(scope="module")
+def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a prepared set of 50 training images of 9 x 7 in three classes."""
+    root = tmp_path_factory.mktemp("colour")
+    images = np.random.default_rng(0).integers(0, 256, (50, 9, 7, 3), dtype=np.uint8)
+    np.savez(root / "made.npz", image=images, label=np.arange(50) % 3)
+    prepare_dataset(f"npz:{root / 'made.npz'}", root / "out", progress=False)
+    return root / "out"
+
+
+def make(folder: Path, kind: str, **options: object) -> Loader:
+    """Builds a loader over the training split."""
+    settings: dict = {
+        "indices": np.arange(load_info(folder).counts["train"]),
+        "batch_size": 16,
+        "seed": 3,
+        "device": CPU,
+        "shuffle": True,
+        "kind": kind,
+    }
+    return build_loader(folder, "train", **(settings | options))
+
+
+def batches(loader: Loader, epoch: int = 0, start_step: int = 0) -> list[RawBatch]:
+    """Returns an epoch's batches and closes the loader."""
+    try:
+        return list(loader.iterate(epoch, start_step))
+    finally:
+        loader.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_labels_and_indices_belong_together(kind: str, colour: Path) -> None:
+    images, labels = load_split(colour, "train")
+    loader = make(colour, kind)
+    found = batches(loader)
+    assert loader.kind == kind
+    assert loader.steps == len(found) == 4
+    assert loader.global_sizes == [len(batch.images) for batch in found] == [16, 16, 16, 2]
+    for batch in found:
+        assert torch.equal(batch.images, images[batch.indices])
+        assert torch.equal(batch.labels, labels[batch.indices])
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    seen = torch.cat([batch.indices for batch in found])
+    assert sorted(seen.tolist()) == list(range(50))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_grey_images_have_one_channel(kind: str, digits: Path) -> None:
+    images, _ = load_split(digits, "train")
+    for batch in batches(make(digits, kind, batch_size=500)):
+        assert torch.equal(batch.images, images[batch.indices])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_workers_share_the_same_global_batches(kind: str, world_size: int, colour: Path) -> None:
+    alone = batches(make(colour, "memory"), epoch=5)
+    shares = [
+        batches(make(colour, kind, rank=rank, world_size=world_size), epoch=5)
+        for rank in range(world_size)
+    ]
+    for step, whole in enumerate(alone):
+        for rank, share in enumerate(shares):
+            assert len(share) == len(alone)
+            expected = whole.indices[rank::world_size]
+            found = share[step].indices[: len(expected)]
+            assert torch.equal(found, expected)
+            assert torch.equal(share[step].images[: len(expected)], whole.images[rank::world_size])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_epoch_can_start_in_its_middle(kind: str, colour: Path) -> None:
+    loader = make(colour, kind)
+    whole = list(loader.iterate(1))
+    rest = batches(loader, 1, start_step=2)
+    assert [batch.indices.tolist() for batch in rest] == [b.indices.tolist() for b in whole[2:]]
+    assert all(torch.equal(a.images, b.images) for a, b in zip(rest, whole[2:], strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_stay_as_they_are_while_others_are_read(kind: str, colour: Path) -> None:
+    images, _ = load_split(colour, "train")
+    kept = batches(make(colour, kind, batch_size=2))
+    assert len(kept) == 25
+    assert all(torch.equal(batch.images, images[batch.indices]) for batch in kept)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_smaller_than_a_batch(kind: str, colour: Path) -> None:
+    chosen = np.array([40, 7, 9])
+    (batch,) = batches(make(colour, kind, indices=chosen, shuffle=False))
+    images, labels = load_split(colour, "train")
+    assert batch.indices.tolist() == [40, 7, 9]
+    assert torch.equal(batch.images, images[[40, 7, 9]])
+    assert torch.equal(batch.labels, labels[[40, 7, 9]])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_leaving_an_epoch_early_does_no_harm(kind: str, colour: Path) -> None:
+    loader = make(colour, kind, batch_size=2)
+    for epoch in range(3):
+        next(loader.iterate(epoch))
+    assert len(batches(loader, 3)) == 25
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_image_size_resizes(kind: str, colour: Path) -> None:
+    resized = batches(make(colour, kind, image_size=5, shuffle=False))
+    assert resized[0].images.shape == (16, 3, 5, 5)
+    expected, _ = load_split(colour, "train", image_size=5)
+    assert torch.equal(resized[0].images, expected[:16])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_balance(kind: str, colour: Path) -> None:
+    few = np.concatenate([np.arange(0, 48, 3), [1, 2]])
+    found = batches(make(colour, kind, indices=few, balance=True))
+    assert torch.cat([batch.labels for batch in found]).bincount().tolist() == [6, 6, 6]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_extra_data(kind: str, colour: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    made = generator.integers(0, 256, (200, 9, 7, 3), dtype=np.uint8)
+    np.savez(tmp_path / "extra.npz", image=made, label=np.arange(200) % 2)
+    extra = tmp_path / "extra"
+    prepare_dataset(f"npz:{tmp_path / 'extra.npz'}", extra, progress=False)
+    images = torch.cat([load_split(colour, "train")[0], load_split(extra, "train")[0]])
+    labels = torch.cat([load_split(colour, "train")[1], load_split(extra, "train")[1]])
+    counts = []
+    for rank in range(2):
+        found = batches(
+            make(colour, kind, rank=rank, world_size=2, extra_path=str(extra), extra_fraction=0.6)
+        )
+        assert [len(batch.images) for batch in found] == [8, 8, 8, 8]
+        for batch in found:
+            assert torch.equal(batch.images, images[batch.indices])
+            assert torch.equal(batch.labels, labels[batch.indices])
+        counts.append([int((batch.indices >= 50).sum()) for batch in found])
+    assert np.sum(counts, axis=0).tolist() == [10, 10, 10, 10]
+
+
+def test_extra_data_that_do_not_fit(colour: Path, digits: Path) -> None:
+    with pytest.raises(UserError, match="labels up to 9, but the data set has 3 classes"):
+        make(colour, "memory", extra_path=str(digits), extra_fraction=0.5)
+
+
+def test_augmented_pixels_do_not_depend_on_loader_or_workers(colour: Path) -> None:
+    pytest.importorskip("ffcv")
+    augment = Augmentation(["crop-2", "flip", "cutout-3"], seed=1)
+
+    def augmented(kind: str, rank: int, world_size: int) -> dict[int, torch.Tensor]:
+        loader = make(colour, kind, rank=rank, world_size=world_size)
+        return {
+            int(index): image
+            for batch in batches(loader, 4)
+            for index, image in zip(
+                batch.indices,
+                augment(batch.images, batch.labels, batch.indices, 4, 3).images,
+                strict=True,
+            )
+        }
+
+    alone = augmented("memory", 0, 1)
+    for rank in range(3):
+        for index, image in augmented("ffcv", rank, 3).items():
+            assert torch.equal(image, alone[index])
+
+
+def test_auto_takes_memory_where_ffcv_does_not_import(
+    colour: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaders_module, "ffcv_problem", lambda: "no such library")
+    assert make(colour, "auto").kind == "memory"
+    with pytest.raises(UserError, match="does not import .no such library"):
+        make(colour, "ffcv")
+
+
+def test_a_missing_folder_says_how_to_make_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"does not exist; make it with: python -m dynat_ray.prep"):
+        load_info(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"has no dataset.json"):
+        load_info(tmp_path)
+    (tmp_path / "dataset.json").write_text("{}")
+    with pytest.raises(UserError, match="damaged"):
+        load_info(tmp_path)
+
+
+def test_test_images_are_floats_in_source_order(digits: Path) -> None:
+    images, labels = load_split(digits, "test")
+    floats, same = load_test_images(digits)
+    assert floats.dtype == torch.float32
+    assert torch.equal((floats * 255).round().to(torch.uint8), images)
+    assert torch.equal(labels, same)
+    assert torch.equal(load_labels(digits, "test"), labels)
+    some, some_labels = load_test_images(digits, limit=30)
+    assert some_labels.bincount().tolist() == [3] * 10
+    positions = [int((floats == image).all((1, 2, 3)).nonzero()[0]) for image in some]
+    assert positions == sorted(positions)
+
+
+def test_a_split_without_safetensors_is_read_from_its_beton(
+    write_folder: WriteFolder, tmp_path: Path
+) -> None:
+    pytest.importorskip("ffcv")
+    root, out = write_folder(), tmp_path / "out"
+    info = prepare_dataset(f"folder:{root}", out, progress=False)
+    expected = load_split(out, "test"), load_split(out, "test", limit=3)
+    (out / "test.safetensors").unlink()
+    del info.files["test.safetensors"]
+    info.save(out)
+    found = load_split(out, "test"), load_split(out, "test", limit=3)
+    for (images, labels), (same, same_labels) in zip(expected, found, strict=True):
+        assert torch.equal(images, same)
+        assert torch.equal(labels, same_labels)
+    assert torch.equal(load_labels(out, "test"), expected[0][1])
+
+
+def write_photos(root: Path) -> None:
+    """Writes smooth colour images of various sizes, which JPEG hardly changes."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 5), ("test", 2)):
+        for label in ("left", "right"):
+            (root / split / label).mkdir(parents=True)
+            for number in range(count):
+                height, width = generator.integers(300, 700, 2)
+                ramp = np.linspace(0, 255, width)[:: 1 if label == "left" else -1]
+                pixels = np.broadcast_to(ramp[None, :, None], (height, width, 3)).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / label / f"{number}.png")
+
+
+def test_images_of_various_sizes(tmp_path: Path) -> None:
+    pytest.importorskip("ffcv")
+    write_photos(tmp_path / "photos")
+    out = tmp_path / "out"
+    info = prepare_dataset(f"folder:{tmp_path / 'photos'}", out, progress=False)
+    assert (info.size, info.storage, info.max_side) == (None, "jpeg", 500)
+    assert sorted(info.files) == ["test.beton", "train.beton"]
+    assert info.mean == pytest.approx([0.5] * 3, abs=0.01)
+    with pytest.raises(UserError, match=r"different sizes; set data.image_size"):
+        make(out, "ffcv")
+
+    def rows(loader: Loader, epoch: int) -> dict[int, list[float]]:
+        return {
+            int(index): image.float().mean((0, 1)).tolist()
+            for batch in batches(loader, epoch)
+            for index, image in zip(batch.indices, batch.images, strict=True)
+        }
+
+    centred = rows(make(out, "ffcv", image_size=32), 0)
+    for index, row in centred.items():
+        assert np.all(np.diff(row) > 0) == (index < 5)
+    images, labels = load_test_images(out, image_size=32)
+    assert images.shape == (4, 3, 32, 32)
+    assert labels.tolist() == [0, 0, 1, 1]
+
+    crops = {"image_size": 32, "random_resized_crop": True}
+    loader = make(out, "ffcv", **crops)
+    assert loader.crops
+    first = rows(loader, 0)
+    assert first != centred
+    # Keyed by (seed, epoch, index): not by worker, batch or place in the run.
+    assert rows(make(out, "ffcv", **crops), 1) != first
+    assert rows(make(out, "ffcv", seed=4, **crops), 0) != first
+    halves = [rows(make(out, "ffcv", rank=r, world_size=2, **crops), 0) for r in range(2)]
+    assert halves[0] | halves[1] == first
+    spans = [abs(row[-1] - row[0]) for row in first.values()]
+    assert len(set(spans)) > 5

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dynat_ray.data.order import EpochOrder
+
+
+def gather(world_size: int, total: int, batch_size: int, epoch: int, **options: object) -> list:
+    """Returns the global batches, put together from what each worker gets."""
+    orders = [
+        EpochOrder(np.arange(total), batch_size, 7, rank, world_size, **options)  # type: ignore[arg-type]
+        for rank in range(world_size)
+    ]
+    assert len({order.steps for order in orders}) == 1
+    batches = []
+    for step, size in enumerate(orders[0].global_sizes):
+        parts = [
+            order.local(epoch)[step * order.local_batch :][: order.local_batch] for order in orders
+        ]
+        assert all(len(part) > 0 for part in parts)
+        batch = np.empty(size, np.int64)
+        for rank, part in enumerate(parts):
+            batch[rank::world_size] = part
+        batches.append(batch)
+    return batches
+
+
+@pytest.mark.parametrize("total", [5, 24, 30, 31])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_global_batches_do_not_depend_on_the_number_of_workers(total: int, world_size: int) -> None:
+    alone, together = gather(1, total, 8, 3), gather(world_size, total, 8, 3)
+    for one, many in zip(alone, together, strict=True):
+        assert many[: len(one)].tolist() == one.tolist()
+
+
+def test_an_epoch_visits_every_sample_once() -> None:
+    visited = np.concatenate(gather(1, 30, 8, 0))
+    assert sorted(visited.tolist()) == list(range(30))
+
+
+def test_epochs_differ_and_repeat() -> None:
+    order = EpochOrder(np.arange(30), 8, 7)
+    assert not np.array_equal(order.local(0), order.local(1))
+    assert np.array_equal(order.local(1), EpochOrder(np.arange(30), 8, 7).local(1))
+    assert not np.array_equal(order.local(1), EpochOrder(np.arange(30), 8, 8).local(1))
+
+
+def test_last_batch_is_filled_up_to_one_sample_per_worker() -> None:
+    batches = gather(3, 17, 8, 0)
+    assert [len(batch) for batch in batches] == [8, 8, 3]
+    assert batches[2][1:].tolist() == batches[0][:2].tolist()
+
+
+def test_a_set_smaller_than_the_number_of_workers() -> None:
+    assert [batch.tolist() for batch in gather(3, 1, 8, 0)] == [[0, 0, 0]]
+
+
+def test_without_shuffling_the_order_is_that_of_the_indices() -> None:
+    order = EpochOrder(np.array([5, 3, 9]), 2, 0, shuffle=False)
+    assert order.local(4).tolist() == [5, 3, 9]
+    assert order.global_sizes == [2, 1]
+
+
+def test_balance_draws_rare_classes_as_often() -> None:
+    labels = np.repeat([0, 1, 2], [80, 15, 5])
+    order = EpochOrder(np.arange(100), 10, 0)
+    order.balance(labels)
+    drawn = order.local(0)
+    counts = np.bincount(labels[drawn])
+    assert len(drawn) == 100
+    assert sorted(counts.tolist()) == [33, 33, 34]
+    # Every sample of a rare class is drawn equally often, up to one time.
+    rare = np.bincount(drawn, minlength=100)[95:]
+    assert set(rare.tolist()) <= {6, 7}
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_extra_data_fill_a_fixed_part_of_every_batch(world_size: int) -> None:
+    batches = gather(world_size, 30, 10, 2, extra_indices=(30, 1030), extra_fraction=0.7)
+    assert [len(batch) for batch in batches] == [10, 10, 10]
+    for batch in batches:
+        assert (batch >= 30).sum() == 7
+        assert batch.max() < 1030
+    alone = gather(1, 30, 10, 2, extra_indices=(30, 1030), extra_fraction=0.7)
+    assert all(np.array_equal(one, many) for one, many in zip(alone, batches, strict=True))

@@ -1,0 +1,176 @@
+"""Each method's loss against the plainest code for its formula."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynat_ray.config import AttackConfig, ThreatConfig
+from dynat_ray.data import Batch
+from dynat_ray.methods import Method, MethodContext, build_method, method_settings
+
+KEYS = torch.arange(12)
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(3)
+    model = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4)
+    )
+    model(torch.rand(64, 1, 4, 4))
+    with torch.no_grad():
+        model[-1].weight.mul_(10)  # confident predictions
+    return model
+
+
+@pytest.fixture
+def batch(network: nn.Module) -> Batch:
+    generator = torch.Generator().manual_seed(4)
+    images = torch.rand(12, 1, 4, 4, generator=generator)
+    network.eval()
+    labels = network(images).argmax(dim=1)
+    labels[::4] = (labels[::4] + 1) % 4  # some are misclassified
+    network.train()
+    return Batch(images, labels, torch.arange(12))
+
+
+def make(name: str, smoothing: float = 0.0, **settings: Any) -> Method[Any]:
+    context = MethodContext(
+        threat=ThreatConfig(eps=0.2),
+        attack=AttackConfig(steps=4),
+        step_size=0.08,
+        classes=4,
+        label_smoothing=smoothing,
+    )
+    return build_method(method_settings()[name](**settings), context)
+
+
+def loss_of(method: Method[Any], network: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
+    prepared = method.prepare(network, batch, KEYS)
+    network.train()
+    return method.loss(network, prepared), prepared
+
+
+def test_standard(network: nn.Module, batch: Batch) -> None:
+    loss, prepared = loss_of(make("standard"), network, batch)
+    torch.testing.assert_close(loss, F.cross_entropy(network(batch.images), batch.labels))
+    assert prepared.passes == 0
+
+
+def test_pgd_at(network: nn.Module, batch: Batch) -> None:
+    loss, prepared = loss_of(make("pgd_at", smoothing=0.1), network, batch)
+    logits = network(prepared.adversarial)
+    log_probs = logits.log_softmax(dim=1)
+    by_hand = 0.0
+    for number, label in enumerate(batch.labels):
+        by_hand -= 0.9 * float(log_probs[number, label]) + 0.1 * float(log_probs[number].mean())
+    assert float(loss) == pytest.approx(by_hand / 12, rel=1e-5)
+    assert prepared.passes == 48
+
+
+def test_trades(network: nn.Module, batch: Batch) -> None:
+    loss, prepared = loss_of(make("trades", beta=2.5), network, batch)
+    clean, attacked = network(batch.images), network(prepared.adversarial)
+    kl = F.kl_div(attacked.log_softmax(dim=1), clean.softmax(dim=1), reduction="batchmean")
+    torch.testing.assert_close(loss, F.cross_entropy(clean, batch.labels) + 2.5 * kl)
+
+
+def test_the_gradient_flows_through_both_sides_of_the_kl(network: nn.Module, batch: Batch) -> None:
+    loss, prepared = loss_of(make("trades", beta=1.0), network, batch)
+    parameters = list(network.parameters())
+    ours = torch.autograd.grad(loss, parameters)
+    clean, attacked = network(batch.images), network(prepared.adversarial)
+    p, q = clean.softmax(dim=1), attacked.softmax(dim=1)
+    direct = F.cross_entropy(clean, batch.labels) + (p * (p / q).log()).sum(dim=1).mean()
+    for one, other in zip(ours, torch.autograd.grad(direct, parameters), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_dynat_with_everything_off_is_trades_or_pgd_at(network: nn.Module, batch: Batch) -> None:
+    off = {"budgets": False, "early_stop": False, "weights": False}
+    for objective, plain in (("trades", make("trades", beta=6.0)), ("at", make("pgd_at"))):
+        # Each with running statistics of its own: a loss in training mode moves them.
+        ours, _ = loss_of(make("dynat", objective=objective, **off), deepcopy(network), batch)
+        theirs, _ = loss_of(plain, deepcopy(network), batch)
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_dynat_against_a_loop_over_the_samples(network: nn.Module, batch: Batch) -> None:
+    """Budgets, weights and loss of the first batch, one sample at a time."""
+    method = make("dynat", gap_coef=1.0, skew_coef=0.7, early_stop=False, kl_temperature=0.5)
+    probs = deepcopy(network).eval()(batch.images).softmax(dim=1).detach()
+    loss, prepared = loss_of(method, network, batch)
+    facts = []
+    for p, label in zip(probs, batch.labels, strict=True):
+        top = sorted(p.tolist(), reverse=True)
+        deviation = [value - 0.25 for value in p.tolist()]
+        variance = sum(d**2 for d in deviation) / 4
+        skew = sum(d**3 for d in deviation) / 4 / variance**1.5 / (2 / math.sqrt(3))
+        facts.append((top[0] - top[1], skew, int(p.argmax()) == int(label)))
+    right = [fact for fact in facts if fact[2]]
+    assert 0 < len(right) < 12
+    mean_gap, mean_skew = (sum(f[k] for f in right) / len(right) for k in (0, 1))
+    factors = [
+        min(max(math.exp(gap - mean_gap + 0.7 * (skew - mean_skew)), 0.5), 1.5)
+        for gap, skew, _ in facts
+    ]
+    mean_factor = sum(f for f, fact in zip(factors, facts, strict=True) if fact[2]) / len(right)
+    eps = [
+        0.2 * f / mean_factor if fact[2] else 0.2 for f, fact in zip(factors, facts, strict=True)
+    ]
+    torch.testing.assert_close(prepared.record["eps"], torch.tensor(eps), atol=1e-5, rtol=1e-4)
+    assert float(prepared.weights.mean()) == pytest.approx(1)
+    change = (prepared.adversarial - batch.images).flatten(1).abs().amax(dim=1)
+    assert bool((change <= torch.tensor(eps) + 1e-6).all())
+    clean, attacked = network(batch.images), network(prepared.adversarial)
+    p, q = clean.log_softmax(dim=1), attacked.log_softmax(dim=1)
+    total = sum(
+        float(F.cross_entropy(clean[n : n + 1], batch.labels[n : n + 1]))
+        + 6 * float(prepared.weights[n]) * float((p[n].exp() * (p[n] - q[n])).sum())
+        for n in range(12)
+    )
+    assert float(loss) == pytest.approx(total / 12, rel=1e-4)
+
+
+def test_dynat_stops_only_correct_samples(network: nn.Module, batch: Batch) -> None:
+    method = make("dynat", objective="at", stop_margin=-1.0)
+    _, prepared = loss_of(method, network, batch)
+    correct = prepared.record["predicted"] == batch.labels
+    assert prepared.record["attack_steps"][correct].unique().tolist() == [1]
+    assert prepared.record["attack_steps"][~correct].unique().tolist() == [4]
+
+
+def test_dynat_can_leave_misclassified_samples_clean(network: nn.Module, batch: Batch) -> None:
+    _, prepared = loss_of(make("dynat", misclassified="clean"), network, batch)
+    wrong = prepared.record["predicted"] != batch.labels
+    assert torch.equal(prepared.adversarial[wrong], batch.images[wrong])
+    assert not torch.equal(prepared.adversarial[~wrong], batch.images[~wrong])
+
+
+def test_soft_labels_reach_the_loss(network: nn.Module, batch: Batch) -> None:
+    targets = torch.full((12, 4), 0.25)
+    mixed = Batch(batch.images, batch.labels, batch.indices, targets)
+    loss, prepared = loss_of(make("pgd_at"), network, mixed)
+    log_probs = network(prepared.adversarial).log_softmax(dim=1)
+    torch.testing.assert_close(loss, -log_probs.mean())
+
+
+@pytest.mark.parametrize("name", sorted(method_settings()))
+def test_every_method_works_with_two_classes_and_l2(name: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    context = MethodContext(
+        ThreatConfig(norm="L2", eps=0.5), AttackConfig(steps=2), step_size=0.3, classes=2
+    )
+    method = build_method(method_settings()[name](), context)
+    batch = Batch(torch.rand(6, 1, 4, 4), torch.arange(6) % 2, torch.arange(6))
+    loss = method.loss(network, method.prepare(network, batch, torch.arange(6)))
+    loss.backward()
+    assert math.isfinite(float(loss.detach()))

@@ -1,0 +1,204 @@
+"""The command from end to end, in one process (workers: tests/distributed)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+from dynat_ray.data import load_info, load_test_images, prepare_dataset
+from dynat_ray.errors import UserError
+from dynat_ray.evaluate import main
+from dynat_ray.models import build_model, load_model, save_model
+
+EPS = 0.05
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    prepare_dataset("digits", folder, limit=60, progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    """A run folder; its model is linear and untrained but for a few steps."""
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    info = load_info(data)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(
+            "mlp", num_classes=10, channels=1, size=info.size, mean=info.mean, std=info.std
+        )
+    images, labels = load_test_images(data)
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(40):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimiser.step()
+    save_model(model, folder / "model")
+    settings = {
+        "data": {"path": str(data)},
+        "threat": {"norm": "Linf", "eps": EPS},
+        "eval": {"attacks": ["clean", "pgd-5", "apgd-t"], "samples": 20, "batch_size": 16},
+        "train": {"seed": 3},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+def _rows(json_file: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pq.read_table(json_file.with_suffix(".parquet")).to_pylist()
+    return rows
+
+
+def test_a_run_needs_nothing_else(
+    run: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = main([str(run)])
+    assert written == run / "evaluation.json"
+    content = json.loads(written.read_text())
+    images, labels = load_test_images(data)
+    assert set(content["results"]) == {"clean", "pgd-5", "apgd-t"}
+    assert content["results"]["clean"]["samples"] == len(images)
+    assert content["results"]["apgd-t"]["samples"] == 20
+    assert (content["norm"], content["eps"], content["seed"]) == ("Linf", EPS, 3)
+    clean = load_model(run)(images).argmax(dim=1)
+    assert content["results"]["clean"]["accuracy"] == pytest.approx(
+        100 * float((clean == labels).float().mean()), abs=1e-3
+    )
+    table = capsys.readouterr().out
+    assert all(attack in table for attack in ("clean", "pgd-5", "apgd-t"))
+
+
+def test_rows_say_what_became_of_each_sample(run: Path, data: Path, tmp_path: Path) -> None:
+    out = main([str(run), "--samples", "20", "--out", str(tmp_path / "a.json")])
+    images, labels = load_test_images(data)
+    rows = _rows(out)
+    assert len(rows) == 20
+    predicted = load_model(run)(images).argmax(dim=1)
+    for row in rows:
+        assert row["label"] == labels[row["index"]]
+        assert row["clean.predicted"] == predicted[row["index"]]
+        assert row["clean.correct"] == (row["clean.predicted"] == row["label"])
+        assert row["apgd-t.correct"] <= row["clean.correct"]
+        assert (row["apgd-t.fooled_by"] == "apgd-t") == (
+            row["clean.correct"] and not row["apgd-t.correct"]
+        )
+    results = json.loads(out.read_text())["results"]
+    assert results["apgd-t"]["accuracy"] == 5 * sum(row["apgd-t.correct"] for row in rows)
+
+
+def test_several_radii_give_a_falling_curve_from_clean_accuracy(run: Path, tmp_path: Path) -> None:
+    out = main(
+        [str(run), "--eps", "0,0.02,0.1", "--attacks", "clean,pgd-5", "--out", str(tmp_path / "c")]
+    )
+    curve = json.loads(out.read_text())["curve"]
+    assert [point["eps"] for point in curve] == [0, 0.02, 0.1]
+    robust = [point["results"]["pgd-5"]["accuracy"] for point in curve]
+    assert robust[0] == curve[0]["results"]["clean"]["accuracy"]
+    assert robust == sorted(robust, reverse=True)
+    assert robust[-1] < robust[0]
+
+
+def test_killed_and_resumed_is_as_if_undisturbed(run: Path, tmp_path: Path) -> None:
+    arguments = [str(run), "--attacks", "clean,pgd-40,apgd-t", "--batch-size", "4"]
+    whole = main([*arguments, "--out", str(tmp_path / "whole.json")])
+    out = tmp_path / "killed.json"
+    state = tmp_path / "killed.state.jsonl"
+    for kill in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dynat_ray.evaluate", *arguments, "--out", str(out), "--resume"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None:
+            if state.exists() and state.read_bytes().count(b"\n") >= 3 * (kill + 1):
+                os.kill(process.pid, signal.SIGKILL)
+                break
+            time.sleep(0.002)
+        process.wait()
+    assert main([*arguments, "--out", str(out), "--resume"]) == out
+    assert _rows(out) == _rows(whole)
+    assert json.loads(out.read_text())["results"] == json.loads(whole.read_text())["results"]
+
+
+def test_a_state_of_another_model_is_refused(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.json"
+    main([str(run), "--attacks", "clean", "--out", str(out)])
+    other = load_model(run)
+    with torch.no_grad():
+        next(other.parameters()).add_(1e-3)
+    save_model(other, tmp_path / "other")
+    with pytest.raises(UserError, match="another model"):
+        main(
+            [
+                *(
+                    str(tmp_path / "other"),
+                    "--data",
+                    yaml.safe_load((run / "config.yaml").read_text())["data"]["path"],
+                ),
+                *("--eps", str(EPS), "--attacks", "clean", "--out", str(out), "--resume"),
+            ]
+        )
+
+
+def test_data_of_other_classes_or_size(run: Path, tmp_path: Path, data: Path) -> None:
+    info = load_info(data)
+    for wrong, message in (
+        ({"num_classes": 7}, "7 classes"),
+        ({"channels": 3, "mean": [0.5] * 3, "std": [0.2] * 3}, "3 channels"),
+        ({"size": (28, 28)}, "28, 28"),
+    ):
+        settings: dict[str, Any] = {
+            "num_classes": 10,
+            "channels": 1,
+            "size": info.size,
+            "mean": info.mean,
+            "std": info.std,
+            **wrong,
+        }
+        save_model(build_model("mlp", **settings), tmp_path / "model")
+        with pytest.raises(UserError, match=message):
+            main([str(tmp_path / "model"), "--data", str(data), "--attacks", "clean"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no-such-model"], "there is no model 'no-such-model'"),
+        (["{run}", "--atacks", "clean"], "unrecognized arguments"),
+        (["{run}", "--norm", "L7"], "invalid choice"),
+        (["{run}", "--workers", "0"], "--workers is 0"),
+        (["{run}", "--data", "/no/such/folder"], "/no/such/folder does not exist"),
+        (["no_such_module:model"], "gives no model"),
+    ],
+)
+def test_mistakes_are_named(run: Path, arguments: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        main([argument.format(run=run) for argument in arguments])
+
+
+def test_a_function_that_makes_the_model(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_model.py").write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    out = main(["own_model:make", "--data", str(data), "--attacks", "clean,fgsm"])
+    assert out == Path("evaluation.json")
+    assert set(json.loads(out.read_text())["results"]) == {"clean", "fgsm"}

@@ -1,0 +1,51 @@
+"""The command `dynat_ray.prepare`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynat_ray.data import load_info
+from dynat_ray.errors import UserError
+from dynat_ray.prepare import main
+
+
+def test_it_prepares_and_returns_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = main(["digits", "--out", str(tmp_path / "digits"), "--limit", "100", "--size", "6"])
+    assert written == tmp_path / "digits"
+    info = load_info(written)
+    assert info.counts == {"train": 100, "test": 100}
+    assert info.size == (6, 6)
+    assert "digits: 10 classes, 100 train, 100 test, 6 x 6 grey" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ([], "required: SOURCE, --out"),
+        (["digits"], "required: --out"),
+        (["digits", "--out", "x", "--limit", "few"], "--limit: invalid int value: 'few'"),
+        (["digits", "--out", "x", "--size", "0"], "--size is 0; it must be at least 1"),
+        (["digits", "--out", "x", "--limit", "-1"], "--limit is -1; it must be"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        main(arguments)
+
+
+def test_a_mistake_is_one_line_and_exit_status_2(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dynat_ray.prepare", "dogits", "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: unknown source 'dogits'; did you mean digits?\n"
+    assert list(tmp_path.iterdir()) == []

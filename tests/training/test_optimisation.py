@@ -1,0 +1,53 @@
+"""Learning-rate schedules and weight perturbation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dynat_ray.config import OptimConfig
+from dynat_ray.training.optimisation import learning_rate
+from dynat_ray.training.weight_perturbation import perturbed_weights
+
+
+def test_piecewise() -> None:
+    config = OptimConfig(lr=1.0, milestones=[0.5, 0.75], decay=0.1)
+    rates = [learning_rate(config, epoch, 100) for epoch in (0, 49.9, 50, 74.9, 75, 99)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+def test_warm_up_is_linear_and_reaches_the_peak() -> None:
+    config = OptimConfig(lr=0.4, schedule="constant", warmup_epochs=4)
+    assert learning_rate(config, 2, 10) == pytest.approx(0.2, rel=1e-2)
+    assert learning_rate(config, 4, 10) == 0.4
+
+
+def test_cosine_and_one_cycle_end_at_zero() -> None:
+    for schedule in ("cosine", "one-cycle"):
+        config = OptimConfig(lr=1.0, schedule=schedule)  # type: ignore[arg-type]
+        rates = [learning_rate(config, epoch / 10, 10) for epoch in range(101)]
+        assert max(rates) == pytest.approx(1.0)
+        assert rates[-1] == pytest.approx(0, abs=1e-9)
+    assert learning_rate(OptimConfig(lr=1.0, schedule="cosine"), 5, 10) == pytest.approx(0.5)
+
+
+def test_weight_perturbation_by_hand() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    weight = network[0].weight
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    data = torch.randn(5, 3)
+
+    def loss() -> torch.Tensor:
+        return network(data).square().sum() + network[0].weight.sum()
+
+    (gradient,) = torch.autograd.grad(loss(), weight)
+    network.load_state_dict(before)
+    with perturbed_weights(network, 0.1, lambda: loss().backward()):
+        expected = before["0.weight"] + 0.1 * before["0.weight"].norm() * gradient / gradient.norm()
+        torch.testing.assert_close(weight.detach(), expected)
+        assert weight.grad is None
+        assert torch.equal(network[0].bias, before["0.bias"])
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name]), name
