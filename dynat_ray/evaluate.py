@@ -7,9 +7,12 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dynat_ray import command_line
@@ -23,9 +26,9 @@ from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.attacks.request import Request, complete
 from dynat_ray.attacks.results import results_of, table_of, write_json, write_samples
 from dynat_ray.attacks.shards import Shard, plan_shards
-from dynat_ray.attacks.state import open_state
+from dynat_ray.attacks.state import StateFile, open_state
 from dynat_ray.attacks.subject import Subject, image_size_for, load_subject, require_fit
-from dynat_ray.data import balanced_subset, load_info, load_test_images
+from dynat_ray.data import DatasetInfo, balanced_subset, load_info, load_test_images
 from dynat_ray.data.stored import load_labels
 from dynat_ray.errors import UserError
 
@@ -52,18 +55,11 @@ def evaluate(subject: Subject, request: Request, *, workers: int | None, resume:
         The JSON file.
     """
     started = time.monotonic()
-    data = load_info(request.data)
-    chosen = balanced_subset(load_labels(request.data, "test").numpy(), request.samples)
-    images, labels = load_test_images(
-        request.data, request.samples, image_size=image_size_for(subject, data)
-    )
-    check_samples(images, labels)
-    require_fit(subject.model, data, images)
-    classes = count_classes(subject.model, images, labels)
-    costly = balanced_subset(labels.numpy(), request.costly_samples)
+    samples = _load(subject, request)
     attacks = get_attacks(request.attacks)
+    costly = balanced_subset(samples.labels.numpy(), request.costly_samples)
     shards = plan_shards(
-        len(images),
+        len(samples.images),
         attacks,
         eps=request.eps,
         batch_size=request.batch_size,
@@ -73,64 +69,95 @@ def evaluate(subject: Subject, request: Request, *, workers: int | None, resume:
         "norm": request.norm,
         "eps": list(request.eps),
         "attacks": list(request.attacks),
-        "samples": len(images),
+        "samples": len(samples.images),
         "costly_samples": len(costly),
         "seed": request.seed,
         "batch_size": request.batch_size,
     }
-    identity = identify(subject.model, data, settings)
-    checks = check_model(subject.model, images[:CHECK_SAMPLES], labels[:CHECK_SAMPLES])
+    identity = identify(subject.model, samples.data, settings)
+    # Twice as many as are attacked, since those that are wrong without attack are left out.
+    few = balanced_subset(samples.labels.numpy(), 2 * CHECK_SAMPLES)
+    checked = samples.images[few], samples.labels[few]
+    checks = check_model(subject.model, *checked)
     workers = workers or _default_workers()
     print(
-        f"{subject.name} on {data.name}: {len(images)} test images, {request.norm}, "
-        f"{', '.join(request.attacks)}, {workers} worker{'s' * (workers > 1)}"
+        f"{subject.name} on {samples.data.name}: {len(samples.images)} test images, "
+        f"{request.norm}, {', '.join(request.attacks)}, {workers} worker{'s' * (workers > 1)}"
     )
     state_path = request.out.with_suffix(".state.jsonl")
-    with (
-        open_state(state_path, identity, shards, resume=resume) as state,
-        progress_bar(len(images), radii=len(request.eps)) as show,
-    ):
-        finished = list(state.finished)
-        for shard, found in finished:
-            show(shard, found)
-        for shard, found in _execute(subject, images, labels, state.left, request, workers):
-            state.add(shard, found)
-            finished.append((shard, found))
-            show(shard, found)
-    outcomes = collect(finished, attacks, classes)
-    for found_at in outcomes.values():
-        checks += check_outcomes(found_at)
-    if max(request.eps) > 0 and any(attack.costly for attack in attacks):
-        # Twice as many, since those that are wrong without attack are left out.
-        some = balanced_subset(labels.numpy(), 2 * CHECK_SAMPLES)
-        checks += check_attacks(
-            subject.model,
-            images[some],
-            labels[some],
-            norm=request.norm,
-            eps=max(request.eps),
-            seed=request.seed,
-        )
-    samples_path = request.out.with_suffix(".parquet")
-    write_samples(samples_path, outcomes, chosen, labels.numpy())
-    content = {
-        **results_of(outcomes),
-        "model": subject.name,
-        "data": str(request.data),
-        **settings,
-        "eps": request.eps[0] if len(request.eps) == 1 else list(request.eps),
-        "classes": classes,
-        "checks": [check.entry() for check in checks],
-        "checksums": {"model": identity["model"], "data": identity["data"]},
-        "seconds": round(time.monotonic() - started, 1),
-        "outcomes": samples_path.name,
-    }
-    write_json(request.out, content)
+    with open_state(state_path, identity, shards, resume=resume) as state:
+        finished = _finish(subject, samples, state, request, workers)
+        outcomes = collect(finished, attacks, samples.classes)
+        for found in outcomes.values():
+            checks += check_outcomes(found)
+        if max(request.eps) > 0 and any(attack.costly for attack in attacks):
+            checks += check_attacks(
+                subject.model,
+                *checked,
+                norm=request.norm,
+                eps=max(request.eps),
+                seed=request.seed,
+            )
+        samples_path = request.out.with_suffix(".parquet")
+        write_samples(samples_path, outcomes, samples.indices, samples.labels.numpy())
+        content = {
+            **results_of(outcomes),
+            "model": subject.name,
+            "data": str(request.data),
+            **settings,
+            "eps": request.eps[0] if len(request.eps) == 1 else list(request.eps),
+            "classes": samples.classes,
+            "checks": [check.entry() for check in checks],
+            "checksums": {"model": identity["model"], "data": identity["data"]},
+            "seconds": round(time.monotonic() - started, 1),
+            "outcomes": samples_path.name,
+        }
+        write_json(request.out, content)
     print(table_of(outcomes))
     for check in checks:
         if check.flagged:
             print(f"  check '{check.name}': {check.sentence}")
     return request.out
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Test images `(N, C, H, W)`, their labels and places in the test split, `(N,)`."""
+
+    data: DatasetInfo
+    images: Tensor
+    labels: Tensor
+    indices: NDArray[np.int64]
+    classes: int
+
+
+def _load(subject: Subject, request: Request) -> _Samples:
+    """Returns the samples, once it is sure that they and the model fit."""
+    data = load_info(request.data)
+    indices = balanced_subset(load_labels(request.data, "test").numpy(), request.samples)
+    images, labels = load_test_images(
+        request.data, request.samples, image_size=image_size_for(subject, data)
+    )
+    check_samples(images, labels)
+    require_fit(subject.model, data, images)
+    return _Samples(data, images, labels, indices, count_classes(subject.model, images, labels))
+
+
+def _finish(
+    subject: Subject, samples: _Samples, state: StateFile, request: Request, workers: int
+) -> list[FinishedShard]:
+    """Does the shards that are left, and returns all."""
+    finished = list(state.finished)
+    with progress_bar(len(samples.images), radii=len(request.eps)) as show:
+        for shard, found in finished:
+            show(shard, found)
+        for shard, found in _execute(
+            subject, samples.images, samples.labels, state.left, request, workers
+        ):
+            state.add(shard, found)
+            finished.append((shard, found))
+            show(shard, found)
+    return finished
 
 
 def _execute(

@@ -84,6 +84,8 @@ class FfcvReader:
             order=module.OrderOption.SEQUENTIAL,
             seed=0,
             drop_last=False,
+            # Decoding a JPEG takes room for the largest one, per image and batch ahead.
+            batches_ahead=3 if info.storage == "raw" else 1,
             pipelines={"image": [_decoder(info, side, crop_seed)], "label": None},
         )
         manager = self._loader.memory_manager

@@ -213,7 +213,7 @@ def _choose_layout(channels: int, sizes: set[tuple[int, int]], count: int) -> La
 def _new_folder(out: Path) -> Iterator[Path]:
     """Gives a new folder beside `out` and renames it to `out` at the end, or removes it."""
     try:
-        replaced = _replaceable(out)
+        _replaceable(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
@@ -222,7 +222,8 @@ def _new_folder(out: Path) -> Iterator[Path]:
         try:
             made.chmod(0o755)
             yield made
-            if replaced:
+            # Asked again: another run may have made it meanwhile.
+            if _replaceable(out):
                 shutil.move(out, made / "old")
             made.rename(out)
         except OSError as error:

@@ -168,7 +168,8 @@ def _downloading(name: str, folder: Path) -> Iterator[None]:
         reason = " ".join(str(error).split())
         raise UserError(
             f"cannot download {name} ({reason}); check the network, or put the files into "
-            f"{folder}, or prepare a local copy with folder:PATH (class folders under train/ and test/)"
+            f"{folder}, or prepare a local copy with folder:PATH (class folders under train/ and "
+            "test/)"
         ) from None
     finally:
         socket.setdefaulttimeout(before)

@@ -70,7 +70,11 @@ def load_labels(path: Path | str, split: str) -> Tensor:
     file = folder / f"{split}.safetensors"
     if file.name not in info.files:
         beton = folder / f"{split}.beton"
-        return FfcvReader(info, beton, device=torch.device("cpu"), batch_size=1).labels
+        # Labels need no decoded image: any side will do where images have none in common.
+        reader = FfcvReader(
+            info, beton, device=torch.device("cpu"), batch_size=1, side=info.max_side
+        )
+        return reader.labels
     if not file.is_file():
         require_intact(info, file)
     with safe_open(file, framework="pt") as tensors:

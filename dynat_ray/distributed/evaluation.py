@@ -64,13 +64,15 @@ def run_shards_on_ray(
         max_restarts=_RESTARTS,
         max_task_retries=_RESTARTS,
     )(_Evaluator)
-    actors: list[Any] = [start.remote(shared) for _ in range(min(workers, len(shards)))]
+    actors: list[Any] = [start.remote() for _ in range(min(workers, len(shards)))]
     waiting, running = deque(shards), {}
 
     def deal(actor: Any) -> None:
         shard = waiting.popleft()
         positions = torch.from_numpy(shard.positions)
-        answer = actor.evaluate.remote(images[positions], labels[positions], shard, norm, seed)
+        answer = actor.evaluate.remote(
+            [shared], images[positions], labels[positions], shard, norm, seed
+        )
         running[answer] = (actor, shard)
 
     try:
@@ -105,14 +107,27 @@ def _fetch(answer: Any, shard: Shard) -> dict[str, ShardOutcome]:
 
 
 class _Evaluator:
-    """Holds the model on one worker."""
+    """Holds the model on one worker.
 
-    def __init__(self, model: nn.Module) -> None:
+    The model comes with the first call and not when the actor is made: Ray could not start an
+    actor again whose own arguments lie in the object store, and warns of it.
+    """
+
+    def __init__(self) -> None:
         # Results depend in their last bits on how many threads share an operation.
         torch.set_num_threads(1)
-        self._model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self._model: nn.Module | None = None
 
     def evaluate(
-        self, images: Tensor, labels: Tensor, shard: Shard, norm: Norm, seed: int
+        self,
+        shared: list[Any],
+        images: Tensor,
+        labels: Tensor,
+        shard: Shard,
+        norm: Norm,
+        seed: int,
     ) -> dict[str, ShardOutcome]:
+        if self._model is None:
+            model: nn.Module = ray.get(shared[0])
+            self._model = model.to("cuda" if torch.cuda.is_available() else "cpu")
         return evaluate_shard(self._model, images, labels, shard, norm=norm, seed=seed)

@@ -37,7 +37,7 @@ def run_facts(
             f"{info.counts['test']:,} test images, {size}, {info.num_classes} classes"
         )
     workers = ""
-    if facts:
+    if {"workers", "device", "loader"} <= facts.keys():
         workers = f"{facts['workers']} on {facts['device']}, loader {facts['loader']}"
     return {
         "data": data,

@@ -285,7 +285,7 @@ def test_images_of_various_sizes(tmp_path: Path) -> None:
         assert np.all(np.diff(row) > 0) == (index < 5)
     images, labels = load_test_images(out, image_size=32)
     assert images.shape == (4, 3, 32, 32)
-    assert labels.tolist() == [0, 0, 1, 1]
+    assert labels.tolist() == load_labels(out, "test").tolist() == [0, 0, 1, 1]
 
     crops = {"image_size": 32, "random_resized_crop": True}
     loader = make(out, "ffcv", **crops)

@@ -9,7 +9,8 @@ from torch import nn
 
 import dynat_ray  # noqa: F401  (registers them)
 
-# Parameters with ten classes, counted by hand from the layers; those of preact_resnet18 and wide_resnet28_10 are also published.
+# Parameters with ten classes, counted by hand from the layers; those of preact_resnet18 and
+# wide_resnet28_10 are also published.
 PARAMETERS = {
     "preact_resnet10": 4_901_450,
     "preact_resnet18": 11_172_170,

@@ -1,0 +1,50 @@
+"""Commands as users call them: exit status, one line on stderr, the path on the last line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["dynat_ray.train", "--train.epochs", "0"], "train.epochs"),
+        (["dynat_ray.train", "--recipe", "digit"], "digits"),
+        (["dynat_ray.train", "--nonsense"], "--nonsense"),
+        (["dynat_ray.prepare", "folder:nowhere", "--out", "out"], "nowhere"),
+        (["dynat_ray.evaluate", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    done = call(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert words in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_success_ends_with_the_path(tmp_path: Path) -> None:
+    done = call("dynat_ray.prepare", "digits", "--out", "digits", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / done.stdout.splitlines()[-1] / "dataset.json").exists()
+
+
+def test_help_lists_recipes_and_settings(tmp_path: Path) -> None:
+    done = call("dynat_ray.train", "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for word in ("cifar10-small", "--threat.eps", "--method.skew_coef", "--resume"):
+        assert word in done.stdout

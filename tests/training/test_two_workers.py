@@ -1,0 +1,136 @@
+"""Two gloo processes against one: same global batches, same result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from dynat_ray.config import RunConfig
+from dynat_ray.config_files import build_config, override
+from dynat_ray.errors import UserError
+from dynat_ray.methods import method_settings
+from dynat_ray.models import load_model
+from dynat_ray.training.agreement import on_all_workers
+from dynat_ray.training.loop import train
+from dynat_ray.training.session import LocalSession
+from dynat_ray.training.telemetry import read_metrics
+
+# Without batch statistics, and under L2, whose steps don't turn a rounding into another sign, one
+# and two workers differ by rounding alone.
+COMPARABLE = {
+    "model.name": "mlp",
+    "model.kwargs": {},
+    "threat.norm": "L2",
+    "threat.eps": 0.5,
+    "train.epochs": 2,
+    "train.batch_size": 47,  # parts of unequal size, and a partial last batch
+}
+METHODS = {
+    "dynat": {},
+    "dynat at": {"method.objective": "at"},
+    "trades": {"method.name": "trades"},
+    "pgd_at": {"method.name": "pgd_at"},
+    "standard": {"method.name": "standard"},
+}
+
+
+class _Worker(LocalSession):
+    """One of two processes."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        super().__init__(folder, torch.device("cpu"))
+        self.rank, self.world_size = rank, 2
+
+
+def _train_all(rank: int, runs: dict[str, tuple[RunConfig, Path]], meeting: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    for config, folder in runs.values():
+        train(config, _Worker(folder, rank))
+    dist.barrier()
+
+
+def _fail_on_one(rank: int, meeting: str, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+
+    def build() -> int:
+        if rank == 1:
+            raise UserError("the disk of worker 1 is full")
+        return 1
+
+    try:
+        on_all_workers(build)
+    except UserError as error:
+        Path(folder, f"{rank}.txt").write_text(str(error))
+
+
+@pytest.fixture(scope="module")
+def folders(
+    digits: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[RunConfig, Path]]:
+    """All runs, trained by two workers in one pair of processes."""
+    base = {
+        "data.path": str(digits),
+        "data.limit": 200,
+        "data.val_fraction": 0.1,
+        "data.loader": "memory",
+        "attack.steps": 3,
+        "optim.lr": 0.02,
+        "optim.schedule": "constant",
+    }
+    parent = tmp_path_factory.mktemp("two")
+    runs = {}
+    for name, settings in METHODS.items():
+        config = build_config([base, COMPARABLE, settings], method_settings())
+        runs[name] = (config, parent / name)
+    plain = {key: value for key, value in COMPARABLE.items() if not key.startswith("model")}
+    network = {"model.name": "preact_resnet10", "model.kwargs": {"base_width": 8}}
+    awkward = {"train.micro_batch_size": 8, "train.awp_gamma": 0.01, "train.ema_decay": 0.9}
+    config = build_config([base, plain, network, awkward], method_settings())
+    runs["batch statistics"] = (config, parent / "bn")
+    mp.spawn(_train_all, args=(runs, str(parent / "meeting")), nprocs=2)
+    return runs
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_workers_equal_one(
+    folders: dict[str, tuple[RunConfig, Path]], tmp_path: Path, name: str
+) -> None:
+    config, folder = folders[name]
+    train(config, LocalSession(tmp_path, torch.device("cpu")))
+    one, two = (load_model(path / "model_last").state_dict() for path in (tmp_path, folder))
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, atol=2e-4, rtol=1e-3, msg=key)
+    for alone, together in zip(
+        read_metrics(tmp_path / "metrics.jsonl"),
+        read_metrics(folder / "metrics.jsonl"),
+        strict=True,
+    ):
+        assert together["step"] == alone["step"]
+        for key in ("mean_eps", "mean_attack_steps", "validation_clean_accuracy"):
+            assert (together[key] is None) == (alone[key] is None)
+            if alone[key] is not None:
+                assert together[key] == pytest.approx(alone[key], rel=0.02)
+
+
+def test_batch_statistics_average_and_accumulation_run_on_two_workers(
+    folders: dict[str, tuple[RunConfig, Path]],
+) -> None:
+    config, folder = folders["batch statistics"]
+    lines = read_metrics(folder / "metrics.jsonl")
+    assert [line["epoch"] for line in lines] == [0, 1]
+    assert lines[1]["loss"] < lines[0]["loss"]
+    # The same run with an epoch more, by one worker, goes on from what two have left.
+    longer = override(config, {"train.epochs": 3}, method_settings())
+    train(longer, LocalSession(folder, torch.device("cpu")))
+    assert [line["epoch"] for line in read_metrics(folder / "metrics.jsonl")] == [0, 1, 2]
+
+
+def test_a_mistake_of_one_worker_is_raised_on_all(tmp_path: Path) -> None:
+    mp.spawn(_fail_on_one, args=(str(tmp_path / "meeting"), str(tmp_path)), nprocs=2)
+    for rank in range(2):
+        assert (tmp_path / f"{rank}.txt").read_text() == "the disk of worker 1 is full"
