@@ -96,7 +96,7 @@ def _read(
         file.truncate(length)
         file.seek(0, os.SEEK_END)
         return {key: line for key, line in lines.items() if key in wanted}
-    if header is not None and len(lines) < header["shards"]:
+    if header is not None and 0 < len(lines) < header["shards"]:
         raise UserError(
             f"{path} holds {len(lines)} of {header['shards']} shards of an evaluation that has "
             "not ended; --resume goes on, or delete it"

@@ -18,7 +18,7 @@ _EPS = 0.05 / 255
 
 
 def measure(
-    *, model: str = "preact_resnet18", width: int = 16, images: int = 16, threads: int = 0
+    *, model: str = "preact_resnet18", width: int = 16, images: int = 24, threads: int = 0
 ) -> dict[str, Any]:
     """Times AutoAttack `standard` under Linf on random 32 x 32 images that keep their class.
 

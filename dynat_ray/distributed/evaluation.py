@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from torch import Tensor, nn
 
 from dynat_ray.attacks.outcomes import FinishedShard
@@ -18,7 +20,7 @@ from dynat_ray.distributed.session import cluster_total
 from dynat_ray.errors import UserError
 
 # A worker that dies is started again, and its shard done again, this often.
-_RESTARTS = 10
+_RESTARTS = 3
 
 
 def run_shards_on_ray(
@@ -57,6 +59,7 @@ def run_shards_on_ray(
     kind, present = ("GPUs", gpus) if gpus else ("CPUs", cluster_total("CPU"))
     if workers > present:
         raise UserError(f"{workers} workers were asked for, but the cluster has {present:g} {kind}")
+    _carry_own_modules(model)
     shared = ray.put(model)
     start = ray.remote(
         num_cpus=1,
@@ -88,6 +91,17 @@ def run_shards_on_ray(
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+def _carry_own_modules(model: nn.Module) -> None:
+    """Makes Ray send the code of classes in the working directory, which workers don't see."""
+    here = Path.cwd()
+    for name in {type(part).__module__ for part in model.modules()}:
+        module = sys.modules[name]
+        file = Path(getattr(module, "__file__", None) or sys.executable).resolve()
+        own = file.is_relative_to(here) and "site-packages" not in file.parts
+        if own and name.partition(".")[0] != "dynat_ray":
+            ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
 
 
 def _fetch(answer: Any, shard: Shard) -> dict[str, ShardOutcome]:
@@ -128,6 +142,11 @@ class _Evaluator:
         seed: int,
     ) -> dict[str, ShardOutcome]:
         if self._model is None:
-            model: nn.Module = ray.get(shared[0])
-            self._model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+            try:
+                model: nn.Module = ray.get(shared[0])
+            except RayError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise UserError(f"the model can't be loaded on a worker: {reason}") from error
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            self._model = model.to(device).to(memory_format=torch.channels_last)
         return evaluate_shard(self._model, images, labels, shard, norm=norm, seed=seed)

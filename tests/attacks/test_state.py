@@ -92,6 +92,7 @@ def test_a_state_of_something_else_is_refused_and_kept(
 
 def test_an_unfinished_state_is_not_thrown_away(tmp_path: Path) -> None:
     path = tmp_path / "state.jsonl"
+    _do(path, 0, resume=False)
     _do(path, 2, resume=False)
     with pytest.raises(UserError, match="--resume goes on"):
         _do(path, 1, resume=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from pathlib import Path
@@ -92,4 +93,45 @@ def test_more_workers_than_the_cluster_has(images: Tensor, shards: list[Shard]) 
         nn.Flatten(), images, labels, shards, norm="Linf", seed=0, workers=10_000
     )
     with pytest.raises(UserError, match="10000 workers were asked for, but the cluster has"):
+        next(running)
+
+
+def test_a_model_from_the_working_directory_reaches_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Tensor, shards: list[Shard]
+) -> None:
+    (tmp_path / "own_network.py").write_text(
+        "from torch import nn\n"
+        "class Network(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.last = nn.Linear(64, 4)\n"
+        "    def forward(self, images):\n"
+        "        return self.last(images.flatten(1))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = importlib.import_module("own_network").Network()
+    labels = model(images).argmax(dim=1)
+    alone = _plain(list(run_shards(model, images, labels, shards, norm="Linf", seed=2)))
+    together = run_shards_on_ray(model, images, labels, shards, norm="Linf", seed=2, workers=1)
+    assert _plain(list(together)) == alone
+
+
+class Unreachable(nn.Flatten):
+    """Says that it comes from a module which no worker has."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _import_nothing, ()
+
+
+def _import_nothing() -> None:
+    importlib.import_module("no_such_module_anywhere")
+
+
+def test_a_model_that_workers_cannot_load(images: Tensor, shards: list[Shard]) -> None:
+    labels = torch.zeros(29, dtype=torch.long)
+    running = run_shards_on_ray(
+        Unreachable(), images, labels, shards, norm="Linf", seed=0, workers=1
+    )
+    with pytest.raises(UserError, match=r"can't be loaded on a worker.*no_such_module_anywhere"):
         next(running)

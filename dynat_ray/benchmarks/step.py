@@ -1,0 +1,224 @@
+"""How fast a PGD-AT step is against other loops, and whether it teaches as much."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dynat_ray.benchmarks.reference_loops import (
+    AttackSettings,
+    Step,
+    robust_overfitting_step,
+    torchattacks_step,
+)
+from dynat_ray.config import AttackConfig, ThreatConfig, TrainConfig
+from dynat_ray.data import Batch, load_split, load_test_images
+from dynat_ray.methods import MethodContext, build_method, method_settings
+from dynat_ray.models import Classifier, build_model
+from dynat_ray.perturb.frozen import frozen
+from dynat_ray.perturb.pgd import pgd
+from dynat_ray.perturb.threat import get_ball
+from dynat_ray.training.step import Stepper, wrap
+
+LOOPS = ("ours", "ours_float32", "robust_overfitting", "torchattacks")
+_CLASSES = 10
+# Student's t for the 95 % interval of a mean of so many paired differences.
+_STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+
+
+def measure(
+    *,
+    batch_size: int = 64,
+    rounds: int = 3,
+    device: str = "cpu",
+    threads: int = 0,
+    compiled: bool = False,
+) -> dict[str, Any]:
+    """Times a PGD-10 step of `preact_resnet18` on random 32 x 32 images, all loops in turn.
+
+    Args:
+        batch_size: Images of a step.
+        rounds: How often each loop is timed, after a step to warm up.
+        device: Where.
+        threads: CPU threads; 0: all cores.
+        compiled: `torch.compile` ours.
+
+    Returns:
+        `seconds` (median of a step, by loop) and `ratios` (by loop, its time by that of ours in
+        bf16: `median`, `min`, `max` over the rounds).
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    try:
+        images = torch.rand(batch_size, 3, 32, 32, device=device)
+        labels = torch.randint(_CLASSES, (batch_size,), device=device)
+        steps = {}
+        for name in LOOPS:
+            model = _classifier(base_width=64, seed=0, shape=(3, 32, 32)).to(device)
+            steps[name] = _make_step(name, model, AttackSettings(), compiled=compiled)
+            steps[name](images, labels)
+        seconds: dict[str, list[float]] = {name: [] for name in LOOPS}
+        for _ in range(rounds):
+            for name, step in steps.items():
+                seconds[name].append(_time(step, images, labels))
+    finally:
+        torch.set_num_threads(before)
+    return {
+        "model": "preact_resnet18",
+        "batch_size": batch_size,
+        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+        "seconds": {name: round(statistics.median(each), 4) for name, each in seconds.items()},
+        "ratios": {
+            name: _spread([a / b for a, b in zip(each, seconds["ours"], strict=True)])
+            for name, each in seconds.items()
+            if name != "ours"
+        },
+    }
+
+
+def compare_accuracy(
+    path: Path, *, steps: int = 150, seeds: int = 3, samples: int = 500, device: str = "cpu"
+) -> dict[str, Any]:
+    """Trains ours and the robust_overfitting loop for equally many steps; compares PGD-20.
+
+    Both start from the same weights and see the same batches, once for each seed. The network is
+    `preact_resnet18` of width 16, so that a CPU can do it.
+
+    Args:
+        path: Prepared data set; its training images are learnt, its test images attacked.
+        steps: Optimiser steps.
+        seeds: How many pairs, 2 to 5.
+        samples: Class-balanced number of test images.
+        device: Where.
+
+    Returns:
+        `pgd_20_accuracy` in percent by loop and seed, and `difference`: the mean of the paired
+        differences (ours minus theirs) with its 95 % interval.
+    """
+    images, labels = (each.to(device) for each in load_split(path, "train"))
+    test_images, test_labels = (each.to(device) for each in load_test_images(path, samples))
+    attack = AttackSettings(steps=5, step_size=4 / 255)
+    found: dict[str, list[float]] = {"ours": [], "robust_overfitting": []}
+    for seed in range(seeds):
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randint(len(labels), (steps, 64), generator=generator)
+        for name, accuracies in found.items():
+            torch.manual_seed(seed)
+            shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+            model = _classifier(base_width=16, seed=seed, shape=shape).to(device)
+            step = _make_step(name, model, attack, compiled=False)
+            for rows in order.to(device):
+                step(images[rows].float() / 255, labels[rows])
+            accuracies.append(_robust_accuracy(model, test_images, test_labels))
+    differences = [a - b for a, b in zip(*found.values(), strict=True)]
+    mean = statistics.mean(differences)
+    half = _STUDENT_95[seeds] * statistics.stdev(differences) / math.sqrt(seeds)
+    return {
+        "data": path.name,
+        "steps": steps,
+        "pgd_20_accuracy": found,
+        "difference": {"mean": mean, "interval": [mean - half, mean + half]},
+    }
+
+
+def _make_step(name: str, model: Classifier, attack: AttackSettings, *, compiled: bool) -> Step:
+    if name.startswith("ours"):
+        return _our_step(model, attack, "bf16" if name == "ours" else "float32", compiled=compiled)
+    make = {"robust_overfitting": robust_overfitting_step, "torchattacks": torchattacks_step}[name]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    return make(model, optimizer, attack)
+
+
+def _our_step(
+    model: Classifier,
+    attack: AttackSettings,
+    precision: Literal["float32", "bf16"],
+    *,
+    compiled: bool,
+) -> Step:
+    """The package's own step, as `dynat_ray.train --method.name pgd_at` runs it."""
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    device = next(model.parameters()).device
+    context = MethodContext(
+        threat=ThreatConfig(eps=attack.eps),
+        attack=AttackConfig(steps=attack.steps),
+        step_size=attack.step_size,
+        classes=_CLASSES,
+    )
+    config = TrainConfig(precision=precision, compile=compiled)
+    method = build_method(method_settings()["pgd_at"](), context)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
+    stepper = Stepper(wrap(model, config), method, optimizer, config, device)
+    done = 0
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        nonlocal done
+        indices = torch.arange(len(labels), device=device)
+        images = images.contiguous(memory_format=torch.channels_last)
+        stepper.step(Batch(images, labels, indices), done, done, len(labels))
+        done += 1
+
+    return step
+
+
+def _classifier(*, base_width: int, seed: int, shape: tuple[int, int, int]) -> Classifier:
+    channels, height, width = shape
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build_model(
+            "preact_resnet18",
+            num_classes=_CLASSES,
+            channels=channels,
+            size=(height, width),
+            mean=[0.5] * channels,
+            std=[0.25] * channels,
+            kwargs={"base_width": base_width},
+        )
+
+
+def _robust_accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
+    model = model.float()
+    right = 0
+    for part, truth in zip(images.split(250), labels.split(250), strict=True):
+        found = pgd(
+            model,
+            part,
+            truth,
+            ball=get_ball("Linf"),
+            eps=8 / 255,
+            step_size=2 / 255,
+            steps=20,
+            keys=torch.arange(len(truth), device=part.device),
+        )
+        with frozen(model), torch.no_grad():
+            right += int((model(found.images).argmax(dim=1) == truth).sum())
+    return 100 * right / len(labels)
+
+
+def _time(step: Step, images: Tensor, labels: Tensor) -> float:
+    _wait(images.device)
+    began = time.perf_counter()
+    step(images, labels)
+    _wait(images.device)
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _spread(ratios: list[float]) -> dict[str, float]:
+    return {
+        "median": round(statistics.median(ratios), 2),
+        "min": round(min(ratios), 2),
+        "max": round(max(ratios), 2),
+    }
