@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -30,6 +31,26 @@ def max_over_workers(values: Tensor) -> Tensor:
     if _in_group():
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
     return values
+
+
+def gather_over_workers(values: Tensor) -> Tensor:
+    """Returns all workers' rows, in the order of the ranks, without gradient.
+
+    Args:
+        values: `(B, ...)`; B may differ between workers.
+    """
+    values = values.detach().contiguous()
+    if world_size() == 1:
+        return values
+    size = torch.tensor([len(values)], device=values.device)
+    sizes = [torch.empty_like(size) for _ in range(world_size())]
+    dist.all_gather(sizes, size)
+    lengths = [int(each) for each in sizes]
+    padded = values.new_zeros(max(lengths), *values.shape[1:])
+    padded[: len(values)] = values
+    parts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
 
 def _in_group() -> bool:

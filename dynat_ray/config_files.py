@@ -2,7 +2,7 @@
 
 Later sources win: defaults, recipe, `--config`, `--section.key` overrides. The fields of the
 chosen method lie flat beside its name (`method.skew_coef`), so the set of valid keys depends on
-`method.name`; fields of another method that a recipe sets are dropped when the name is changed.
+`method.name`. What a recipe sets for its own method or model is dropped when the name is changed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 import jsonargparse
 import yaml
 
-from dynat_ray.config import RunConfig
+from dynat_ray.config import ModelConfig, RunConfig
 from dynat_ray.errors import UserError, unknown_name
 
 # A setting's full key, such as `train.epochs`, to its value.
@@ -27,6 +27,11 @@ MethodClasses = Mapping[str, type]
 
 _FRACTION = re.compile(r"\s*(-?[\d.]+)\s*/\s*([\d.]+)\s*")
 _DEFAULT_METHOD = "dynat"
+# A name, its default, and the keys that are meaningless once it is changed.
+_CHOICES = (
+    ("method.name", _DEFAULT_METHOD, "method."),
+    ("model.name", ModelConfig().name, "model.kwargs"),
+)
 # Keys below these are the user's own names.
 _FREE_KEYS = ("model.kwargs",)
 
@@ -126,9 +131,10 @@ def describe_settings(methods: MethodClasses) -> str:
 def _merge(layers: Sequence[Settings]) -> Settings:
     merged: Settings = {}
     for layer in layers:
-        name = layer.get("method.name")
-        if name is not None and name != merged.get("method.name", _DEFAULT_METHOD):
-            merged = {key: v for key, v in merged.items() if not key.startswith("method.")}
+        for chosen, default, dependent in _CHOICES:
+            name = layer.get(chosen)
+            if name is not None and name != merged.get(chosen, default):
+                merged = {key: v for key, v in merged.items() if not key.startswith(dependent)}
         merged.update(layer)
     return merged
 

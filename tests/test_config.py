@@ -85,6 +85,12 @@ def test_later_layers_win_and_another_method_drops_the_fields_of_the_first() -> 
     assert other.method.beta == 6.0
 
 
+def test_another_model_drops_the_arguments_of_the_first() -> None:
+    layers = [{"model.name": "preact_resnet10", "model.kwargs": {"base_width": 16}}]
+    assert build_config([*layers, {"train.seed": 1}], METHODS).model.kwargs == {"base_width": 16}
+    assert build_config([*layers, {"model.name": "mlp"}], METHODS).model.kwargs == {}
+
+
 def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:
     config = build("--method.gap_coef", "0.1", "--model.kwargs", "{base_width: 8}")
     (tmp_path / "config.yaml").write_text(dump_config(config))

@@ -172,7 +172,13 @@ class _Preparation:
         self._skipped += 1
 
     def _bar(self, text: str, total: int) -> tqdm[None]:
-        return tqdm(total=total, desc=text, unit="img", file=sys.stderr, disable=not self._progress)
+        return tqdm(
+            total=total,
+            desc=text,
+            unit="img",
+            file=sys.stderr,
+            disable=None if self._progress else True,
+        )
 
 
 def _guarded(function: Callable[[int], Result]) -> Callable[[int], Result | BadImage]:

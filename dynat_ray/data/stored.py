@@ -13,20 +13,26 @@ from torch import Tensor
 from dynat_ray.data.ffcv_reader import FfcvReader
 from dynat_ray.data.fitting import fit_square
 from dynat_ray.data.info import DatasetInfo, load_info, require_intact, require_split
-from dynat_ray.data.subsets import balanced_subset
+from dynat_ray.data.subsets import Indices, balanced_subset
 
 _BATCH = 256
 
 
 def load_split(
-    path: Path | str, split: str, *, limit: int = 0, image_size: int = 0
+    path: Path | str,
+    split: str,
+    *,
+    limit: int = 0,
+    image_size: int = 0,
+    positions: Indices | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Reads a split in source order.
+    """Reads a split, or a part of it, in source order.
 
     Args:
         path: Prepared folder.
         split: `train` or `test`.
         limit: Take a class-balanced part of so many images; 0: all.
+        positions: Take these images instead.
         image_size: Height and width in pixels to bring the images to; 0: as stored.
 
     Returns:
@@ -41,12 +47,14 @@ def load_split(
     require_split(info, folder, split)
     file = folder / f"{split}.safetensors"
     if file.name not in info.files:
-        return _decode(info, folder / f"{split}.beton", limit, image_size)
+        return _decode(info, folder / f"{split}.beton", limit, image_size, positions)
     require_intact(info, file)
     tensors = load_file(file)
     images, labels = tensors["images"], tensors["labels"]
-    if 0 < limit < len(labels):
-        chosen = torch.from_numpy(balanced_subset(labels.numpy(), limit))
+    if positions is None and 0 < limit < len(labels):
+        positions = balanced_subset(labels.numpy(), limit)
+    if positions is not None:
+        chosen = torch.from_numpy(positions)
         images, labels = images[chosen], labels[chosen]
     return fit_square(images, image_size), labels
 
@@ -62,7 +70,7 @@ def load_labels(path: Path | str, split: str) -> Tensor:
         int64 labels `(N,)` in source order.
 
     Raises:
-        UserError: The folder or split is missing.
+        UserError: The folder or split is missing or damaged.
     """
     folder = Path(path).expanduser()
     info = load_info(folder)
@@ -75,8 +83,7 @@ def load_labels(path: Path | str, split: str) -> Tensor:
             info, beton, device=torch.device("cpu"), batch_size=1, side=info.max_side
         )
         return reader.labels
-    if not file.is_file():
-        require_intact(info, file)
+    require_intact(info, file)
     with safe_open(file, framework="pt") as tensors:
         labels: Tensor = tensors.get_tensor("labels")
     return labels
@@ -102,7 +109,9 @@ def load_test_images(
     return images.to(torch.float32).div_(255), labels
 
 
-def _decode(info: DatasetInfo, file: Path, limit: int, image_size: int) -> tuple[Tensor, Tensor]:
+def _decode(
+    info: DatasetInfo, file: Path, limit: int, image_size: int, positions: Indices | None
+) -> tuple[Tensor, Tensor]:
     reader = FfcvReader(
         info,
         file,
@@ -110,7 +119,7 @@ def _decode(info: DatasetInfo, file: Path, limit: int, image_size: int) -> tuple
         batch_size=_BATCH,
         side=0 if info.storage == "raw" else image_size,
     )
-    chosen = balanced_subset(reader.labels.numpy(), limit)
+    chosen = balanced_subset(reader.labels.numpy(), limit) if positions is None else positions
     parts = [
         fit_square(each.permute(0, 3, 1, 2), image_size)
         for each in reader.batches(chosen.astype(np.int64), epoch=0)

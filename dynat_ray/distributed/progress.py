@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from dynat_ray.config import RunConfig
+from dynat_ray.training.header import describe_eps
 from dynat_ray.training.telemetry import read_metrics
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -93,11 +94,6 @@ def describe_epoch(line: dict[str, Any], config: RunConfig) -> str:
     left = line["elapsed"] / (line["epoch"] + 1) * (epochs - line["epoch"] - 1)
     parts.append(f"{describe_seconds(left)} left")
     return "  ".join(parts)
-
-
-def describe_eps(eps: float, norm: str) -> str:
-    """Returns a radius as people write it: in 255ths under Linf."""
-    return f"{255 * eps:.3g}/255" if norm == "Linf" else f"{eps:.3g}"
 
 
 def describe_seconds(seconds: float) -> str:

@@ -1,6 +1,23 @@
 """Training methods, one file each, by name."""
 
-from dynat_ray.methods import dynat, pgd_at, standard, trades  # noqa: F401  (they register)
+from dynat_ray.methods import (  # noqa: F401  (they register)
+    aalp,
+    alp,
+    deep_defense,
+    dynat,
+    fat,
+    gairat,
+    generative_ssl,
+    hat,
+    iaat,
+    mail,
+    mart,
+    mwpb,
+    pgd_at,
+    standard,
+    trades,
+    uad_at,
+)
 from dynat_ray.methods.base import Method, MethodContext, Prepared
 from dynat_ray.methods.registry import build_method, method_settings
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dynat_ray.config import AttackConfig, ThreatConfig
 from dynat_ray.data import Batch
+from dynat_ray.models import Classifier
 from dynat_ray.perturb.frozen import frozen
 from dynat_ray.perturb.objectives import ObjectiveName
 from dynat_ray.perturb.pgd import AttackOutcome, StopRule, pgd
@@ -33,6 +34,9 @@ class MethodContext:
         step_size: Length of a step at the full budget, in units of [0, 1] pixels.
         classes: Number of classes.
         label_smoothing: Mass spread over all classes in cross-entropies, in [0, 1).
+        epochs: Length of the run.
+        training_samples: Size of the training set; larger indices are extra images.
+        starts_trained: The model begins with weights that were trained before.
     """
 
     threat: ThreatConfig
@@ -40,6 +44,9 @@ class MethodContext:
     step_size: float
     classes: int
     label_smoothing: float = 0.0
+    epochs: int = 1
+    training_samples: int = 0
+    starts_trained: bool = False
 
 
 @dataclass
@@ -52,6 +59,7 @@ class Prepared:
         weights: Weights of the outer loss `(B,)`, mean 1 over all workers; None: all 1.
         record: Per-sample values `(B,)` for `samples/*.parquet`, by column.
         passes: Forward-backward passes of the attack, summed over the samples.
+        kept: Other tensors that `prepare` has made for `loss`, by name, `(B, ...)` each.
     """
 
     batch: Batch
@@ -59,6 +67,7 @@ class Prepared:
     weights: Tensor | None = None
     record: dict[str, Tensor] = field(default_factory=dict)
     passes: int = 0
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
     def weighted_mean(self, losses: Tensor) -> Tensor:
         """Returns the mean of `losses` `(B,)` times the weights."""
@@ -74,14 +83,53 @@ class Method(ABC, Generic[SettingsT]):
     Args:
         settings: The method's own section of the config.
         context: What it knows of the run.
+
+    Attributes:
+        settings_class: Dataclass of its settings; the default of `name` is the method's name.
+        standard_model_key: Setting that takes the folder of a model trained by `standard`, for a
+            method that needs one; empty: it needs none.
+        differentiates_twice: Its loss holds input gradients, which compiled graphs can't do.
+        extra: Networks of its own, made by `attach`, that are trained along with the classifier:
+            they get the optimiser's other groups, gradients are averaged over workers and their
+            state is part of a checkpoint.
     """
 
     settings_class: ClassVar[type]
+    standard_model_key: ClassVar[str] = ""
+    differentiates_twice: ClassVar[bool] = False
 
     def __init__(self, settings: SettingsT, context: MethodContext) -> None:
         self.settings = settings
         self.context = context
         self.ball = get_ball(context.threat.norm)
+        self.extra = nn.ModuleDict()
+        self.epoch = 0
+
+    def attach(self, network: Classifier) -> None:
+        """Looks at the classifier once, before it is wrapped and its optimiser is made.
+
+        Here a method makes networks of its own (on the classifier's device), freezes parts of the
+        classifier, and says what the run lacks.
+
+        Args:
+            network: The classifier, not wrapped.
+
+        Raises:
+            UserError: The method can't work with this classifier or these settings.
+        """
+
+    def start_epoch(self, epoch: int) -> None:
+        """Is told of every epoch before its first step, on every worker.
+
+        Args:
+            epoch: From 0.
+        """
+        self.epoch = epoch
+
+    @property
+    def progress(self) -> float:
+        """Part of the run that is over, in [0, 1)."""
+        return self.epoch / self.context.epochs
 
     @abstractmethod
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
@@ -105,7 +153,10 @@ class Method(ABC, Generic[SettingsT]):
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what the method remembers between batches, for a checkpoint."""
+        """Returns what the method remembers between batches, for a checkpoint.
+
+        Every worker calls it, so what only some of them know can be gathered; rank 0 writes it.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -124,9 +175,11 @@ class Method(ABC, Generic[SettingsT]):
         keys: Tensor,
         objective: ObjectiveName,
         *,
+        start: RandomStart | None = None,
         ratios: Tensor | None = None,
         stop: StopRule | None = None,
         clean_logits: Tensor | None = None,
+        step_noise: float = 0.0,
     ) -> AttackOutcome:
         """Runs the configured attack.
 
@@ -135,14 +188,17 @@ class Method(ABC, Generic[SettingsT]):
             batch: What to attack.
             keys: One key `(B,)` a sample for the noise.
             objective: `ce`, `kl` or `cw`.
+            start: The method's own random start, taken where `attack.random_start` is `auto`; None:
+                gaussian for `kl`, else uniform.
             ratios: Budgets as multiples of eps, `(B,)`; None: 1. Steps follow.
             stop: When a sample stops early.
             clean_logits: Needed by `kl`.
+            step_noise: Standard deviation of normal noise added at every step.
         """
         settings = self.context.attack
-        start = settings.random_start
-        assert not isinstance(start, bool)
-        own_start: RandomStart = "gaussian" if objective == "kl" else "uniform"
+        configured = settings.random_start
+        assert not isinstance(configured, bool)
+        own_start = start or ("gaussian" if objective == "kl" else "uniform")
         if ratios is None:
             ratios = torch.ones(len(batch.images), device=batch.images.device)
         return pgd(
@@ -154,11 +210,12 @@ class Method(ABC, Generic[SettingsT]):
             step_size=self.context.step_size * ratios,
             steps=settings.steps,
             objective=objective,
-            random_start=own_start if start == "auto" else start,
+            random_start=own_start if configured == "auto" else configured,
             batch_norm=settings.batch_norm,
             stop=stop,
             clean_logits=clean_logits,
             keys=keys,
+            step_noise=step_noise,
         )
 
     def cross_entropies(self, logits: Tensor, batch: Batch) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dynat_ray.config import require
 from dynat_ray.data import Batch
 from dynat_ray.methods.base import Method, MethodContext, Prepared
+from dynat_ray.methods.pgd_at import adversarial_loss
 from dynat_ray.methods.records import attack_record, clean_record
 from dynat_ray.methods.registry import register
 from dynat_ray.methods.trades import trades_loss
@@ -135,9 +136,7 @@ class DynAT(Method[DynATSettings]):
     def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
         if self.settings.objective == "trades":
             return trades_loss(self, network, prepared, self.settings.beta)
-        losses = self.cross_entropies(network(prepared.adversarial), prepared.batch)
-        prepared.record["adversarial_loss"] = losses.detach()
-        return prepared.weighted_mean(losses)
+        return adversarial_loss(self, network, prepared)
 
     def state_dict(self) -> dict[str, Any]:
         return {"budget": self.budget.state_dict()}

@@ -4,6 +4,7 @@ attacks", ICLR 2018)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -32,6 +33,17 @@ class PGDAT(Method[PGDATSettings]):
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
-        losses = self.cross_entropies(network(prepared.adversarial), prepared.batch)
-        prepared.record["adversarial_loss"] = losses.detach()
-        return prepared.weighted_mean(losses)
+        return adversarial_loss(self, network, prepared)
+
+
+def adversarial_loss(method: Method[Any], network: nn.Module, prepared: Prepared) -> Tensor:
+    """Returns `mean w CE(f(x'), y)`.
+
+    Args:
+        method: For its cross-entropy.
+        network: The classifier as it is trained.
+        prepared: The attacked batch; its losses are recorded.
+    """
+    losses = method.cross_entropies(network(prepared.adversarial), prepared.batch)
+    prepared.record["adversarial_loss"] = losses.detach()
+    return prepared.weighted_mean(losses)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,7 +49,27 @@ class Classifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Returns logits `(B, num_classes)` for images `(B, C, H, W)` in [0, 1]."""
+    def forward(
+        self, images: Tensor, change_features: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Returns logits `(B, num_classes)` for images `(B, C, H, W)` in [0, 1].
+
+        Args:
+            images: In [0, 1].
+            change_features: Applied between trunk and head (timm's `forward_features` and
+                `forward_head`), to features `(B, ...)`; it may return more rows than it got.
+        """
+        if change_features is not None:
+            return self.head(change_features(self.features(images)))
         logits: Tensor = self.backbone((images - self.mean) / self.std)
+        return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """Returns what the trunk makes of images in [0, 1]."""
+        features: Tensor = self.backbone.forward_features((images - self.mean) / self.std)  # type: ignore[operator]
+        return features
+
+    def head(self, features: Tensor) -> Tensor:
+        """Returns the logits that the head makes of the trunk's features."""
+        logits: Tensor = self.backbone.forward_head(features)  # type: ignore[operator]
         return logits

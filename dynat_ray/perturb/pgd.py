@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dynat_ray import keyed_random
 from dynat_ray.perturb.frozen import BatchNormMode, frozen
 from dynat_ray.perturb.objectives import Objective, ObjectiveName, get_objective
 from dynat_ray.perturb.signals import adversarial_gap
@@ -28,12 +29,14 @@ class StopRule:
 
     Attributes:
         margin: Stops once `max_{k != y} p'_k - p'_y` reaches this, in [-1, 1].
-        min_steps: Steps every sample makes before.
+        min_steps: Steps every sample makes before; 0: it may stop at its starting point.
+        patience: Steps it still makes, of those that begin beyond the margin.
         applies: Samples `(B,)` (bool) that may stop; None: all.
     """
 
     margin: float
     min_steps: int = 1
+    patience: int = 0
     applies: Tensor | None = None
 
 
@@ -46,12 +49,15 @@ class AttackOutcome:
         steps: Steps each sample made, int64 `(B,)`.
         logits: Logits `(B, K)` last seen for each sample: those of `images` where it stopped,
             else those before its last step.
+        survived: At how many of its `steps` first points (the start counts, the end does not) each
+            sample was still classified correctly, int64 `(B,)`.
         passes: Forward-backward passes spent, summed over the samples.
     """
 
     images: Tensor
     steps: Tensor
     logits: Tensor
+    survived: Tensor
     passes: int
 
 
@@ -70,6 +76,7 @@ def pgd(
     stop: StopRule | None = None,
     clean_logits: Tensor | None = None,
     keys: Tensor | None = None,
+    step_noise: float = 0.0,
 ) -> AttackOutcome:
     """Attacks every sample within its own budget (Madry et al. 2018).
 
@@ -90,6 +97,7 @@ def pgd(
         stop: When to stop early; None: never.
         clean_logits: Logits `(B, K)` of the clean images, for `kl`.
         keys: One key `(B,)` per sample for its noise; None draws new ones.
+        step_noise: Standard deviation of normal noise added at every step.
 
     Returns:
         The adversarial images, detached, and what they cost.
@@ -105,6 +113,7 @@ def pgd(
         rows=torch.arange(len(images), device=images.device),
         images=images,
         labels=labels,
+        keys=keys,
         eps=_as_tensor(eps, images),
         step_size=_as_tensor(step_size, images),
         may_stop=may_stop,
@@ -112,7 +121,7 @@ def pgd(
     )
     with frozen(model, batch_norm):
         start = starting_point(ball, images, batch.eps, random_start, keys)
-        return _ascend(model, start, batch, ball, steps, loss, stop, clean_logits)
+        return _ascend(model, start, batch, ball, steps, loss, stop, clean_logits, step_noise)
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,7 @@ class _Samples:
     rows: Tensor
     images: Tensor
     labels: Tensor
+    keys: Tensor
     eps: Tensor
     step_size: Tensor
     may_stop: Tensor
@@ -133,6 +143,7 @@ class _Samples:
             rows=self.rows[places],
             images=self.images[places],
             labels=self.labels[places],
+            keys=self.keys[places],
             eps=self.eps[places],
             step_size=self.step_size[places],
             may_stop=self.may_stop[places],
@@ -149,9 +160,11 @@ def _ascend(
     loss: Objective,
     stop: StopRule | None,
     clean_logits: Tensor | None,
+    step_noise: float,
 ) -> AttackOutcome:
-    """Runs the steps. `adversarial`, `logits` and `used` hold the whole batch, `samples` a part."""
-    adversarial, used, passes = start, torch.zeros_like(batch.labels), 0
+    """Runs the steps; `samples`, `current`, `done`, `patience` hold only what is still attacked."""
+    adversarial, passes = start, 0
+    used, survived = torch.zeros_like(batch.labels), torch.zeros_like(batch.labels)
     attacked = batch.eps > 0
     samples, current = batch, start
     if steps == 0 or not bool(attacked.all()):
@@ -162,6 +175,7 @@ def _ascend(
                 clean_logits = model(start)
     logits = None if clean_logits is None else clean_logits.detach().float().clone()
     done = torch.zeros_like(samples.may_stop)
+    patience = torch.full_like(samples.labels, 0 if stop is None else stop.patience)
     on_host = start.device.type == "cpu"
     for step in range(steps):
         if len(current) == 0:
@@ -170,20 +184,28 @@ def _ascend(
         passes += len(current)
         logits = seen if logits is None else logits.index_copy_(0, samples.rows, seen)
         if stop is not None and step >= stop.min_steps:
-            done |= samples.may_stop & (adversarial_gap(seen, samples.labels) >= stop.margin)
+            beaten = samples.may_stop & (adversarial_gap(seen, samples.labels) >= stop.margin)
+            done |= beaten & (patience == 0)
+            patience -= (beaten & ~done).long()
         moved = ball.step(current, gradient, samples.step_size)
+        if step_noise > 0:
+            step_keys = keyed_random.combine(samples.keys, step)
+            moved = moved + step_noise * keyed_random.normal(step_keys, *current.shape[1:])
         moved = ball.project(moved, samples.images, samples.eps)
         current = torch.where(per_sample(done, current), current, moved)
         used.index_add_(0, samples.rows, (~done).long())
+        correct = seen.argmax(dim=1) == samples.labels
+        survived.index_add_(0, samples.rows, (correct & ~done).long())
         if stop is None or not (on_host or (step + 1) % _STEPS_BETWEEN_READINGS == 0):
             continue
         kept = _places_to_keep(done, 1 if on_host else max(1, len(start) // _BATCH_SIZES))
         if kept is not None:
             adversarial = adversarial.index_copy(0, samples.rows, current)
-            samples, current, done = samples.select(kept), current[kept], done[kept]
+            samples, current = samples.select(kept), current[kept]
+            done, patience = done[kept], patience[kept]
     assert logits is not None
     adversarial = adversarial.index_copy(0, samples.rows, current)
-    return AttackOutcome(adversarial, used, logits, passes)
+    return AttackOutcome(adversarial, used, logits, survived, passes)
 
 
 def _input_gradient(

@@ -31,7 +31,8 @@ def run_facts(
     data = config.data.path
     if info is not None:
         size = "x".join(map(str, info.size)) if info.size else "images of several sizes"
-        count = f"{config.data.limit:,} of " if config.data.limit else ""
+        limited = 0 < config.data.limit < info.counts["train"]
+        count = f"{config.data.limit:,} of " if limited else ""
         data = (
             f"{info.name}: {count}{info.counts['train']:,} training and "
             f"{info.counts['test']:,} test images, {size}, {info.num_classes} classes"

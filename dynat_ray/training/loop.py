@@ -45,7 +45,7 @@ def train(config: RunConfig, session: Session) -> None:
     torch.manual_seed(config.train.seed + session.rank)
     materials = on_all_workers(lambda: build_materials(config, session))
     networks = wrap(materials.model, config.train)
-    optimizer = build_optimizer(materials.model, config.optim)
+    optimizer = build_optimizer(materials.model, config.optim, materials.method.extra)
     progress = _resume(session, networks, optimizer, materials.method)
     stepper = Stepper(networks, materials.method, optimizer, config.train, session.device)
     try:
@@ -88,6 +88,7 @@ def _train_epoch(
     loader, epoch = materials.train_loader, progress.epoch
     log = SampleLog()
     watch = FiniteLossWatch()
+    materials.method.start_epoch(epoch)
     began = time.monotonic()
     for number, raw in enumerate(loader.iterate(epoch)):
         batch = materials.augmentation(

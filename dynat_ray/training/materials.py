@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dynat_ray.config import RunConfig
 from dynat_ray.data import (
@@ -20,6 +22,7 @@ from dynat_ray.data import (
     loader_kind,
     stratified_split,
 )
+from dynat_ray.errors import UserError
 from dynat_ray.methods import Method, MethodContext, build_method
 from dynat_ray.models import Classifier, build_model
 from dynat_ray.training.optimisation import build_optimizer
@@ -52,14 +55,7 @@ def build_materials(config: RunConfig, session: Session) -> Materials:
     data = config.data
     info = load_info(data.path)
     labels = load_labels(data.path, "train").numpy()
-    everything = balanced_subset(labels, data.limit or len(labels), seed=config.train.seed)
-    if data.val_fraction > 0:
-        chosen, held_out = stratified_split(
-            labels[everything], data.val_fraction, seed=config.train.seed
-        )
-        training, validation = everything[chosen], everything[held_out]
-    else:
-        training, validation = everything, everything[:0]
+    training, validation = split_training(config, labels)
     open_loader = partial(
         build_loader,
         data.path,
@@ -92,9 +88,29 @@ def build_materials(config: RunConfig, session: Session) -> Materials:
     model = _build_model(config, info)
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
     model = model.to(device=session.device, memory_format=memory_format)  # type: ignore[call-overload]
-    augmentation, method = _build_parts(config, info, decoder_crops=train_loader.crops)
+    augmentation, method = _build_parts(config, info, model, decoder_crops=train_loader.crops)
     writer = RunWriter(session.run_folder, info.counts["train"])
     return Materials(info, train_loader, validation_loader, augmentation, model, method, writer)
+
+
+def split_training(
+    config: RunConfig, labels: NDArray[np.integer]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns which images of the training set train, and which are held out for validation.
+
+    Args:
+        config: For `data.limit`, `data.val_fraction` and the seed.
+        labels: Of the whole training set, `(N,)`.
+
+    Returns:
+        Sorted positions of each, int64.
+    """
+    seed = config.train.seed
+    everything = balanced_subset(labels, config.data.limit or len(labels), seed=seed)
+    if config.data.val_fraction == 0:
+        return everything, everything[:0]
+    chosen, held_out = stratified_split(labels[everything], config.data.val_fraction, seed=seed)
+    return everything[chosen], everything[held_out]
 
 
 def check_run(config: RunConfig, info: DatasetInfo) -> str:
@@ -103,9 +119,15 @@ def check_run(config: RunConfig, info: DatasetInfo) -> str:
     Returns:
         The loader that `data.loader` stands for here.
     """
+    load_labels(config.data.path, "train")
     model = _build_model(config, info)
-    build_optimizer(model, config.optim)
-    _build_parts(config, info, decoder_crops=False)
+    _, method = _build_parts(config, info, model, decoder_crops=False)
+    build_optimizer(model, config.optim, method.extra)
+    if config.train.compile and method.differentiates_twice:
+        raise UserError(
+            f"method '{config.method.name}' takes gradients of gradients, which compiled graphs "
+            "can't; set train.compile to false"
+        )
     return loader_kind(config.data.path, config.data.loader)
 
 
@@ -120,7 +142,8 @@ def _build_model(config: RunConfig, info: DatasetInfo) -> Classifier:
             channels=info.channels,
             size=(side, side) if side else info.size,
             mean=info.mean,
-            std=info.std,
+            # A channel that never changes has no spread to divide by.
+            std=[max(deviation, 1 / 255) for deviation in info.std],
             kwargs=config.model.kwargs,
             pretrained=config.model.pretrained,
             init_from=config.model.init_from,
@@ -128,7 +151,7 @@ def _build_model(config: RunConfig, info: DatasetInfo) -> Classifier:
 
 
 def _build_parts(
-    config: RunConfig, info: DatasetInfo, *, decoder_crops: bool
+    config: RunConfig, info: DatasetInfo, model: Classifier, *, decoder_crops: bool
 ) -> tuple[Augmentation, Method[Any]]:
     context = MethodContext(
         threat=config.threat,
@@ -136,6 +159,14 @@ def _build_parts(
         step_size=config.step_size(),
         classes=info.num_classes,
         label_smoothing=config.train.label_smoothing,
+        epochs=config.train.epochs,
+        training_samples=info.counts["train"],
+        starts_trained=config.model.pretrained or bool(config.model.init_from),
     )
     augmentation = Augmentation(config.data.augment, config.train.seed, decoder_crops=decoder_crops)
-    return augmentation, build_method(config.method, context)
+    method = build_method(config.method, context)
+    # Its own networks start alike on all workers, too.
+    with torch.random.fork_rng():
+        torch.manual_seed(config.train.seed)
+        method.attach(model)
+    return augmentation, method

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers
+from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
 from torch import nn
 
 from dynat_ray.config import OptimConfig
@@ -16,8 +16,15 @@ _ONE_CYCLE_PEAK = 0.4
 _ONE_CYCLE_START = 0.05
 
 
-def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    network: nn.Module, config: OptimConfig, extra: nn.Module | None = None
+) -> torch.optim.Optimizer:
     """Returns timm's optimiser of that name; biases and normalisation go without weight decay.
+
+    Args:
+        network: What is trained.
+        config: Name, rate, momentum, decay.
+        extra: Other networks that are trained along, in parameter groups of their own.
 
     Raises:
         UserError: timm has no such optimiser.
@@ -32,6 +39,9 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Opti
         weight_decay=config.weight_decay,
         momentum=config.momentum,
     )
+    for group in param_groups_weight_decay(extra or nn.Module(), config.weight_decay):
+        if group["params"]:
+            optimizer.add_param_group(group)
     return optimizer
 
 

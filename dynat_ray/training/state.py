@@ -66,6 +66,7 @@ def collect_state(
         "average": None if average is None else average.module.state_dict(),
         "optimizer": optimizer.state_dict(),
         "method": method.state_dict(),
+        "extra": method.extra.state_dict(),
         "random": _gather_random_states(),
     }
 
@@ -89,6 +90,7 @@ def restore_state(
             networks.average.module.load_state_dict(state["average"] or state["model"])
         optimizer.load_state_dict(state["optimizer"])
         method.load_state_dict(state["method"])
+        method.extra.load_state_dict(state["extra"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(
             "the checkpoint does not fit the settings (model, optimiser, method or weight average "

@@ -20,7 +20,7 @@ from dynat_ray.methods import method_settings
 from dynat_ray.training.run_folder import read_run_config
 from dynat_ray.training.telemetry import read_metrics
 
-EVALUATION = {"eval.attacks": ["clean", "pgd-5", "apgd-ce"], "eval.samples": 40}
+EVALUATION = {"eval.attacks": ["clean", "pgd-5", "apgd-t"], "eval.samples": 40}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,7 +52,7 @@ def test_a_run_from_settings_to_report(
         assert noise not in output.out + output.err
     for table in (results["best"], results["last"]):
         assert table["clean"]["samples"] == 359
-        assert table["apgd-ce"]["samples"] == 40
+        assert table["apgd-t"]["samples"] == 40
         assert 0 <= table["pgd-5"]["accuracy"] <= table["clean"]["accuracy"] <= 100
     assert json.loads((whole / "results.json").read_text()) == results
     environment = json.loads((whole / "environment.json").read_text())

@@ -4,58 +4,16 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from dynat_ray.config import AttackConfig, ThreatConfig
 from dynat_ray.data import Batch
-from dynat_ray.methods import Method, MethodContext, build_method, method_settings
-
-KEYS = torch.arange(12)
-
-
-@pytest.fixture
-def network() -> nn.Module:
-    torch.manual_seed(3)
-    model = nn.Sequential(
-        nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 4)
-    )
-    model(torch.rand(64, 1, 4, 4))
-    with torch.no_grad():
-        model[-1].weight.mul_(10)  # confident predictions
-    return model
-
-
-@pytest.fixture
-def batch(network: nn.Module) -> Batch:
-    generator = torch.Generator().manual_seed(4)
-    images = torch.rand(12, 1, 4, 4, generator=generator)
-    network.eval()
-    labels = network(images).argmax(dim=1)
-    labels[::4] = (labels[::4] + 1) % 4  # some are misclassified
-    network.train()
-    return Batch(images, labels, torch.arange(12))
-
-
-def make(name: str, smoothing: float = 0.0, **settings: Any) -> Method[Any]:
-    context = MethodContext(
-        threat=ThreatConfig(eps=0.2),
-        attack=AttackConfig(steps=4),
-        step_size=0.08,
-        classes=4,
-        label_smoothing=smoothing,
-    )
-    return build_method(method_settings()[name](**settings), context)
-
-
-def loss_of(method: Method[Any], network: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
-    prepared = method.prepare(network, batch, KEYS)
-    network.train()
-    return method.loss(network, prepared), prepared
+from dynat_ray.methods import MethodContext, build_method, method_settings
+from tests.methods.cases import loss_of, make, tiny_classifier
 
 
 def test_standard(network: nn.Module, batch: Batch) -> None:
@@ -165,12 +123,23 @@ def test_soft_labels_reach_the_loss(network: nn.Module, batch: Batch) -> None:
 @pytest.mark.parametrize("name", sorted(method_settings()))
 def test_every_method_works_with_two_classes_and_l2(name: str) -> None:
     torch.manual_seed(0)
-    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    network = tiny_classifier(classes=2)
     context = MethodContext(
-        ThreatConfig(norm="L2", eps=0.5), AttackConfig(steps=2), step_size=0.3, classes=2
+        ThreatConfig(norm="L2", eps=0.5),
+        AttackConfig(steps=2),
+        step_size=0.3,
+        classes=2,
+        training_samples=6,
+        starts_trained=True,
     )
-    method = build_method(method_settings()[name](), context)
+    settings = {"standard_model": "nowhere"} if name == "hat" else {}
+    method = build_method(method_settings()[name](**settings), context)
+    if name == "hat":
+        method._standard = tiny_classifier(classes=2)
+    else:
+        method.attach(network)
     batch = Batch(torch.rand(6, 1, 4, 4), torch.arange(6) % 2, torch.arange(6))
+    method.start_epoch(0)
     loss = method.loss(network, method.prepare(network, batch, torch.arange(6)))
     loss.backward()
     assert math.isfinite(float(loss.detach()))

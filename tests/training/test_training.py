@@ -14,10 +14,12 @@ import torch
 
 from dynat_ray.config import RunConfig
 from dynat_ray.config_files import override
+from dynat_ray.data import load_info
 from dynat_ray.errors import UserError
 from dynat_ray.methods import method_settings
 from dynat_ray.models import load_model
 from dynat_ray.training.loop import train
+from dynat_ray.training.materials import check_run
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.telemetry import read_metrics
 
@@ -60,8 +62,10 @@ def test_a_run_leaves_what_it_should(small_config: RunConfig, tmp_path: Path) ->
             "optim__name": "adamw",
             "optim__lr": 1e-3,
         },
+        {"method__name": "iaat", "method__warmup": 0.0},
+        {"method__name": "generative_ssl", "method__pretraining": 0.0, "train__awp_gamma": 0.01},
     ],
-    ids=["plain", "ema-awp-adamw"],
+    ids=["plain", "ema-awp-adamw", "remembered-budgets", "networks-of-its-own"],
 )
 def test_two_and_two_epochs_equal_four(
     small_config: RunConfig, tmp_path: Path, settings: dict[str, Any]
@@ -165,6 +169,26 @@ def test_a_set_smaller_than_a_batch_trains(small_config: RunConfig, tmp_path: Pa
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert line["step"] == 1
     assert line["validation_robust_accuracy"] is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"method.name": "hat"}, "method.standard_model"),
+        ({"method.name": "hat", "method.standard_model": "nowhere"}, "nowhere"),
+        ({"method.name": "deep_defense"}, "model.init_from"),
+        ({"method.name": "uad_at", "train.compile": True}, "train.compile"),
+        ({"method.name": "uad_at", "model.name": "swin_tiny_patch4_window7_224"}, "feature"),
+    ],
+)
+def test_what_a_method_lacks_is_said_before_training(
+    small_config: RunConfig, settings: dict[str, Any], words: str
+) -> None:
+    if "model.name" in settings:
+        settings = settings | {"model.kwargs": {"window_size": 1, "patch_size": 1}}
+    config = override(small_config, settings, method_settings())
+    with pytest.raises(UserError, match=words):
+        check_run(config, load_info(config.data.path))
 
 
 def test_an_unknown_optimiser_is_named(small_config: RunConfig, tmp_path: Path) -> None:

@@ -1,0 +1,131 @@
+"""AALP: adaptive adversarial logit pairing (Wu, Sang, Xu, Zheng and Xu, arXiv 2005.11904, ACM TOMM
+2024).
+
+The abstract names two modules on top of ALP, without formulas: Guided Dropout, so that the model
+relies on fewer features of high contribution, and sample weights, so that the pairing loss does
+not obstruct the classification of the samples it does not fit yet. The realisation is ours:
+
+- Contribution of channel k of the last features: `c_k = sum h_k dz_y / dh_k` over the channel's
+  places, on the clean image in eval mode. It is kept with probability
+  `q_k = q_min + (1 - q_min) (c_k - min c) / (max c - min c)` and divided by `q_k`; both images of a
+  pair get the same mask. Features are dropped in training only.
+- The pairing loss of a sample weighs `w = p_y(x')`, detached: pairing acts once the adversarial
+  image is (nearly) classified.
+- Loss: `mean CE(f(x'), y) + lambda mean w |z(x) - z(x')|^2`, with ALP's lambda.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dynat_ray import keyed_random
+from dynat_ray.config import require
+from dynat_ray.data import Batch
+from dynat_ray.methods.base import Method, Prepared
+from dynat_ray.methods.features import channel_axis, per_channel
+from dynat_ray.methods.records import attack_record
+from dynat_ray.methods.registry import register
+from dynat_ray.models import Classifier
+from dynat_ray.perturb.frozen import frozen
+
+# Of the random numbers that belong to a sample; the attack draws from the ones before.
+_MASK_STREAM = 11
+
+
+@dataclass(kw_only=True)
+class AALPSettings:
+    """Settings of AALP.
+
+    Attributes:
+        pairing: Weight of the squared distance between clean and adversarial logits.
+        guided_dropout: Drop features of low contribution; off: none (ablation).
+        min_keep: `q_min`, probability in (0, 1] that the least important channel is kept.
+        weights: Weigh the pairing by `p_y(x')`; off: 1 (ablation).
+    """
+
+    name: str = "aalp"
+    pairing: float = 0.5
+    guided_dropout: bool = True
+    min_keep: float = 0.5
+    weights: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.pairing >= 0, "method.pairing", self.pairing, "0 or more")
+        require(0 < self.min_keep <= 1, "method.min_keep", self.min_keep, "in (0, 1]")
+
+
+@register
+class AALP(Method[AALPSettings]):
+    """Logit pairing with guided dropout and sample weights."""
+
+    settings_class = AALPSettings
+
+    def attach(self, network: Classifier) -> None:
+        self._axis = channel_axis(network)
+
+    def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
+        outcome = self.attack(network, batch, keys, "ce")
+        record = attack_record(outcome, batch.labels, self.context.threat.eps)
+        prepared = Prepared(batch, outcome.images, record=record, passes=outcome.passes)
+        if self.settings.guided_dropout:
+            with frozen(network, self.context.attack.batch_norm):
+                contribution = contributions(network, batch.images, batch.labels, self._axis)
+            keep = keep_probabilities(contribution, self.settings.min_keep)
+            drawn = keyed_random.uniform(keys, keep.shape[1], stream=_MASK_STREAM)
+            prepared.kept["mask"] = (drawn < keep) / keep
+        return prepared
+
+    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+        batch, mask = prepared.batch, prepared.kept.get("mask")
+
+        def drop(features: Tensor) -> Tensor:
+            assert mask is not None
+            return features * per_channel(mask, self._axis, features.dim()).to(features.dtype)
+
+        change = None if mask is None else drop
+        clean_logits: Tensor = network(batch.images, change).float()
+        adversarial_logits: Tensor = network(prepared.adversarial, change).float()
+        losses = self.cross_entropies(adversarial_logits, batch)
+        distance = (clean_logits - adversarial_logits).square().sum(dim=1)
+        weights = torch.ones_like(distance)
+        if self.settings.weights:
+            probs = adversarial_logits.detach().softmax(dim=1)
+            weights = probs.gather(1, batch.labels[:, None]).squeeze(1)
+        prepared.record["weight"] = weights
+        prepared.record["predicted"] = clean_logits.detach().argmax(dim=1)
+        prepared.record["clean_loss"] = self.cross_entropies(clean_logits.detach(), batch)
+        prepared.record["adversarial_loss"] = losses.detach()
+        return losses.mean() + self.settings.pairing * (weights * distance).mean()
+
+
+def contributions(network: nn.Module, images: Tensor, labels: Tensor, axis: int) -> Tensor:
+    """Returns `sum h_k dz_y / dh_k` of every channel k, `(B, C)`, detached.
+
+    Args:
+        network: A `Classifier` whose parameters are frozen.
+        images: `(B, C, H, W)` in [0, 1].
+        labels: `y`, `(B,)`.
+        axis: Of the channels in its features.
+    """
+    seen: list[Tensor] = []
+
+    def watch(features: Tensor) -> Tensor:
+        seen.append(features.detach().requires_grad_(True))
+        return seen[0]
+
+    with torch.enable_grad():
+        logits = network(images, watch)
+        total = logits.gather(1, labels[:, None]).sum()
+        (gradient,) = torch.autograd.grad(total, seen[0])
+    products = (seen[0].detach() * gradient).float().movedim(axis, 1)
+    return products.flatten(2).sum(dim=2) if products.dim() > 2 else products
+
+
+def keep_probabilities(contribution: Tensor, least: float) -> Tensor:
+    """Returns probabilities `(B, C)` that rise from `least` to 1 with the contribution."""
+    low, high = contribution.amin(dim=1, keepdim=True), contribution.amax(dim=1, keepdim=True)
+    rank = (contribution - low) / (high - low).clamp(min=1e-12)
+    return least + (1 - least) * rank

@@ -1,0 +1,61 @@
+"""ALP: adversarial logit pairing (Kannan, Kurakin and Goodfellow, arXiv 1803.06373).
+
+By itself it mainly bends the loss surface (Engstrom et al. 2018, Mosbach et al. 2018): gradient
+attacks of few steps overrate it, so look at AutoAttack.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from dynat_ray.config import require
+from dynat_ray.data import Batch
+from dynat_ray.methods.base import Method, Prepared
+from dynat_ray.methods.records import attack_record
+from dynat_ray.methods.registry import register
+
+
+@dataclass(kw_only=True)
+class ALPSettings:
+    """Settings of ALP.
+
+    Attributes:
+        pairing: Weight of the squared distance between clean and adversarial logits.
+        clean_share: Part of the cross-entropy, in [0, 1], that is taken on clean images (the
+            paper's mixed batches: half).
+    """
+
+    name: str = "alp"
+    pairing: float = 0.5
+    clean_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self.pairing >= 0, "method.pairing", self.pairing, "0 or more")
+        require(0 <= self.clean_share <= 1, "method.clean_share", self.clean_share, "in [0, 1]")
+
+
+@register
+class ALP(Method[ALPSettings]):
+    """Minimises `(1 - s) CE(f(x'), y) + s CE(f(x), y) + lambda mean |z(x) - z(x')|^2`."""
+
+    settings_class = ALPSettings
+
+    def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
+        outcome = self.attack(network, batch, keys, "ce")
+        record = attack_record(outcome, batch.labels, self.context.threat.eps)
+        return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
+
+    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+        batch, share = prepared.batch, self.settings.clean_share
+        clean_logits: Tensor = network(batch.images).float()
+        adversarial_logits: Tensor = network(prepared.adversarial).float()
+        clean = self.cross_entropies(clean_logits, batch)
+        adversarial = self.cross_entropies(adversarial_logits, batch)
+        distance = (clean_logits - adversarial_logits).square().sum(dim=1)
+        prepared.record["predicted"] = clean_logits.detach().argmax(dim=1)
+        prepared.record["clean_loss"] = clean.detach()
+        prepared.record["adversarial_loss"] = adversarial.detach()
+        classification = (1 - share) * adversarial.mean() + share * clean.mean()
+        return classification + self.settings.pairing * distance.mean()

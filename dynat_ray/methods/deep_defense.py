@@ -1,0 +1,102 @@
+"""Deep Defense (Yan, Guo and Zhang, "Deep Defense: training DNNs with improved adversarial
+robustness", NeurIPS 2018); objective and constants as in the authors' code.
+
+Ours: lengths are taken of images in [0, 1] (the authors' are in the network's input space), batch
+normalisation and dropout are in eval mode while fine-tuning, exponents are bounded so that a
+flat region can't make the loss infinite, and of many classes only the likeliest `candidates` are
+looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dynat_ray.config import require
+from dynat_ray.data import Batch
+from dynat_ray.errors import UserError
+from dynat_ray.methods.base import Method, Prepared
+from dynat_ray.methods.registry import register
+from dynat_ray.models import Classifier
+from dynat_ray.perturb.deepfool import deepfool, relative_length
+
+_LARGEST_EXPONENT = 10.0
+
+
+@dataclass(kw_only=True)
+class DeepDefenseSettings:
+    """Settings of Deep Defense; the defaults are those of its MNIST LeNet run.
+
+    Attributes:
+        regularisation: `lambda`, weight of the regulariser.
+        correct_rate: `c`: a correct sample costs `exp(-c rho)`.
+        wrong_rate: `d`: a wrong sample costs `exp(d rho)`.
+        steps: Most linearisations of DeepFool.
+        candidates: Most other classes that DeepFool looks at.
+    """
+
+    name: str = "deep_defense"
+    regularisation: float = 15.0
+    correct_rate: float = 25.0
+    wrong_rate: float = 5.0
+    steps: int = 5
+    candidates: int = 10
+
+    def __post_init__(self) -> None:
+        require(self.regularisation >= 0, "method.regularisation", self.regularisation, "0 or more")
+        require(self.correct_rate >= 0, "method.correct_rate", self.correct_rate, "0 or more")
+        require(self.wrong_rate >= 0, "method.wrong_rate", self.wrong_rate, "0 or more")
+        require(self.steps >= 1, "method.steps", self.steps, "at least 1")
+        require(self.candidates >= 1, "method.candidates", self.candidates, "at least 1")
+
+
+@register
+class DeepDefense(Method[DeepDefenseSettings]):
+    """Fine-tunes with `CE + lambda mean R`, `R = exp(-c rho)` if correct, `exp(d rho)` if not.
+
+    `rho = |DeepFool's perturbation| / |x|`, differentiated through DeepFool's steps.
+    """
+
+    settings_class = DeepDefenseSettings
+    standard_model_key = "model.init_from"
+    differentiates_twice = True
+
+    def attach(self, network: Classifier) -> None:
+        if not self.context.starts_trained:
+            raise UserError(
+                "method 'deep_defense' fine-tunes a trained model: give one as --model.init_from "
+                "FOLDER (train it with --method.name standard)"
+            )
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.requires_grad_(False)
+
+    def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
+        return Prepared(batch)
+
+    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+        settings, batch = self.settings, prepared.batch
+        network.eval()
+        with torch.autocast(batch.images.device.type, enabled=False):
+            outcome = deepfool(
+                network,
+                batch.images,
+                batch.labels,
+                steps=settings.steps,
+                candidates=settings.candidates,
+                differentiable=True,
+            )
+        rho = relative_length(outcome.perturbation, batch.images)
+        predicted = outcome.logits.detach().argmax(dim=1)
+        exponent = torch.where(
+            predicted == batch.labels, -settings.correct_rate * rho, settings.wrong_rate * rho
+        )
+        regulariser = exponent.clamp(max=_LARGEST_EXPONENT).exp()
+        clean = self.cross_entropies(outcome.logits, batch)
+        prepared.record["predicted"] = predicted
+        prepared.record["clean_loss"] = clean.detach()
+        prepared.passes = outcome.passes
+        return (clean + settings.regularisation * regulariser).mean()

@@ -1,0 +1,61 @@
+"""FAT (Zhang et al., "Attacks which do not kill training make adversarial learning stronger",
+ICML 2020): friendly adversarial examples, from an attack that stops `tau` steps after it has won.
+
+Ours: `tau` rises at parts of the run (the authors' epochs 50 and 90 of 120).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from dynat_ray.config import require
+from dynat_ray.data import Batch
+from dynat_ray.methods.base import Method, Prepared
+from dynat_ray.methods.pgd_at import adversarial_loss
+from dynat_ray.methods.records import attack_record
+from dynat_ray.methods.registry import register
+from dynat_ray.perturb.pgd import StopRule
+
+
+@dataclass(kw_only=True)
+class FATSettings:
+    """Settings of FAT.
+
+    Attributes:
+        tau_milestones: Parts of the run at which `tau`, from 0, rises by one.
+        step_noise: Standard deviation of normal noise added at every step.
+    """
+
+    name: str = "fat"
+    tau_milestones: list[float] = field(default_factory=lambda: [50 / 120, 90 / 120])
+    step_noise: float = 0.001
+
+    def __post_init__(self) -> None:
+        for mark in self.tau_milestones:
+            require(0 <= mark <= 1, "method.tau_milestones", mark, "parts of the run, in [0, 1]")
+        require(self.step_noise >= 0, "method.step_noise", self.step_noise, "0 or more")
+
+
+@register
+class FAT(Method[FATSettings]):
+    """PGD-AT with an attack that goes no further than `tau` steps beyond the boundary."""
+
+    settings_class = FATSettings
+
+    @property
+    def tau(self) -> int:
+        """Steps that a misclassified sample still makes in this epoch."""
+        return sum(self.progress >= mark for mark in self.settings.tau_milestones)
+
+    def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
+        # Whatever is misclassified at its starting point may stop there.
+        stop = StopRule(margin=0.0, min_steps=0, patience=self.tau)
+        noise = self.settings.step_noise
+        outcome = self.attack(network, batch, keys, "ce", stop=stop, step_noise=noise)
+        record = attack_record(outcome, batch.labels, self.context.threat.eps)
+        return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
+
+    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+        return adversarial_loss(self, network, prepared)

@@ -1,0 +1,65 @@
+"""GAIRAT (Zhang et al., "Geometry-aware instance-reweighted adversarial training", ICLR 2021).
+
+Ours: the start is a part of the run (0.5 is the authors' epoch 60 of 120).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dynat_ray.collectives import sum_over_workers
+from dynat_ray.config import require
+from dynat_ray.data import Batch
+from dynat_ray.methods.base import Method, Prepared
+from dynat_ray.methods.pgd_at import adversarial_loss
+from dynat_ray.methods.records import attack_record
+from dynat_ray.methods.registry import register
+
+
+@dataclass(kw_only=True)
+class GAIRATSettings:
+    """Settings of GAIRAT.
+
+    Attributes:
+        shift: `lambda` of the weight; smaller values single out fewer samples.
+        start: Part of the run, in [0, 1], before which all weights are 1.
+    """
+
+    name: str = "gairat"
+    shift: float = -1.0
+    start: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(0 <= self.start <= 1, "method.start", self.start, "in [0, 1]")
+
+
+@register
+class GAIRAT(Method[GAIRATSettings]):
+    """PGD-AT whose samples weigh more the fewer steps they withstand.
+
+    `w_i = (1 + tanh(lambda + 5 (1 - 2 kappa_i / K))) / 2`, normalised to mean 1, where of the K
+    points that the attack starts a step from `kappa_i` are still classified correctly.
+    """
+
+    settings_class = GAIRATSettings
+
+    def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
+        outcome = self.attack(network, batch, keys, "ce")
+        record = attack_record(outcome, batch.labels, self.context.threat.eps)
+        record["weight"] = weights = self._weights(outcome.survived)
+        return Prepared(batch, outcome.images, weights, record, outcome.passes)
+
+    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+        return adversarial_loss(self, network, prepared)
+
+    def _weights(self, survived: Tensor) -> Tensor:
+        if self.progress < self.settings.start:
+            return torch.ones(len(survived), device=survived.device)
+        distance = survived.float() / max(1, self.context.attack.steps)
+        weights = (1 + (self.settings.shift + 5 * (1 - 2 * distance)).tanh()) / 2
+        count = torch.tensor(float(len(weights)), device=weights.device)
+        total, count = sum_over_workers(torch.stack([weights.sum(), count])).unbind()
+        return weights * count / total.clamp(min=1e-12)

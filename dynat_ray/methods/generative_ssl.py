@@ -1,0 +1,202 @@
+"""Adversarial examples as training data, screened by a generative model (Yang, Wei, Guo, Zheng and
+Lan, "Adversarial example classification algorithm based on generative self-supervised learning",
+Microelectronics & Computer 41(2), 2024).
+
+The goal is *clean* accuracy above standard training. The abstract gives the steps: self-supervised
+training of a generative model; with it, screening of the features of adversarial examples; what is
+useful goes to the classifier; joint end-to-end training. Architecture and losses are ours:
+
+- The generative model `D(E(x))` is an autoencoder trained to fill in masked and noisy clean images.
+- For the first `pretraining` part of the run it learns that beside the classifier's standard
+  training. Then adversarial images `x'` are screened, `x~ = D(M * E(x'))` with a learned gate `M`,
+  and all is trained jointly by `CE(f(x), y) + adversarial CE(f(x~), y)
+  + reconstruction (|D(E(mask(x))) - x|^2 + |D(E(x')) - x|^2) + consistency KL(p(x) || p(x~))
+  + sparsity mean M`.
+- As AdvProp (Xie et al., CVPR 2020) keeps statistics of both kinds of images apart, running
+  statistics of batch normalisation come from clean images alone; unlike there, its scale and shift
+  are shared, since the model is tested on (and saved for) clean images only.
+- The attack has a part of the threat's budget: strong attacks cost clean accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from dynat_ray import keyed_random
+from dynat_ray.config import require
+from dynat_ray.data import Batch
+from dynat_ray.methods.autoencoder import ScreeningAutoencoder
+from dynat_ray.methods.base import Method, Prepared
+from dynat_ray.methods.records import attack_record
+from dynat_ray.methods.registry import register
+from dynat_ray.models import Classifier
+from dynat_ray.perturb.objectives import kl_divergence
+
+# Masks are drawn on a grid of so many cells a side; smaller images have a cell a pixel.
+_MASK_CELLS = 8
+# Of the random numbers that belong to a sample; the attack draws from the ones before.
+_MASK_STREAM, _NOISE_STREAM = 14, 15
+
+
+@dataclass(kw_only=True)
+class GenerativeSSLSettings:
+    """Settings of the method.
+
+    Attributes:
+        width: Of the autoencoder's first layer.
+        mask: Part of an image, in [0, 1), that the autoencoder has to fill in.
+        noise: Standard deviation of the noise on what it sees, in [0, 1] pixels.
+        pretraining: Part of the run, in [0, 1], before the autoencoder meets adversarial images.
+        attack_ratio: Budget of the attack as a part of eps.
+        adversarial: Weight of the cross-entropy of screened images.
+        reconstruction: Weight of the autoencoder's losses.
+        consistency: Weight of the KL between clean and screened predictions.
+        sparsity: Weight of the gate's mean.
+        screening: `gate`; `none`: reconstructions without a gate; `raw`: adversarial images as
+            they are, no generative model (both for ablations).
+        attack_images: Off: clean images are screened instead of adversarial ones (ablation).
+        train_jointly: Off: the autoencoder stays as it is after `pretraining` (ablation).
+    """
+
+    name: str = "generative_ssl"
+    width: int = 16
+    mask: float = 0.5
+    noise: float = 0.1
+    pretraining: float = 0.3
+    attack_ratio: float = 0.5
+    adversarial: float = 0.5
+    reconstruction: float = 1.0
+    consistency: float = 0.5
+    sparsity: float = 0.01
+    screening: Literal["gate", "none", "raw"] = "gate"
+    attack_images: bool = True
+    train_jointly: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.width >= 1, "method.width", self.width, "at least 1")
+        require(0 <= self.mask < 1, "method.mask", self.mask, "in [0, 1)")
+        require(0 <= self.pretraining <= 1, "method.pretraining", self.pretraining, "in [0, 1]")
+        for key in (
+            "noise",
+            "attack_ratio",
+            "adversarial",
+            "reconstruction",
+            "consistency",
+            "sparsity",
+        ):
+            require(getattr(self, key) >= 0, f"method.{key}", getattr(self, key), "0 or more")
+
+
+@register
+class GenerativeSSL(Method[GenerativeSSLSettings]):
+    """Standard training that also learns from screened adversarial images."""
+
+    settings_class = GenerativeSSLSettings
+
+    def attach(self, network: Classifier) -> None:
+        if self.settings.screening != "raw":
+            autoencoder = ScreeningAutoencoder(network.channels, self.settings.width)
+            self.extra["autoencoder"] = autoencoder.to(network.mean.device)
+
+    @property
+    def pretraining(self) -> bool:
+        """The classifier doesn't see screened images yet."""
+        return self.progress < self.settings.pretraining
+
+    def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
+        prepared = Prepared(batch)
+        if not self.pretraining:
+            prepared.adversarial = batch.images
+            if self.settings.attack_images:
+                ratio = self.settings.attack_ratio
+                ratios = torch.full((len(batch.images),), ratio, device=batch.images.device)
+                outcome = self.attack(network, batch, keys, "ce", ratios=ratios)
+                eps = self.context.threat.eps * ratio
+                prepared.record = attack_record(outcome, batch.labels, eps)
+                prepared.adversarial, prepared.passes = outcome.images, outcome.passes
+        if self._autoencoder_learns:
+            prepared.kept["masked"] = self._masked(batch.images, keys)
+        return prepared
+
+    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+        settings, batch, record = self.settings, prepared.batch, prepared.record
+        logits: Tensor = network(batch.images).float()
+        clean = self.cross_entropies(logits, batch)
+        record["predicted"], record["clean_loss"] = logits.detach().argmax(dim=1), clean.detach()
+        total = clean.mean()
+        if self._autoencoder_learns:
+            total = total + settings.reconstruction * self._filling_loss(prepared)
+        if self.pretraining:
+            return total
+        images, autoencoder_loss = self._screened(prepared)
+        with clean_statistics_kept(network):
+            screened_logits: Tensor = network(images).float()
+        screened = self.cross_entropies(screened_logits, batch)
+        kl = kl_divergence(logits.log_softmax(dim=1), screened_logits.log_softmax(dim=1))
+        record["adversarial_loss"], record["kl"] = screened.detach(), kl.detach()
+        useful = settings.adversarial * screened.mean() + settings.consistency * kl.mean()
+        return total + useful + autoencoder_loss
+
+    @property
+    def _autoencoder_learns(self) -> bool:
+        return "autoencoder" in self.extra and (self.pretraining or self.settings.train_jointly)
+
+    @property
+    def _autoencoder(self) -> ScreeningAutoencoder:
+        autoencoder = self.extra["autoencoder"]
+        assert isinstance(autoencoder, ScreeningAutoencoder)
+        return autoencoder
+
+    def _masked(self, images: Tensor, keys: Tensor) -> Tensor:
+        height, width = images.shape[2:]
+        cells = (min(_MASK_CELLS, height), min(_MASK_CELLS, width))
+        kept = keyed_random.uniform(keys, 1, *cells, stream=_MASK_STREAM) >= self.settings.mask
+        noise = keyed_random.normal(keys, *images.shape[1:], stream=_NOISE_STREAM)
+        seen = F.interpolate(kept.to(images.dtype), size=(height, width))
+        return (images + self.settings.noise * noise) * seen
+
+    def _filling_loss(self, prepared: Prepared) -> Tensor:
+        """Returns `|D(E(mask(x))) - x|^2`, per pixel."""
+        autoencoder, images = self._autoencoder, prepared.batch.images
+        code = autoencoder.encode(prepared.kept["masked"])
+        filled = autoencoder.decode(code, tuple(images.shape[2:]))
+        return F.mse_loss(filled.float(), images)
+
+    def _screened(self, prepared: Prepared) -> tuple[Tensor, Tensor]:
+        """Returns the images that the classifier learns from, and the autoencoder's own loss."""
+        settings, adversarial = self.settings, prepared.adversarial
+        assert adversarial is not None
+        nothing = adversarial.new_zeros(())
+        if settings.screening == "raw":
+            return adversarial, nothing
+        autoencoder, size = self._autoencoder, tuple(adversarial.shape[2:])
+        with torch.set_grad_enabled(settings.train_jointly):
+            code = autoencoder.encode(adversarial)
+            plain = autoencoder.decode(code, size)
+            loss = settings.reconstruction * F.mse_loss(plain.float(), prepared.batch.images)
+            if settings.screening == "none":
+                return plain, loss
+            gate = autoencoder.screen(code)
+            return autoencoder.decode(gate * code, size), loss + settings.sparsity * gate.mean()
+
+
+@contextmanager
+def clean_statistics_kept(network: nn.Module) -> Iterator[None]:
+    """Keeps running statistics as they are; batches are still normalised by their own."""
+    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum  # type: ignore[assignment]

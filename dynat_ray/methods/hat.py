@@ -1,0 +1,95 @@
+"""HAT: helper-based adversarial training (Rade and Moosavi-Dezfooli, "Reducing excessive margin to
+achieve a better accuracy vs. robustness trade-off", ICLR 2022); constants as in the authors' code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynat_ray.config import require
+from dynat_ray.data import Batch
+from dynat_ray.errors import UserError
+from dynat_ray.methods.base import Method, Prepared
+from dynat_ray.methods.records import attack_record, clean_record
+from dynat_ray.methods.registry import register
+from dynat_ray.methods.trades import trades_loss
+from dynat_ray.models import Classifier, load_model
+from dynat_ray.perturb.frozen import frozen
+
+
+@dataclass(kw_only=True)
+class HATSettings:
+    """Settings of HAT.
+
+    Attributes:
+        standard_model: Folder of a model (or run) trained by `standard` on the same classes.
+        beta: Weight of the KL term.
+        gamma: Weight of the helper term.
+        reach: `h`: the helper image is this many times as far away as the adversarial one.
+    """
+
+    name: str = "hat"
+    standard_model: str = ""
+    beta: float = 2.5
+    gamma: float = 0.5
+    reach: float = 2.0
+
+    def __post_init__(self) -> None:
+        require(self.beta >= 0, "method.beta", self.beta, "0 or more")
+        require(self.gamma >= 0, "method.gamma", self.gamma, "0 or more")
+        require(self.reach >= 1, "method.reach", self.reach, "at least 1")
+
+
+@register
+class HAT(Method[HATSettings]):
+    """TRADES plus `gamma CE(f(x_h), y_h)`, `x_h = x + h (x' - x)`, `y_h = argmax f_std(x')`.
+
+    `f_std` is a frozen model without robustness: where it changes its mind, far along the attack's
+    way, the class may change too, so margins need not grow without end. Like the authors' code,
+    `x_h` is not clamped to [0, 1].
+    """
+
+    settings_class = HATSettings
+    standard_model_key = "method.standard_model"
+
+    def attach(self, network: Classifier) -> None:
+        folder = self.settings.standard_model
+        if not folder:
+            raise UserError(
+                "method 'hat' needs a model without robustness beside it: train one with "
+                "--method.name standard and give its folder as --method.standard_model"
+            )
+        standard = load_model(folder)
+        described = (standard.num_classes, standard.channels, standard.size)
+        if described != (network.num_classes, network.channels, network.size):
+            raise UserError(
+                f"method.standard_model {folder} was made for (classes, channels, size) "
+                f"{described}, this run's model for "
+                f"{(network.num_classes, network.channels, network.size)}"
+            )
+        self._standard = standard.to(network.mean.device).requires_grad_(False)
+
+    def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
+        clean_logits = self.clean_logits(network, batch.images)
+        outcome = self.attack(network, batch, keys, "kl", clean_logits=clean_logits)
+        record = clean_record(clean_logits)
+        record |= attack_record(outcome, batch.labels, self.context.threat.eps, clean_logits)
+        with frozen(self._standard), torch.no_grad():
+            kept = {"helper_labels": self._standard(outcome.images).argmax(dim=1)}
+        return Prepared(batch, outcome.images, record=record, passes=outcome.passes, kept=kept)
+
+    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+        images, adversarial = prepared.batch.images, prepared.adversarial
+        assert adversarial is not None
+        helper = images + self.settings.reach * (adversarial - images)
+        helped = F.cross_entropy(
+            network(helper).float(),
+            prepared.kept["helper_labels"],
+            label_smoothing=self.context.label_smoothing,
+        )
+        robust = trades_loss(self, network, prepared, self.settings.beta)
+        return robust + self.settings.gamma * helped

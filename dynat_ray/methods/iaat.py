@@ -1,0 +1,105 @@
+"""IAAT: instance adaptive adversarial training (Balaji, Goldstein and Hoffman, arXiv 1910.08051).
+
+Ours: budgets and `gamma` are multiples of eps (0.2375 is the authors' 1.9/255 at 8/255), the
+warm-up is a part of the run (0.09: 10 epochs of 110), a step is in proportion to its budget, and
+the budgets that an epoch reads are those at the end of the one before (`SampleMemory`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynat_ray import keyed_random
+from dynat_ray.config import require
+from dynat_ray.data import Batch
+from dynat_ray.methods.base import Method, MethodContext, Prepared
+from dynat_ray.methods.memory import SampleMemory
+from dynat_ray.methods.pgd_at import adversarial_loss
+from dynat_ray.methods.records import attack_record, clean_record
+from dynat_ray.methods.registry import register
+from dynat_ray.models import Classifier
+
+
+@dataclass(kw_only=True)
+class IAATSettings:
+    """Settings of IAAT.
+
+    Attributes:
+        gamma: How far beyond its budget a sample is tried, as a multiple of eps.
+        rate: Part of a new budget in the remembered one, in (0, 1].
+        warmup: Part of the run, in [0, 1], in which correct samples get eps and the others none.
+    """
+
+    name: str = "iaat"
+    gamma: float = 0.2375
+    rate: float = 0.1
+    warmup: float = 0.09
+
+    def __post_init__(self) -> None:
+        require(self.gamma > 0, "method.gamma", self.gamma, "more than 0")
+        require(0 < self.rate <= 1, "method.rate", self.rate, "in (0, 1]")
+        require(0 <= self.warmup <= 1, "method.warmup", self.warmup, "in [0, 1]")
+
+
+@register
+class IAAT(Method[IAATSettings]):
+    """PGD-AT with a budget per sample that grows while the sample withstands a larger one.
+
+    Three attacks a step: at the budget, beyond it, and at the new one.
+    """
+
+    settings_class = IAATSettings
+
+    def __init__(self, settings: IAATSettings, context: MethodContext) -> None:
+        super().__init__(settings, context)
+        self.memory = SampleMemory(context.training_samples, initial=1.0)
+
+    def attach(self, network: Classifier) -> None:
+        self.memory.to(network.mean.device)
+
+    def start_epoch(self, epoch: int) -> None:
+        super().start_epoch(epoch)
+        self.memory.start_epoch(epoch)
+
+    def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
+        record = clean_record(self.clean_logits(network, batch.images))
+        correct = (record["predicted"] == batch.labels).float()
+        passes = 0
+        if self.progress < self.settings.warmup:
+            ratios = correct
+        else:
+            ratios, passes = self._new_ratios(network, batch, keys, correct)
+        self.memory.write(batch.indices, ratios)
+        outcome = self.attack(network, batch, keys, "ce", ratios=ratios)
+        record |= attack_record(outcome, batch.labels, self.context.threat.eps * ratios)
+        return Prepared(batch, outcome.images, None, record, passes + outcome.passes)
+
+    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+        return adversarial_loss(self, network, prepared)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"memory": self.memory.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.memory.load_state_dict(state["memory"])
+
+    def _new_ratios(
+        self, network: nn.Module, batch: Batch, keys: Tensor, correct: Tensor
+    ) -> tuple[Tensor, int]:
+        """Returns budgets as multiples of eps `(B,)`, and the passes that finding them took."""
+        gamma, rate = self.settings.gamma, self.settings.rate
+        before = self.memory.read(batch.indices)
+        withstood, passes = [], 0
+        for number, ratios in enumerate((before, before + gamma), start=1):
+            noise = keyed_random.combine(keys, number)
+            outcome = self.attack(network, batch, noise, "ce", ratios=ratios)
+            passes += outcome.passes
+            predicted = self.clean_logits(network, outcome.images).argmax(dim=1)
+            withstood.append(predicted == batch.labels)
+        found = torch.where(withstood[0], before, before - gamma)
+        found = torch.where(withstood[1], before + gamma, found)
+        return rate * (found * correct).clamp(min=0) + (1 - rate) * before, passes

@@ -1,0 +1,76 @@
+"""MART (Wang et al., "Improving adversarial robustness requires revisiting misclassified examples",
+ICLR 2020); constants as in the authors' `mart.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from dynat_ray.config import require
+from dynat_ray.data import Batch
+from dynat_ray.methods.base import Method, Prepared
+from dynat_ray.methods.records import attack_record
+from dynat_ray.methods.registry import register
+from dynat_ray.perturb.objectives import kl_divergence, runner_up
+
+
+@dataclass(kw_only=True)
+class MARTSettings:
+    """Settings of MART.
+
+    Attributes:
+        beta: Weight of the KL term; 5 in the paper's ResNet-18 runs.
+    """
+
+    name: str = "mart"
+    beta: float = 5.0
+
+    def __post_init__(self) -> None:
+        require(self.beta >= 0, "method.beta", self.beta, "0 or more")
+
+
+@register
+class MART(Method[MARTSettings]):
+    """Minimises `BCE(p', y) + beta KL(p || p') (1 - p_y)`; the attack maximises the CE."""
+
+    settings_class = MARTSettings
+
+    def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
+        outcome = self.attack(network, batch, keys, "ce", start="gaussian")
+        record = attack_record(outcome, batch.labels, self.context.threat.eps)
+        return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
+
+    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+        clean_logits = network(prepared.batch.images).float()
+        adversarial_logits = network(prepared.adversarial).float()
+        boosted, consistency = mart_losses(self, prepared, clean_logits, adversarial_logits)
+        return prepared.weighted_mean(boosted) + self.settings.beta * consistency.mean()
+
+
+def mart_losses(
+    method: Method[Any], prepared: Prepared, clean_logits: Tensor, adversarial_logits: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns the boosted cross-entropies and the weighted KL of every sample, `(B,)` each.
+
+    `BCE = CE(p', y) - log(1.0001 - max_{k != y} p'_k)` and `KL(p || p') (1.0000001 - p_y)`.
+
+    Args:
+        method: For its cross-entropy.
+        prepared: The attacked batch; its losses are recorded.
+        clean_logits: `(B, K)`, differentiable.
+        adversarial_logits: `(B, K)`, differentiable.
+    """
+    labels = prepared.batch.labels
+    cross_entropies = method.cross_entropies(adversarial_logits, prepared.batch)
+    competitor = runner_up(adversarial_logits.softmax(dim=1), labels)
+    boosted = cross_entropies - (1.0001 - competitor).log()
+    clean_log_probs = clean_logits.log_softmax(dim=1)
+    kl = kl_divergence(clean_log_probs, adversarial_logits.log_softmax(dim=1))
+    true_probs = clean_log_probs.gather(1, labels[:, None]).squeeze(1).exp()
+    prepared.record["predicted"] = clean_logits.detach().argmax(dim=1)
+    prepared.record["clean_loss"] = method.cross_entropies(clean_logits.detach(), prepared.batch)
+    prepared.record["adversarial_loss"] = cross_entropies.detach()
+    prepared.record["kl"] = kl.detach()
+    return boosted, kl * (1.0000001 - true_probs)

@@ -1,0 +1,157 @@
+"""DeepFool (Moosavi-Dezfooli, Fawzi and Frossard, CVPR 2016), unrolled: a small perturbation that
+changes a prediction, under L2, as a function of the weights that can be differentiated.
+
+The variant is that of Deep Defense's code (Yan, Guo and Zhang, NeurIPS 2018): five steps, the
+overshoot in the test as well as in the result, a small constant added to gradients before their
+length is taken. Where that code runs a hand-written inverse network, `autograd.grad` with
+`create_graph` gives the same gradient through piecewise linear networks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dynat_ray.perturb.frozen import frozen
+
+# Added to every element of a gradient: its length is never 0.
+_OFFSET = 5e-6
+# Squared lengths below this have no gradient (that of a root at 0 is infinite).
+_SHORTEST = 1e-12
+
+
+@dataclass(frozen=True)
+class DeepFoolOutcome:
+    """What DeepFool found.
+
+    Attributes:
+        perturbation: `(B, C, H, W)`, overshoot included.
+        logits: Logits `(B, K)` of the clean images, differentiable if asked for.
+        passes: Backward passes spent, one a class looked at, summed over the samples.
+    """
+
+    perturbation: Tensor
+    logits: Tensor
+    passes: int
+
+
+def deepfool(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor | None = None,
+    *,
+    steps: int = 5,
+    overshoot: float = 0.02,
+    candidates: int = 10,
+    differentiable: bool = False,
+) -> DeepFoolOutcome:
+    """Walks to the nearest linearised boundary, up to `steps` times, each sample until it crosses.
+
+    A sample that is classified as its label moves away from it, to the nearest of the other
+    classes; one that is not moves towards its label. Results are not clamped to [0, 1].
+
+    Args:
+        network: Images in [0, 1] to logits `(B, K)`, without autocast; its modes stay as they are.
+        images: Clean images `(B, C, H, W)`.
+        labels: `(B,)`; None: what the network predicts, so that all move away.
+        steps: Most linearisations.
+        overshoot: The walked distance is lengthened by this part.
+        candidates: Most other classes that are looked at: those with the largest clean logits.
+        differentiable: Keep the graph, so that a loss of the perturbation reaches the weights.
+    """
+    start = images.detach().clone().requires_grad_(True)
+    walked = torch.zeros_like(images)
+    clean_logits = targets = towards = None
+    passes = 0
+    with torch.enable_grad():
+        for _ in range(steps):
+            current = start + (1 + overshoot) * walked
+            logits = network(current)
+            predicted = logits.argmax(dim=1)
+            if clean_logits is None:
+                clean_logits = logits
+                labels = predicted if labels is None else labels
+                towards = predicted != labels
+                targets = _targets(logits.detach(), labels, towards, candidates)
+            assert labels is not None
+            assert targets is not None
+            assert towards is not None
+            crossed = (predicted == labels) == towards
+            if bool(crossed.all()):
+                break
+            # Seen from where a sample is now: the class to leave.
+            sources = torch.where(towards, predicted, labels)
+            step = _step(current, logits, sources, targets, differentiable)
+            passes += len(images) * (targets.shape[1] + 1)
+            walked = walked + step * (~crossed).view(-1, 1, 1, 1)
+            if not differentiable:
+                walked = walked.detach()
+    assert clean_logits is not None
+    return DeepFoolOutcome((1 + overshoot) * walked, clean_logits, passes)
+
+
+def relative_length(perturbation: Tensor, images: Tensor) -> Tensor:
+    """Returns `|perturbation| / |image|` of every sample, `(B,)`, Euclidean."""
+    return _length(perturbation, 1) / _length(images, 1)
+
+
+def deepfool_robustness(
+    network: nn.Module, images: Tensor, *, batch_size: int = 256, steps: int = 5
+) -> Tensor:
+    """Returns `|DeepFool's perturbation| / |image|` of every image, `(N,)`; the mean is rho_2.
+
+    As Deep Defense measures it: over all images, those that are misclassified too, away from the
+    predicted class. Images are in [0, 1] here, so numbers compare only with such.
+
+    Args:
+        network: A classifier; evaluated in float32 and eval mode.
+        images: `(N, C, H, W)` in [0, 1], on any device.
+        batch_size: Images at a time.
+        steps: Most linearisations.
+    """
+    device = next(network.parameters()).device
+    found = []
+    with frozen(network):
+        for part in images.split(batch_size):
+            part = part.to(device)
+            outcome = deepfool(network, part, steps=steps)
+            found.append(relative_length(outcome.perturbation, part).cpu())
+    return torch.cat(found)
+
+
+def _targets(logits: Tensor, labels: Tensor, towards: Tensor, candidates: int) -> Tensor:
+    """Returns the classes `(B, T)` that samples may cross to; the label itself, T times, for those
+    that move towards it."""
+    count = min(candidates, logits.shape[1] - 1)
+    others = logits.scatter(1, labels[:, None], float("-inf")).topk(count, dim=1).indices
+    return torch.where(towards[:, None], labels[:, None], others)
+
+
+def _step(
+    current: Tensor, logits: Tensor, sources: Tensor, targets: Tensor, differentiable: bool
+) -> Tensor:
+    """Returns the step `(B, C, H, W)` to the nearest linearised boundary."""
+
+    def gradient(classes: Tensor) -> Tensor:
+        chosen = logits.gather(1, classes[:, None]).sum()
+        (found,) = torch.autograd.grad(
+            chosen, current, retain_graph=True, create_graph=differentiable
+        )
+        return found
+
+    from_source = gradient(sources)
+    directions = torch.stack([gradient(each) - from_source for each in targets.unbind(1)], dim=1)
+    differences = logits.gather(1, targets) - logits.gather(1, sources[:, None])
+    lengths = _length(directions + _OFFSET, 2)
+    distances = differences.abs() / lengths
+    nearest = distances.detach().argmin(dim=1)
+    rows = torch.arange(len(current), device=current.device)
+    factor = distances[rows, nearest] / lengths[rows, nearest]
+    return factor.view(-1, 1, 1, 1) * directions[rows, nearest]
+
+
+def _length(values: Tensor, kept: int) -> Tensor:
+    """Returns lengths over all but the first `kept` axes, with a gradient that is always finite."""
+    return values.flatten(kept).square().sum(dim=-1).clamp(min=_SHORTEST).sqrt()

@@ -1,0 +1,72 @@
+"""A small classifier, and methods made and run as the training loop does it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynat_ray.config import AttackConfig, ThreatConfig
+from dynat_ray.data import Batch
+from dynat_ray.methods import Method, MethodContext, build_method, method_settings
+from dynat_ray.models import Classifier
+
+KEYS = torch.arange(12)
+
+
+class TinyBackbone(nn.Module):
+    """A convolution and a linear layer on 4x4 grey images, with timm's interface."""
+
+    num_features = 6
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
+        self.fc = nn.Linear(96, classes)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        features: Tensor = self.trunk(images)
+        return features
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.fc(features.flatten(1))
+        return logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(images))
+
+
+def tiny_classifier(classes: int = 4) -> Classifier:
+    """Returns a classifier of 4x4 grey images whose pixels are not normalised."""
+    return Classifier(
+        TinyBackbone(classes),
+        name="tiny",
+        arguments={},
+        num_classes=classes,
+        size=(4, 4),
+        mean=[0.0],
+        std=[1.0],
+    )
+
+
+def make(name: str, smoothing: float = 0.0, *, epochs: int = 1, **settings: Any) -> Method[Any]:
+    """Returns a method with eps 0.2 and four steps."""
+    context = MethodContext(
+        threat=ThreatConfig(eps=0.2),
+        attack=AttackConfig(steps=4),
+        step_size=0.08,
+        classes=4,
+        label_smoothing=smoothing,
+        epochs=epochs,
+        training_samples=12,
+        starts_trained=True,
+    )
+    return build_method(method_settings()[name](**settings), context)
+
+
+def loss_of(method: Method[Any], network: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
+    """Returns a batch's loss in training mode, and the prepared batch."""
+    prepared = method.prepare(network, batch, KEYS)
+    network.train()
+    return method.loss(network, prepared), prepared
