@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,17 @@ from dynat_ray.distributed.session import cluster_total, connect, require_cluste
 # isort: split
 import ray.train
 import torch
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 
 import dynat_ray.config as settings
 from dynat_ray.distributed.progress import ProgressPrinter, add_note
 from dynat_ray.errors import UserError
 from dynat_ray.training.agreement import SharedUserError
+from dynat_ray.training.checkpoint import checkpoint_folders
 from dynat_ray.training.loop import train
 from dynat_ray.training.run_folder import read_run_config
-from dynat_ray.training.session import CHECKPOINTS_KEPT, checkpoint_folders
+from dynat_ray.training.session import CHECKPOINTS_KEPT
 
 # Ray Train's own folder of a run, inside ours.
 _CHECKPOINTS = "checkpoints"
@@ -70,8 +72,20 @@ def resolve_workers(cluster: settings.ClusterConfig) -> tuple[int, int, bool]:
     return *wanted, gpu
 
 
-def fit(config: settings.RunConfig, run_folder: Path) -> None:
+def fit(
+    config: settings.RunConfig,
+    run_folder: Path,
+    *,
+    callbacks: Sequence[UserCallback] = (),
+    quiet: bool = False,
+) -> None:
     """Trains `config` in `run_folder`, which holds its `config.yaml`, printing a line per epoch.
+
+    Args:
+        config: The run.
+        run_folder: Its folder.
+        callbacks: Ray Train calls them after every epoch.
+        quiet: Print nothing.
 
     Raises:
         UserError: What the user can correct; what a worker said of it.
@@ -94,13 +108,14 @@ def fit(config: settings.RunConfig, run_folder: Path) -> None:
             storage_path=str(run_folder),
             failure_config=FailureConfig(max_failures=config.cluster.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
+            callbacks=list(callbacks),  # type: ignore[arg-type]
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
             worker_runtime_env={
                 "env_vars": {"OMP_NUM_THREADS": str(config.cluster.cpus_per_worker)}
             },
         ),
     )
-    with ProgressPrinter(run_folder, config):
+    with nullcontext() if quiet else ProgressPrinter(run_folder, config):
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:

@@ -15,7 +15,12 @@ from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
 from dynat_ray.methods import Method
 from dynat_ray.training.agreement import FiniteLossWatch, on_all_workers
-from dynat_ray.training.checkpoint import read_checkpoint, write_checkpoint
+from dynat_ray.training.checkpoint import (
+    CheckpointClock,
+    checkpoint_name,
+    read_checkpoint,
+    write_checkpoint,
+)
 from dynat_ray.training.materials import Materials, build_materials
 from dynat_ray.training.models import save_models
 from dynat_ray.training.optimisation import build_optimizer, learning_rate, set_learning_rate
@@ -84,13 +89,14 @@ def _train_epoch(
     stepper: Stepper,
     progress: Progress,
 ) -> EpochRecord | None:
-    """Runs one epoch's steps; returns its record on rank 0."""
+    """Runs one epoch's steps, or what is left of them; returns its record on rank 0."""
     loader, epoch = materials.train_loader, progress.epoch
-    log = SampleLog()
+    log = SampleLog(progress.record)
     watch = FiniteLossWatch()
+    clock = CheckpointClock(config.train.checkpoint_minutes, session.device)
     materials.method.start_epoch(epoch)
     began = time.monotonic()
-    for number, raw in enumerate(loader.iterate(epoch)):
+    for number, raw in enumerate(loader.iterate(epoch, progress.step), start=progress.step):
         batch = materials.augmentation(
             raw.images, raw.labels, raw.indices, epoch, materials.info.num_classes
         )
@@ -98,11 +104,21 @@ def _train_epoch(
         set_learning_rate(stepper.optimizer, learning_rate(config.optim, done, config.train.epochs))
         outcome = stepper.step(batch, epoch, progress.global_step, loader.global_sizes[number])
         progress.global_step += 1
+        progress.step = number + 1
         log.add(outcome)
         watch.see(outcome.loss, epoch)
+        if progress.step < loader.steps and clock.is_due():
+            watch.check(epoch)
+            seconds = time.monotonic() - began
+            progress.elapsed += seconds
+            progress.record = log.gather(seconds)
+            log = SampleLog(progress.record)
+            _report(session, stepper, progress, {}, keep=True)
+            began = time.monotonic()
     watch.check(epoch)
     seconds = time.monotonic() - began
     progress.elapsed += seconds
+    progress.step, progress.record = 0, None
     return log.gather(seconds)
 
 
@@ -130,28 +146,43 @@ def _end_epoch(
     line: dict[str, Any] = {}
     if record is not None:
         line = _metrics_line(config, session, stepper, progress, record, accuracy, is_best)
-    state = None
-    if last or progress.epoch % config.train.checkpoint_epochs == 0:
-        state = collect_state(progress, networks, stepper.optimizer, stepper.method)
-    with tempfile.TemporaryDirectory(dir=session.scratch_folder) as folder:
-        on_all_workers(lambda: _write(session, materials, line, record, state, Path(folder)))
-        keep = state is not None and session.rank == 0
-        session.report(line, f"epoch_{epoch:04d}", Path(folder) if keep else None)
+    on_all_workers(lambda: _write_epoch(session, materials, line, record))
+    _report(
+        session,
+        stepper,
+        progress,
+        line,
+        keep=last or progress.epoch % config.train.checkpoint_epochs == 0,
+    )
 
 
-def _write(
-    session: Session,
-    materials: Materials,
-    line: dict[str, Any],
-    record: EpochRecord | None,
-    state: dict[str, Any] | None,
-    checkpoint: Path,
+def _report(
+    session: Session, stepper: Stepper, progress: Progress, line: dict[str, Any], *, keep: bool
+) -> None:
+    """Reports to the session, with a checkpoint if it is to `keep` one."""
+    if not keep:
+        session.report(line, checkpoint_name(progress.epoch, progress.step), None)
+        return
+    state = collect_state(progress, stepper.networks, stepper.optimizer, stepper.method)
+    with tempfile.TemporaryDirectory(dir=session.scratch_folder) as scratch:
+        folder = Path(scratch)
+
+        def write() -> bool:
+            if session.rank == 0:
+                write_checkpoint(folder, state)
+            return True
+
+        on_all_workers(write)
+        name = checkpoint_name(progress.epoch, progress.step)
+        session.report(line, name, folder if session.rank == 0 else None)
+
+
+def _write_epoch(
+    session: Session, materials: Materials, line: dict[str, Any], record: EpochRecord | None
 ) -> bool:
     """Writes an epoch's files on rank 0, which has the record."""
     if record is None:
         return True
-    if state is not None:
-        write_checkpoint(checkpoint, state)
     try:
         materials.writer.write(line, record)
     except OSError as error:

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 import torch
 
+from dynat_ray.training.checkpoint import checkpoint_folders
+
 CHECKPOINTS_KEPT = 2
 
 
@@ -44,7 +46,7 @@ class Session(Protocol):
 
         Args:
             metrics: For schedulers and dashboards.
-            name: Of the checkpoint; names sort by age.
+            name: Of the checkpoint.
             folder: Its files; None: no checkpoint, or not rank 0.
         """
         ...
@@ -82,10 +84,3 @@ class LocalSession:
 
     def note(self, message: str) -> None:
         print(message)
-
-
-def checkpoint_folders(parent: Path) -> list[Path]:
-    """Returns the checkpoint folders in `parent`, newest first; their names sort by age."""
-    if not parent.is_dir():
-        return []
-    return sorted((path for path in parent.glob("epoch_*") if path.is_dir()), reverse=True)

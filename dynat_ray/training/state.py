@@ -13,6 +13,7 @@ from dynat_ray.collectives import world_size
 from dynat_ray.errors import UserError
 from dynat_ray.methods import Method
 from dynat_ray.training.step import Networks
+from dynat_ray.training.telemetry import EpochRecord
 
 
 @dataclass
@@ -36,12 +37,16 @@ class Progress:
 
     Attributes:
         epoch: Epochs done.
+        step: Steps done of the epoch after them.
+        record: What rank 0 has gathered of these steps, None where there are none.
         global_step: Optimiser steps done.
         elapsed: Seconds of training done, restarts left out.
         best: The best model so far.
     """
 
     epoch: int = 0
+    step: int = 0
+    record: EpochRecord | None = None
     global_step: int = 0
     elapsed: float = 0.0
     best: BestModel = field(default_factory=BestModel)
@@ -57,6 +62,8 @@ def collect_state(
     average = networks.average
     return {
         "epoch": progress.epoch,
+        "step": progress.step,
+        "record": None if progress.record is None else progress.record.state_dict(),
         "global_step": progress.global_step,
         "elapsed": progress.elapsed,
         "best_score": list(progress.best.score),
@@ -102,7 +109,15 @@ def restore_state(
     if torch.cuda.is_available() and "cuda" in random_states:
         torch.cuda.set_rng_state(random_states["cuda"])
     best = BestModel(tuple(state["best_score"]), state["best_epoch"], state["best_weights"])
-    return Progress(state["epoch"], state["global_step"], state["elapsed"], best)
+    record = None if state["record"] is None else EpochRecord.from_state_dict(state["record"])
+    return Progress(
+        epoch=state["epoch"],
+        step=state["step"],
+        record=record,
+        global_step=state["global_step"],
+        elapsed=state["elapsed"],
+        best=best,
+    )
 
 
 def weights_on_cpu(network: torch.nn.Module) -> dict[str, Tensor]:

@@ -35,9 +35,14 @@ COLUMNS = {
 
 
 class SampleLog:
-    """Collects per-sample values on the device and reads them once per epoch."""
+    """Collects per-sample values on the device and reads them when an epoch or checkpoint asks.
 
-    def __init__(self) -> None:
+    Args:
+        earlier: What was gathered of this epoch before, on rank 0.
+    """
+
+    def __init__(self, earlier: EpochRecord | None = None) -> None:
+        self._earlier = earlier
         self._parts: list[dict[str, Tensor]] = []
         self._losses: list[Tensor] = []
         self._passes = 0
@@ -52,10 +57,10 @@ class SampleLog:
             self._parts.append(part)
 
     def gather(self, seconds: float) -> EpochRecord | None:
-        """Returns all workers' values of the epoch on rank 0, None on the others.
+        """Returns all workers' values of the epoch so far on rank 0, None on the others.
 
         Args:
-            seconds: How long the epoch's steps took.
+            seconds: How long the steps took that were added here.
         """
         columns = {
             name: torch.cat([part[name] for part in self._parts]).float().cpu().numpy()
@@ -63,7 +68,8 @@ class SampleLog:
             else torch.cat([part[name] for part in self._parts]).cpu().numpy()
             for name in (self._parts[0] if self._parts else {})
         }
-        own = (columns, torch.stack(self._losses).float().cpu().numpy(), self._passes)
+        losses = torch.stack(self._losses).float().cpu() if self._losses else torch.zeros(0)
+        own = (columns, losses.numpy(), self._passes)
         everyone: list[Any] = [None] * world_size()
         if world_size() > 1:
             dist.all_gather_object(everyone, own)
@@ -74,12 +80,13 @@ class SampleLog:
         merged = {
             name: np.concatenate([part[0][name] for part in everyone]) for name in everyone[0][0]
         }
-        return EpochRecord(
+        record = EpochRecord(
             merged,
-            loss=float(np.mean(np.concatenate([part[1] for part in everyone]))),
+            losses=np.concatenate([part[1] for part in everyone]),
             passes=sum(part[2] for part in everyone),
             seconds=seconds,
         )
+        return record if self._earlier is None else self._earlier.joined(record)
 
 
 class EpochRecord:
@@ -87,21 +94,55 @@ class EpochRecord:
 
     Args:
         columns: Values `(N,)` by column, `index` and `label` among them.
-        loss: Mean loss of the epoch.
+        losses: Loss of every step and worker.
         passes: Forward-backward passes of the attacks, summed over the samples.
         seconds: How long the epoch's steps took.
     """
 
     def __init__(
-        self, columns: dict[str, np.ndarray], loss: float, passes: int, seconds: float
+        self, columns: dict[str, np.ndarray], losses: np.ndarray, passes: int, seconds: float
     ) -> None:
         self.columns = columns
-        self.loss = loss
+        self.losses = losses
         self.passes = passes
         self.seconds = seconds
 
     def __len__(self) -> int:
         return len(self.columns["index"])
+
+    @property
+    def loss(self) -> float:
+        """Mean loss of the epoch."""
+        return float(self.losses.mean())
+
+    def joined(self, later: EpochRecord) -> EpochRecord:
+        """Returns this part of an epoch and a later one together."""
+        columns = {
+            name: np.concatenate([values, later.columns[name]])
+            for name, values in self.columns.items()
+            if name in later.columns
+        }
+        return EpochRecord(
+            columns if later.columns else self.columns,
+            np.concatenate([self.losses, later.losses]),
+            self.passes + later.passes,
+            self.seconds + later.seconds,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the record as tensors and numbers, for a checkpoint."""
+        return {
+            "columns": {name: torch.from_numpy(values) for name, values in self.columns.items()},
+            "losses": torch.from_numpy(self.losses),
+            "passes": self.passes,
+            "seconds": self.seconds,
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> EpochRecord:
+        """Returns the record that `state_dict` described."""
+        columns = {name: values.numpy() for name, values in state["columns"].items()}
+        return cls(columns, state["losses"].numpy(), state["passes"], state["seconds"])
 
     def mean(self, name: str) -> float | None:
         """Returns a column's mean, None if the method has no such column."""

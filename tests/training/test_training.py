@@ -18,6 +18,7 @@ from dynat_ray.data import load_info
 from dynat_ray.errors import UserError
 from dynat_ray.methods import method_settings
 from dynat_ray.models import load_model
+from dynat_ray.training import checkpoint
 from dynat_ray.training.loop import train
 from dynat_ray.training.materials import check_run
 from dynat_ray.training.session import LocalSession
@@ -82,6 +83,45 @@ def test_two_and_two_epochs_equal_four(
     ]
     clean = [line["loss"] for line in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
     assert clean == [line["loss"] for line in read_metrics(tmp_path / "parts" / "metrics.jsonl")]
+
+
+class _Stopped(Exception):
+    """Stands for a worker that dies."""
+
+
+class _StopsAfterCheckpoints(LocalSession):
+    def __init__(self, folder: Path, reports: int) -> None:
+        super().__init__(folder, CPU)
+        self.left = reports
+
+    def report(self, metrics: Any, name: str, folder: Path | None) -> None:
+        super().report(metrics, name, folder)
+        self.left -= 1
+        if self.left == 0:
+            raise _Stopped
+
+
+@pytest.mark.parametrize("reports", [1, 2, 4])
+def test_a_run_stopped_inside_an_epoch_goes_on_exactly(
+    small_config: RunConfig, tmp_path: Path, reports: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_STEPS_BETWEEN_LOOKS", 2)
+    settings = {"train.batch_size": 24, "train.checkpoint_minutes": 1e-9, "train.ema_decay": 0.9}
+    config = override(small_config, settings, method_settings())
+    whole = run(config, tmp_path / "whole")
+    with pytest.raises(_Stopped):
+        train(config, _StopsAfterCheckpoints(tmp_path / "parts", reports))
+    newest = LocalSession(tmp_path / "parts", CPU).checkpoints()[0].name
+    assert ("step" in newest) == (reports != 4)
+    assert same(whole, run(config, tmp_path / "parts"))
+    lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts")]
+    for key in ("loss", "mean_eps", "train_clean_accuracy", "passes_per_sample", "step"):
+        assert [line[key] for line in lines[0]] == [line[key] for line in lines[1]]
+    tables = [
+        pq.read_table(tmp_path / name / "samples" / "epoch_0000.parquet")
+        for name in ("whole", "parts")
+    ]
+    assert tables[0].equals(tables[1])
 
 
 def test_the_seed_decides(small_config: RunConfig, tmp_path: Path) -> None:
