@@ -13,18 +13,11 @@ from dynat_ray.errors import UserError
 USER_MISTAKE = 2
 
 
-class Parser(argparse.ArgumentParser):
-    """Options of a command; a mistake in them is a `UserError` like any other."""
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's, but a wrong argument is a `UserError` and options are never abbreviated."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help shows all options")
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, but a wrong argument is a `UserError` like every other mistake."""
+        super().__init__(**{"allow_abbrev": False, **settings})
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help lists the options)")

@@ -5,58 +5,100 @@ from __future__ import annotations
 import os
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from dynat_ray import command_line
 from dynat_ray.attacks.checks import CHECK_SAMPLES, check_attacks, check_model, check_outcomes
 from dynat_ray.attacks.evaluate import run_shards
+from dynat_ray.attacks.examples import Example, find_examples
 from dynat_ray.attacks.identity import identify
-from dynat_ray.attacks.inputs import check_samples, count_classes
-from dynat_ray.attacks.outcomes import FinishedShard, collect
+from dynat_ray.attacks.outcomes import FinishedShard, Outcome, collect
+from dynat_ray.attacks.probe_results import (
+    probe_lines,
+    summarise_corruptions,
+    summarise_deepfool,
+    summarise_fab,
+)
 from dynat_ray.attacks.progress import progress_bar
-from dynat_ray.attacks.registry import get_attacks
+from dynat_ray.attacks.registry import DISTANCES, get_attacks, get_probe
 from dynat_ray.attacks.request import Request, complete
-from dynat_ray.attacks.results import results_of, table_of, write_json, write_samples
+from dynat_ray.attacks.results import (
+    results_of,
+    robustbench_path,
+    table_of,
+    write_json,
+    write_samples,
+)
+from dynat_ray.attacks.robustbench import robustbench_entry
+from dynat_ray.attacks.samples import Samples, load_samples
 from dynat_ray.attacks.shards import Shard, plan_shards
 from dynat_ray.attacks.state import StateFile, open_state
-from dynat_ray.attacks.subject import Subject, image_size_for, load_subject, require_fit
-from dynat_ray.data import DatasetInfo, balanced_subset, load_info, load_test_images
-from dynat_ray.data.stored import load_labels
+from dynat_ray.attacks.subject import Subject, load_subject
+from dynat_ray.attacks.transfer import check_transfer
+from dynat_ray.data import balanced_subset
 from dynat_ray.errors import UserError
+from dynat_ray.report.evaluation import write_evaluation_page
+from dynat_ray.report.side_by_side import Evaluation, read_evaluation, side_by_side_table
+
+_REQUESTED = (
+    *("data", "norm", "eps", "attacks", "samples", "seed", "batch_size", "out"),
+    *("distances", "corruptions"),
+)
 
 
 def main(argv: Sequence[str]) -> Path:
     """Evaluates what the arguments name; returns the JSON file that was written."""
     options = _parse(argv)
     subject = load_subject(options.model)
-    names = ("data", "norm", "eps", "attacks", "samples", "seed", "batch_size", "out")
-    request = complete(subject, **{name: getattr(options, name) for name in names})
-    return evaluate(subject, request, workers=options.workers, resume=options.resume)
+    request = complete(subject, **{name: getattr(options, name) for name in _REQUESTED})
+    others = [read_evaluation(Path(file)) for file in options.compare]
+    surrogate = load_subject(options.surrogate).model if options.surrogate else None
+    written = evaluate(
+        subject,
+        request,
+        workers=options.workers,
+        resume=options.resume,
+        surrogate=surrogate,
+        others=others,
+    )
+    if others:
+        print(side_by_side_table([read_evaluation(written), *others]))
+    return written
 
 
-def evaluate(subject: Subject, request: Request, *, workers: int | None, resume: bool) -> Path:
-    """Runs an evaluation and writes JSON, per-sample parquet and, while it runs, its state.
+def evaluate(
+    subject: Subject,
+    request: Request,
+    *,
+    workers: int | None,
+    resume: bool,
+    surrogate: nn.Module | None = None,
+    others: Sequence[Evaluation] = (),
+) -> Path:
+    """Runs an evaluation; writes JSON, per-sample parquet, a page and, while it runs, its state.
 
     Args:
         subject: The model.
         request: What to measure.
         workers: 1: in this process; more: Ray workers; None: one per GPU, else 1.
         resume: Go on with the state file beside the output.
+        surrogate: Another model whose adversarial images are tried; None: a substitute's.
+        others: Evaluations to show beside this one.
 
     Returns:
         The JSON file.
     """
     started = time.monotonic()
-    samples = _load(subject, request)
+    samples = load_samples(subject, request)
     attacks = get_attacks(request.attacks)
+    probes = [get_probe(name) for name in request.distances + request.corruptions]
     costly = balanced_subset(samples.labels.numpy(), request.costly_samples)
     shards = plan_shards(
         len(samples.images),
@@ -64,6 +106,7 @@ def evaluate(subject: Subject, request: Request, *, workers: int | None, resume:
         eps=request.eps,
         batch_size=request.batch_size,
         costly_positions=costly,
+        probes=probes,
     )
     settings = {
         "norm": request.norm,
@@ -74,6 +117,8 @@ def evaluate(subject: Subject, request: Request, *, workers: int | None, resume:
         "seed": request.seed,
         "batch_size": request.batch_size,
     }
+    if probes:
+        settings["probes"] = [probe.name for probe in probes]
     identity = identify(subject.model, samples.data, settings)
     # Twice as many as are attacked, since those that are wrong without attack are left out.
     few = balanced_subset(samples.labels.numpy(), 2 * CHECK_SAMPLES)
@@ -87,68 +132,87 @@ def evaluate(subject: Subject, request: Request, *, workers: int | None, resume:
     state_path = request.out.with_suffix(".state.jsonl")
     with open_state(state_path, identity, shards, resume=resume) as state:
         finished = _finish(subject, samples, state, request, workers)
-        outcomes = collect(finished, attacks, samples.classes)
+        outcomes = collect([f for f in finished if not f[0].probes], attacks, samples.classes)
+        measured = collect([f for f in finished if f[0].probes], probes, samples.classes)
+        probed = measured.get(0.0, {})
+        largest = max(request.eps)
+        threat: dict[str, Any] = {"norm": request.norm, "eps": largest, "seed": request.seed}
         for found in outcomes.values():
             checks += check_outcomes(found)
-        if max(request.eps) > 0 and any(attack.costly for attack in attacks):
-            checks += check_attacks(
-                subject.model,
-                *checked,
-                norm=request.norm,
-                eps=max(request.eps),
-                seed=request.seed,
-            )
+        if largest > 0 and any(attack.costly for attack in attacks):
+            checks += check_attacks(subject.model, *checked, **threat)
+            checks += check_transfer(subject.model, *checked, **threat, surrogate=surrogate)
+        examples = _examples(subject, samples, outcomes[largest], threat) if largest > 0 else []
         samples_path = request.out.with_suffix(".parquet")
-        write_samples(samples_path, outcomes, samples.indices, samples.labels.numpy())
+        write_samples(samples_path, outcomes, probed, samples.indices, samples.labels.numpy())
         content = {
             **results_of(outcomes),
+            **_probe_results(probed, samples, request),
             "model": subject.name,
             "data": str(request.data),
             **settings,
             "eps": request.eps[0] if len(request.eps) == 1 else list(request.eps),
             "classes": samples.classes,
+            "class_names": samples.data.classes,
             "checks": [check.entry() for check in checks],
             "checksums": {"model": identity["model"], "data": identity["data"]},
             "seconds": round(time.monotonic() - started, 1),
             "outcomes": samples_path.name,
         }
         write_json(request.out, content)
-    print(table_of(outcomes))
+        entry = robustbench_entry(outcomes, subject, samples.data, checks, request.norm)
+        if entry is not None:
+            write_json(robustbench_path(request.out), entry)
+        write_evaluation_page(request.out, examples, others)
+    print(table_of(outcomes, request.norm))
+    for line in probe_lines(content):
+        print(f"  {line}")
     for check in checks:
         if check.flagged:
             print(f"  check '{check.name}': {check.sentence}")
     return request.out
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """Test images `(N, C, H, W)`, their labels and places in the test split, `(N,)`."""
-
-    data: DatasetInfo
-    images: Tensor
-    labels: Tensor
-    indices: NDArray[np.int64]
-    classes: int
-
-
-def _load(subject: Subject, request: Request) -> _Samples:
-    """Returns the samples, once it is sure that they and the model fit."""
-    data = load_info(request.data)
-    indices = balanced_subset(load_labels(request.data, "test").numpy(), request.samples)
-    images, labels = load_test_images(
-        request.data, request.samples, image_size=image_size_for(subject, data)
+def _examples(
+    subject: Subject, samples: Samples, found: Mapping[str, Outcome], threat: Mapping[str, Any]
+) -> list[Example]:
+    """Returns pictures of images that some attack fooled at the largest eps."""
+    fooled = np.unique(
+        np.concatenate([outcome.positions[outcome.fooled_by >= 0] for outcome in found.values()])
     )
-    check_samples(images, labels)
-    require_fit(subject.model, data, images)
-    return _Samples(data, images, labels, indices, count_classes(subject.model, images, labels))
+    return find_examples(
+        subject.model,
+        samples.images[fooled],
+        samples.labels[fooled],
+        samples.indices[fooled],
+        **threat,
+    )
+
+
+def _probe_results(
+    probed: Mapping[str, Outcome], samples: Samples, request: Request
+) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    distances = {}
+    if "deepfool" in probed:
+        distances["deepfool"] = summarise_deepfool(probed["deepfool"], samples.images)
+    if "fab" in probed:
+        distances["fab"] = summarise_fab(probed["fab"], request.norm)
+    if distances:
+        content["distances"] = distances
+    if request.corruptions:
+        found = {name: probed[name] for name in request.corruptions}
+        content["corruptions"] = summarise_corruptions(found)
+    return content
 
 
 def _finish(
-    subject: Subject, samples: _Samples, state: StateFile, request: Request, workers: int
+    subject: Subject, samples: Samples, state: StateFile, request: Request, workers: int
 ) -> list[FinishedShard]:
     """Does the shards that are left, and returns all."""
     finished = list(state.finished)
-    with progress_bar(len(samples.images), radii=len(request.eps)) as show:
+    probed = sum(len(s.positions) for s in [*state.left, *(f[0] for f in finished)] if s.probes)
+    with progress_bar(len(samples.images), radii=len(request.eps), probed=probed) as show:
         for shard, found in finished:
             show(shard, found)
         for shard, found in _execute(
@@ -209,7 +273,7 @@ def _default_workers() -> int:
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
-    parser = command_line.Parser(prog="python -m dynat_ray.evaluate", description=__doc__)
+    parser = command_line.ArgumentParser(prog="python -m dynat_ray.evaluate", description=__doc__)
     add = parser.add_argument
     add(
         "model",
@@ -224,6 +288,26 @@ def _parse(argv: Sequence[str]) -> Namespace:
     add("--seed", type=int, help="default: the run's")
     add("--workers", type=int, help="Ray workers; 1 needs no Ray; default: one per GPU, else 1")
     add("--batch-size", type=int, help="images per forward pass")
+    add(
+        "--distances",
+        nargs="?",
+        const=",".join(DISTANCES),
+        help="how far the nearest adversarial images are: deepfool (rho_2), fab; default: both",
+    )
+    add(
+        "--corruptions",
+        nargs="?",
+        const="all",
+        help="common corruptions, such as fog,snow-3; default: all 15 at 5 severities",
+    )
+    add("--surrogate", metavar="MODEL", help="another model to try transfer attacks from")
+    add(
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="OTHER.json",
+        help="earlier evaluations to show beside this one",
+    )
     add("--out", metavar="FILE", help="JSON file; default: evaluation.json in the run's folder")
     add("--resume", action="store_true", help="go on where a stopped evaluation was")
     options = parser.parse_args(argv)

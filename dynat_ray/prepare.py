@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from dynat_ray.command_line import run
+from dynat_ray.command_line import ArgumentParser, run
 from dynat_ray.data.info import DatasetInfo
 from dynat_ray.data.prepare import prepare_dataset
-from dynat_ray.errors import UserError
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Raises instead of printing usage and exiting."""
-        raise UserError(f"{message}; see python -m dynat_ray.prepare --help")
 
 
 def main(arguments: Sequence[str]) -> Path:
     """Prepares a data set; returns its folder."""
-    parser = _Parser(
+    parser = ArgumentParser(
         prog="python -m dynat_ray.prepare",
         description="Turns images into a data-set folder that training reads fast.",
     )

@@ -53,7 +53,6 @@ def _parser() -> ArgumentParser:
         "Any setting can be given as --section.key VALUE; numbers such as 8/255 are understood.",
         epilog=describe_settings(method_settings()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--recipe", help=f"one of {', '.join(recipe_names())} (default: digits)")
     parser.add_argument("--config", type=Path, help="YAML file of settings, on top of the recipe")

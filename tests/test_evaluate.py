@@ -202,3 +202,69 @@ def test_a_function_that_makes_the_model(
     out = main(["own_model:make", "--data", str(data), "--attacks", "clean,fgsm"])
     assert out == Path("evaluation.json")
     assert set(json.loads(out.read_text())["results"]) == {"clean", "fgsm"}
+
+
+def test_distances_page_and_comparison(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(run), "--samples", "20", "--batch-size", "8"]
+    first = main(
+        [
+            *arguments,
+            "--attacks",
+            "clean,autoattack",
+            "--distances",
+            "--out",
+            str(tmp_path / "a.json"),
+        ]
+    )
+    content = json.loads(first.read_text())
+    rows = _rows(first)
+    right = [row["fab.distance"] for row in rows if row["fab.distance"] > 0]
+    assert content["distances"]["fab"]["right_without_attack"] == len(right)
+    assert content["distances"]["deepfool"]["samples"] == 20
+    assert all((row["fab.distance"] > 0) == row["clean.correct"] for row in rows)
+    # An image with a nearer adversarial image than eps does not stand.
+    assert not any(row["autoattack.correct"] for row in rows if 0 < row["fab.distance"] < 0.9 * EPS)
+    entry = json.loads((tmp_path / "a.robustbench.json").read_text())
+    assert float(entry["autoattack_acc"]) == content["results"]["autoattack"]["accuracy"]
+    page = first.with_suffix(".html").read_text()
+    for heading in ("Can these numbers be trusted?", "By class", "The nearest adversarial images"):
+        assert heading in page
+    assert "Beside other evaluations" not in page
+    second = main(
+        [
+            *arguments,
+            *("--attacks", "clean,pgd-5", "--eps", "0,0.05", "--seed", "9"),
+            *("--out", str(tmp_path / "b.json"), "--compare", str(first)),
+        ]
+    )
+    page = second.with_suffix(".html").read_text()
+    assert "Beside other evaluations" in page
+    assert "Accuracy over eps" in page
+    table = capsys.readouterr().out
+    assert "(b.json)" in table
+    assert "(a.json)" in table
+    assert not (tmp_path / "b.robustbench.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--corruptions"], "at least 32 pixels"),
+        (["--corruptions", "smog"], "corruption"),
+        (["--distances", "deepfull"], "deepfool"),
+        (["--compare", "/no/such.json"], "can't be read"),
+        (["--surrogate", "no-such-model"], "there is no model"),
+    ],
+)
+def test_mistakes_in_what_else_is_measured(run: Path, arguments: list[str], message: str) -> None:
+    pytest.importorskip("imagecorruptions")
+    with pytest.raises(UserError, match=message):
+        main([str(run), *arguments])
+
+
+def test_only_evaluations_are_compared(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("[]")
+    with pytest.raises(UserError, match="not the JSON file of an evaluation"):
+        main([str(run), "--compare", str(tmp_path / "x.json")])

@@ -251,7 +251,7 @@ def _check_more_steps(few: Tensor, many: Tensor) -> Check:
 
 def _check_black_box(white_box: Tensor, black_box: Tensor) -> Check:
     alone = int((black_box & ~white_box).sum())
-    flagged = _notable(alone, len(black_box))
+    flagged = notable(alone, len(black_box))
     numbers = {
         "samples": float(len(black_box)),
         "only_square_percent": 100 * alone / len(black_box),
@@ -285,12 +285,13 @@ def _stronger(
 ) -> tuple[bool, dict[str, float]]:
     """Returns whether the weak attack fools notably more than the strong one, and the shares."""
     difference = int((weak & ~strong).sum()) - int((strong & ~weak).sum())
-    return _notable(difference, len(weak)), {
+    return notable(difference, len(weak)), {
         "samples": float(len(weak)),
         f"{weak_name}_percent": 100 * float(weak.float().mean()),
         f"{strong_name}_percent": 100 * float(strong.float().mean()),
     }
 
 
-def _notable(count: int, samples: int) -> bool:
+def notable(count: int, samples: int) -> bool:
+    """Returns whether so many of the samples can hardly be chance or an attack's bad luck."""
     return count >= max(_LEAST_SAMPLES, _LEAST_SHARE * samples)

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+from pyautoattack.autopgd_base import APGDAttack
 from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
+from dynat_ray.attacks.sparing import SparingApgd, SparingTargetedApgd
 from dynat_ray.attacks.stages import Setting
 from dynat_ray.errors import UserError
 from dynat_ray.perturb.objectives import cw_margin
@@ -53,8 +54,10 @@ class AutoPgd:
         return f"apgd-{self.loss}"
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
-        attack = APGDAttack(
-            _logits_of(model), loss=self.loss, eot_iter=self.draws, **_apgd_settings(images, at)
+        # A model that answers at random is not fooled for good by one wrong answer.
+        kind = SparingApgd if self.draws == 1 else APGDAttack
+        attack = kind(
+            logits_of(model), loss=self.loss, eot_iter=self.draws, **_apgd_settings(images, at)
         )
         if self.note(at.classes):
             attack.dlr_loss = lambda logits, right: cw_margin(logits, right, None)
@@ -73,8 +76,10 @@ class TargetedAutoPgd:
     name: str = "apgd-t"
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
-        attack = APGDAttack_targeted(
-            _logits_of(model), n_target_classes=_targets(at), **_apgd_settings(images, at)
+        attack = SparingTargetedApgd(
+            logits_of(model),
+            n_target_classes=target_count(at.classes),
+            **_apgd_settings(images, at),
         )
         if self.note(at.classes):
             attack.dlr_loss_targeted = lambda logits, right: (
@@ -98,13 +103,13 @@ class TargetedFab:
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
         attack = FABAttack_PT(
-            _logits_of(model),
+            logits_of(model),
             norm=at.norm,
             n_restarts=1,
             n_iter=ITERATIONS,
             eps=at.eps,
             targeted=True,
-            n_target_classes=_targets(at),
+            n_target_classes=target_count(at.classes),
             seed=at.seed,
             device=images.device,
         )
@@ -130,7 +135,7 @@ class Square:
                 "and 'autoattack'"
             )
         attack = SquareAttack(
-            _logits_of(model),
+            logits_of(model),
             norm=at.norm,
             n_queries=self.queries,
             eps=at.eps,
@@ -173,7 +178,9 @@ def _own_random_state(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _logits_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
+def logits_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Returns the model as the library calls it."""
+
     # The library works on contiguous images; convolutions are faster on channels_last ones. It
     # also writes into the logits, which may be views of something the model keeps.
     def logits(images: Tensor) -> Tensor:
@@ -183,8 +190,9 @@ def _logits_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return logits
 
 
-def _targets(at: Setting) -> int:
-    return min(MOST_TARGETS, at.classes - 1)
+def target_count(classes: int) -> int:
+    """Returns how many wrong classes targeted attacks try."""
+    return min(MOST_TARGETS, classes - 1)
 
 
 def _difference(logits: Tensor, one: Tensor, other: Tensor) -> Tensor:

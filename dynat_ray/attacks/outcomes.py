@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynat_ray.attacks.intervals import wilson_interval
+from dynat_ray.attacks.probes import Probe
 from dynat_ray.attacks.registry import Attack
 from dynat_ray.attacks.shards import STILL_RIGHT, Shard, ShardOutcome
 
@@ -28,6 +29,7 @@ class Outcome:
             right, -2 where it was wrong without attack, `(n,)`.
         stages: Names of the attack's stages.
         note: What was done otherwise than in the literature, or ``""``.
+        distances: What a probe of distances measured, `(n,)`, may be infinite; else None.
     """
 
     attack: str
@@ -36,6 +38,7 @@ class Outcome:
     fooled_by: NDArray[np.int64]
     stages: tuple[str, ...] = ()
     note: str = ""
+    distances: NDArray[np.float64] | None = None
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -77,13 +80,13 @@ class Outcome:
 
 
 def collect(
-    finished: Iterable[FinishedShard], attacks: Sequence[Attack], classes: int
+    finished: Iterable[FinishedShard], attacks: Sequence[Attack | Probe], classes: int
 ) -> dict[float, dict[str, Outcome]]:
     """Puts shards together: for each eps an outcome for each attack, in the order of `attacks`.
 
     Args:
         finished: Shards in any order, each once, with what came out.
-        attacks: All attacks of the evaluation.
+        attacks: All attacks of the evaluation, or all probes (their eps is 0).
         classes: Number of classes of the model.
     """
     by_eps: dict[float, list[FinishedShard]] = {}
@@ -99,12 +102,13 @@ def collect(
     }
 
 
-def _join(attack: Attack, parts: Sequence[FinishedShard], note: str) -> Outcome:
+def _join(attack: Attack | Probe, parts: Sequence[FinishedShard], note: str) -> Outcome:
     seen = [(shard.positions, found[attack.name]) for shard, found in parts if attack.name in found]
     positions = np.concatenate([places for places, _ in seen])
     order = np.argsort(positions, kind="stable")
     positions = positions[order]
     assert (np.diff(positions) > 0).all(), f"{attack.name}: a sample was counted twice"
+    distances = [outcome.distances for _, outcome in seen if outcome.distances is not None]
     return Outcome(
         attack=attack.name,
         positions=positions,
@@ -112,4 +116,5 @@ def _join(attack: Attack, parts: Sequence[FinishedShard], note: str) -> Outcome:
         fooled_by=np.concatenate([outcome.fooled_by for _, outcome in seen])[order],
         stages=tuple(stage.name for stage in attack.stages),
         note=note,
+        distances=np.concatenate(distances)[order] if distances else None,
     )

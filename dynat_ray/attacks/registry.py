@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dynat_ray.attacks.corruptions import get_corruptions
 from dynat_ray.attacks.ensemble import (
     RANDOM_DRAWS,
     AutoPgd,
@@ -14,6 +15,8 @@ from dynat_ray.attacks.ensemble import (
     TargetedFab,
 )
 from dynat_ray.attacks.gradient import GradientAttack
+from dynat_ray.attacks.minimal import DeepFool, Fab
+from dynat_ray.attacks.probes import Probe
 from dynat_ray.attacks.stages import Stage
 from dynat_ray.errors import UserError, unknown_name
 
@@ -96,3 +99,27 @@ def get_attacks(names: Sequence[str]) -> list[Attack]:
     if not attacks:
         raise UserError("no attacks given; such as: clean, pgd-20, autoattack")
     return attacks
+
+
+_DISTANCES: dict[str, Probe] = {probe.name: probe for probe in (DeepFool(), Fab())}
+DISTANCES = tuple(_DISTANCES)
+
+
+def get_distances(names: Sequence[str]) -> list[Probe]:
+    """Returns what measures the distance of the nearest adversarial image, by name.
+
+    Raises:
+        UserError: A name is unknown.
+    """
+    for name in names:
+        if name not in _DISTANCES:
+            raise unknown_name("distance", name, DISTANCES)
+    return [_DISTANCES[name] for name in dict.fromkeys(names)]
+
+
+def get_probe(name: str) -> Probe:
+    """Returns the probe called `name`: `deepfool`, `fab`, or a corruption such as `fog-3`."""
+    if name in _DISTANCES:
+        return _DISTANCES[name]
+    (corruption,) = get_corruptions([name])
+    return corruption

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from dynat_ray.attacks.registry import get_attacks
+from dynat_ray.attacks.corruptions import get_corruptions
+from dynat_ray.attacks.registry import get_attacks, get_distances
 from dynat_ray.attacks.subject import Subject
 from dynat_ray.config import EvalConfig, Norm, ThreatConfig
 from dynat_ray.errors import UserError
@@ -28,6 +29,8 @@ class Request:
         seed: Of all randomness.
         batch_size: Images per forward pass, and most samples in a shard.
         out: JSON file to write.
+        distances: What measures how far the nearest adversarial images are; none: nothing does.
+        corruptions: Common corruptions by name, such as `fog-3`.
     """
 
     data: Path
@@ -39,6 +42,8 @@ class Request:
     seed: int
     batch_size: int
     out: Path
+    distances: tuple[str, ...] = ()
+    corruptions: tuple[str, ...] = ()
 
 
 def complete(
@@ -52,6 +57,8 @@ def complete(
     seed: int | None = None,
     batch_size: int | None = None,
     out: str | None = None,
+    distances: str | None = None,
+    corruptions: str | None = None,
 ) -> Request:
     """Returns the evaluation of `subject`: what is None comes from its run, else from defaults.
 
@@ -65,6 +72,8 @@ def complete(
         seed: At least 0.
         batch_size: At least 1.
         out: JSON file.
+        distances: Names, comma-separated.
+        corruptions: Names, comma-separated, such as `all` or `fog-3,snow`.
 
     Raises:
         UserError: A value is not allowed, or no data are given and there is no run that has.
@@ -79,11 +88,7 @@ def complete(
         if eps is not None
         else (float(run.get("threat.eps", threat.eps)),)
     )
-    names = (
-        [name.strip() for name in attacks.split(",") if name.strip()]
-        if attacks is not None
-        else run.get("eval.attacks", evaluation.attacks)
-    )
+    names = _split(attacks) if attacks is not None else run.get("eval.attacks", evaluation.attacks)
     costly = 0 if samples is not None else int(run.get("eval.samples", evaluation.samples))
     default_out = (subject.run / DEFAULT_NAME) if subject.run else Path(DEFAULT_NAME)
     return Request(
@@ -100,7 +105,13 @@ def complete(
             run.get("eval.batch_size", evaluation.batch_size) if batch_size is None else batch_size,
         ),
         out=Path(out).expanduser() if out else default_out,
+        distances=tuple(probe.name for probe in get_distances(_split(distances or ""))),
+        corruptions=tuple(probe.name for probe in get_corruptions(_split(corruptions or ""))),
     )
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def parse_radius(text: str) -> float:

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dynat_ray.attacks.outcomes import Outcome
-from dynat_ray.attacks.shards import STILL_RIGHT
+from dynat_ray.attacks.request import DEFAULT_NAME
+from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
 
 # For each eps an outcome for each attack.
@@ -36,14 +37,19 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_samples(
-    path: Path, outcomes: Outcomes, indices: NDArray[np.int64], labels: NDArray[np.int64]
+    path: Path,
+    outcomes: Outcomes,
+    probed: Mapping[str, Outcome],
+    indices: NDArray[np.int64],
+    labels: NDArray[np.int64],
 ) -> None:
     """Writes what became of every sample as parquet, a row for each sample and eps.
 
     Columns: `eps`, `index` (in the test split), `label`, and for each attack `ATTACK.predicted`
     (class after the attack, -1: logits not finite), `ATTACK.correct` and `ATTACK.fooled_by` (the
     stage that fooled it, null where it is right or was wrong without attack). Null where an
-    attack did not see the sample.
+    attack did not see the sample. Then, whatever the eps, `PROBE.distance` for each measure of
+    distances, and `CORRUPTION.predicted` and `CORRUPTION.correct`.
     """
     tables = []
     for eps, found in outcomes.items():
@@ -52,29 +58,53 @@ def write_samples(
             "index": pa.array(indices),
             "label": pa.array(labels),
         }
-        for name, outcome in found.items():
-            seen = np.zeros(len(indices), dtype=bool)
-            seen[outcome.positions] = True
+        for outcome in found.values():
             stages = [outcome.stages[place] if place >= 0 else None for place in outcome.fooled_by]
-            for column, values, kind in (
-                ("predicted", outcome.predicted, pa.int64()),
-                ("correct", outcome.fooled_by == STILL_RIGHT, pa.bool_()),
-                ("fooled_by", stages, pa.string()),
-            ):
-                full: list[Any] = [None] * len(indices)
-                for position, value in zip(outcome.positions, values, strict=True):
-                    full[position] = value
-                columns[f"{name}.{column}"] = pa.array(full, type=kind)
+            columns |= _columns(
+                outcome,
+                len(indices),
+                predicted=(outcome.predicted, pa.int64()),
+                correct=(outcome.correct, pa.bool_()),
+                fooled_by=(stages, pa.string()),
+            )
+        for outcome in probed.values():
+            if outcome.distances is not None:
+                columns |= _columns(
+                    outcome, len(indices), distance=(outcome.distances, pa.float64())
+                )
+                continue
+            columns |= _columns(
+                outcome,
+                len(indices),
+                predicted=(outcome.predicted, pa.int64()),
+                correct=(outcome.correct, pa.bool_()),
+            )
         tables.append(pa.table(columns))
     table = pa.concat_tables(tables)
     _replace(path, lambda target: pq.write_table(table, target))
 
 
-def table_of(outcomes: Outcomes) -> str:
+def _columns(outcome: Outcome, samples: int, **values: Any) -> dict[str, pa.Array]:
+    columns = {}
+    for column, (found, kind) in values.items():
+        full: list[Any] = [None] * samples
+        for position, value in zip(outcome.positions, found, strict=True):
+            full[position] = value
+        columns[f"{outcome.attack}.{column}"] = pa.array(full, type=kind)
+    return columns
+
+
+def robustbench_path(out: Path) -> Path:
+    """Returns where the RobustBench entry of an evaluation goes: beside its JSON file."""
+    name = "robustbench.json" if out.name == DEFAULT_NAME else f"{out.stem}.robustbench.json"
+    return out.with_name(name)
+
+
+def table_of(outcomes: Outcomes, norm: Norm) -> str:
     """Returns a plain-text table: a row for each attack, a block for each eps."""
     lines = []
     for eps, found in outcomes.items():
-        lines.append(f"eps {255 * eps:.4g}/255")
+        lines.append(f"eps {255 * eps:.4g}/255" if norm == "Linf" else f"eps {eps:.4g}")
         lines.append(f"  {'attack':<18}{'accuracy %':>10}  {'95 % interval':>15}  {'samples':>8}")
         for name, outcome in found.items():
             low, high = outcome.interval

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dynat_ray.attacks.exact import device_of, exact
-from dynat_ray.attacks.registry import Attack, get_attack
+from dynat_ray.attacks.probes import Probe
+from dynat_ray.attacks.registry import Attack, get_attack, get_probe
 from dynat_ray.attacks.stages import Setting
 from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
@@ -35,13 +37,15 @@ class Shard:
         number: From 0; with the seed it gives the shard's random numbers.
         eps: Radius in units of [0, 1] pixels.
         positions: Which samples, int64 `(n,)`, places in the evaluated images.
-        attacks: Names of the attacks to run on them.
+        attacks: Names of the attacks to run on them, or of the probes.
+        probes: Whether it is probes (corruptions, distances) that are run; their eps is 0.
     """
 
     number: int
     eps: float
     positions: NDArray[np.int64]
     attacks: tuple[str, ...]
+    probes: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,19 +57,32 @@ class ShardOutcome:
             right, `NO_PREDICTION` where the logits are not finite.
         fooled_by: Stage that fooled the sample, `(n,)`: its place in the attack's stages,
             `STILL_RIGHT`, or `WRONG_WHEN_CLEAN`.
+        distances: What a probe of distances measured, float64 `(n,)`, may be infinite.
     """
 
     predicted: NDArray[np.int64]
     fooled_by: NDArray[np.int64]
+    distances: NDArray[np.float64] | None = None
+
+
+class Planned(Protocol):
+    """An attack or a probe, as far as planning goes."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def costly(self) -> bool: ...
 
 
 def plan_shards(
     samples: int,
-    attacks: Sequence[Attack],
+    attacks: Sequence[Planned],
     *,
     eps: Sequence[float],
     batch_size: int,
     costly_positions: NDArray[np.int64] | None = None,
+    probes: Sequence[Planned] = (),
 ) -> list[Shard]:
     """Cuts an evaluation into shards of at most `batch_size` samples, as equal as they can be.
 
@@ -75,7 +92,33 @@ def plan_shards(
         eps: Radii; every one has its own shards, with the same numbers.
         batch_size: Most samples in a shard, at least 1.
         costly_positions: The samples that costly attacks see; None: all.
+        probes: What else to run, once; in shards of their own with the numbers that follow.
     """
+
+    def cut(wanted: Sequence[Planned]) -> list[_Piece]:
+        return _cut(samples, wanted, batch_size, costly_positions)
+
+    pieces = cut(attacks)
+    shards = [
+        Shard(number, radius, positions, names)
+        for radius in eps
+        for number, (positions, names) in enumerate(pieces)
+    ]
+    return shards + [
+        Shard(number, 0.0, positions, names, probes=True)
+        for number, (positions, names) in enumerate(cut(probes), start=len(pieces))
+    ]
+
+
+_Piece = tuple[NDArray[np.int64], tuple[str, ...]]
+
+
+def _cut(
+    samples: int,
+    attacks: Sequence[Planned],
+    batch_size: int,
+    costly_positions: NDArray[np.int64] | None,
+) -> list[_Piece]:
     everywhere = np.arange(samples)
     names = tuple(attack.name for attack in attacks)
     cheap = tuple(attack.name for attack in attacks if not attack.costly)
@@ -83,17 +126,13 @@ def plan_shards(
         groups = [(everywhere, names)]
     else:
         groups = [(costly_positions, names), (np.setdiff1d(everywhere, costly_positions), cheap)]
-    pieces: list[tuple[NDArray[np.int64], tuple[str, ...]]] = []
+    pieces: list[_Piece] = []
     for positions, wanted in groups:
         count = -(-len(positions) // batch_size)
         # Dealt out in turn: data sets are often sorted by class, and classes differ in how long
         # they stand an attack.
         pieces += [(positions[start::count], wanted) for start in range(count) if wanted]
-    return [
-        Shard(number, radius, positions, wanted)
-        for radius in eps
-        for number, (positions, wanted) in enumerate(pieces)
-    ]
+    return pieces
 
 
 def evaluate_shard(
@@ -124,21 +163,53 @@ def evaluate_shard(
             raise UserError(
                 f"the model's logits are not finite for {bad} of {len(images)} clean images"
             )
-        outcomes = {}
-        at = Setting(norm=norm, eps=shard.eps, classes=classes, seed=shard_seed(seed, shard.number))
-        for name in shard.attacks:
-            predicted = clean.clone()
-            fooled_by = torch.where(clean == labels, STILL_RIGHT, WRONG_WHEN_CLEAN)
-            for place, stage in enumerate(get_attack(name).stages if shard.eps > 0 else ()):
-                right = (fooled_by == STILL_RIGHT).nonzero().squeeze(1)
-                if len(right) == 0:
-                    break
-                adversarial = stage.perturb(ready, images[right], labels[right], at).detach()
-                _check_ball(stage.name, adversarial, images[right], at)
-                predicted[right], _ = _predict(ready, adversarial)
-                fooled_by[right[predicted[right] != labels[right]]] = place
-            outcomes[name] = ShardOutcome(predicted.cpu().numpy(), fooled_by.cpu().numpy())
-    return outcomes
+        own = seed if shard.probes else shard_seed(seed, shard.number)
+        at = Setting(norm=norm, eps=shard.eps, classes=classes, seed=own)
+        if shard.probes:
+            return {
+                name: _measure(get_probe(name), ready, images, labels, clean, at, shard.positions)
+                for name in shard.attacks
+            }
+        return {
+            name: _attack(get_attack(name), ready, images, labels, clean, at)
+            for name in shard.attacks
+        }
+
+
+def _attack(
+    attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, clean: Tensor, at: Setting
+) -> ShardOutcome:
+    predicted = clean.clone()
+    fooled_by = torch.where(clean == labels, STILL_RIGHT, WRONG_WHEN_CLEAN)
+    for place, stage in enumerate(attack.stages if at.eps > 0 else ()):
+        right = (fooled_by == STILL_RIGHT).nonzero().squeeze(1)
+        if len(right) == 0:
+            break
+        adversarial = stage.perturb(model, images[right], labels[right], at).detach()
+        _check_ball(stage.name, adversarial, images[right], at)
+        predicted[right], _ = _predict(model, adversarial)
+        fooled_by[right[predicted[right] != labels[right]]] = place
+    return ShardOutcome(predicted.cpu().numpy(), fooled_by.cpu().numpy())
+
+
+def _measure(
+    probe: Probe,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    clean: Tensor,
+    at: Setting,
+    positions: NDArray[np.int64],
+) -> ShardOutcome:
+    found = probe.measure(model, images, labels, at, positions)
+    # A corrupted image may also become right.
+    fooled_by = torch.where(clean == labels, 0, WRONG_WHEN_CLEAN)
+    fooled_by[found.predicted == labels] = STILL_RIGHT
+    return ShardOutcome(
+        found.predicted.cpu().numpy(),
+        fooled_by.cpu().numpy(),
+        None if found.distances is None else found.distances.double().cpu().numpy(),
+    )
 
 
 def _check_ball(stage: str, adversarial: Tensor, images: Tensor, at: Setting) -> None:

@@ -43,8 +43,12 @@ class StateFile:
             "eps": shard.eps,
             "shard": shard.number,
             "outcomes": {
-                name: {"predicted": o.predicted.tolist(), "fooled_by": o.fooled_by.tolist()}
-                for name, o in outcomes.items()
+                name: {
+                    field: values.tolist()
+                    for field, values in vars(outcome).items()
+                    if values is not None
+                }
+                for name, outcome in outcomes.items()
             },
         }
         _write_line(self._file, line)
@@ -165,6 +169,7 @@ def _outcomes(line: _Line) -> dict[str, ShardOutcome]:
         name: ShardOutcome(
             np.array(values["predicted"], dtype=np.int64),
             np.array(values["fooled_by"], dtype=np.int64),
+            np.array(values["distances"], dtype=np.float64) if "distances" in values else None,
         )
         for name, values in line["outcomes"].items()
     }

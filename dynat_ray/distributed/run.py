@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from dynat_ray.attacks.outcomes import FinishedShard, collect
 from dynat_ray.attacks.progress import progress_bar
@@ -44,6 +47,31 @@ def run(
     Raises:
         UserError: What the user can correct.
     """
+    config, info, loader = resolve(config)
+    connect()
+    require_shared_storage(out_given)
+    low, high, gpu = resolve_workers(config.cluster)
+    changed = open_run_folder(folder, config, resume=resume)
+    workers = str(low) if low == high else f"{low} to {high}"
+    facts = {"workers": workers, "device": "cuda" if gpu else "cpu", "loader": loader}
+    write_environment(folder, facts)
+    print(describe_run(config, info, folder, facts), flush=True)
+    for change in changed:
+        print(f"changed since the run began: {change}", flush=True)
+    if not is_trained(config, folder):
+        fit(config, folder)
+    return finish(config, folder, workers=high)
+
+
+def resolve(config: RunConfig) -> tuple[RunConfig, DatasetInfo, str]:
+    """Prepares an empty `data.path`, and checks everything that can be checked without workers.
+
+    Returns:
+        The config with absolute paths, its data set, and the loader that will be used.
+
+    Raises:
+        UserError: What the user can correct.
+    """
     path = Path(config.data.path).expanduser() if config.data.path else cached_dataset(config.data)
     extra = config.data.extra_path and str(Path(config.data.extra_path).expanduser().resolve())
     start = config.model.init_from and str(Path(config.model.init_from).expanduser().resolve())
@@ -55,49 +83,36 @@ def run(
     )
     info = load_info(path)
     get_attacks(config.eval.attacks)
-    loader = check_run(config, info)
-    connect()
-    require_shared_storage(out_given)
-    low, high, gpu = resolve_workers(config.cluster)
-    changed = open_run_folder(folder, config, resume=resume)
-    workers = str(low) if low == high else f"{low} to {high}"
-    facts = {"workers": workers, "device": "cuda" if gpu else "cpu", "loader": loader}
-    write_environment(folder, facts)
-    print(describe_run(config, info, folder, facts), flush=True)
-    for change in changed:
-        print(f"changed since the run began: {change}", flush=True)
-    if not _trained(config, folder):
-        fit(config, folder)
-    results = _evaluate(config, info, folder, workers=high)
+    return config, info, check_run(config, info)
+
+
+def finish(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:
+    """Evaluates a trained run on the test split, writes its results and report.
+
+    Args:
+        config: The run, resolved.
+        folder: Its folder.
+        workers: How many evaluate.
+
+    Returns:
+        What `results.json` holds.
+    """
+    results = _evaluate(config, folder, workers=workers)
     _write_whole(folder / "results.json", json.dumps(results, indent=2) + "\n")
     write_report(folder)
     return results
 
 
-def _trained(config: RunConfig, folder: Path) -> bool:
+def is_trained(config: RunConfig, folder: Path) -> bool:
+    """Returns whether a run has done its last epoch and saved its models."""
     lines = read_metrics(folder / "metrics.jsonl")
     done = bool(lines) and lines[-1]["epoch"] + 1 >= config.train.epochs
     return done and (folder / "model_last" / "config.json").exists()
 
 
-def _evaluate(
-    config: RunConfig, info: DatasetInfo, folder: Path, *, workers: int
-) -> dict[str, Any]:
+def _evaluate(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:
     """Returns the final table: best and last model under every attack on the test split."""
-    images, labels = load_test_images(config.data.path)
-    attacks = get_attacks(config.eval.attacks)
-    costly = None
-    if 0 < config.eval.samples < len(labels):
-        costly = balanced_subset(labels.numpy(), config.eval.samples)
-    # Small enough that every worker gets some.
-    batch_size = min(config.eval.batch_size, -(-len(labels) // workers))
-    shards = plan_shards(
-        len(labels),
-        attacks,
-        eps=[config.threat.eps],
-        batch_size=batch_size,
-        costly_positions=costly,
-    )
+    images, labels = load_test_images(config.data.path, image_size=config.data.image_size)
     lines = read_metrics(folder / "metrics.jsonl")
     best_epoch = max((line["epoch"] for line in lines if line["best"]), default=lines[-1]["epoch"])
     tables: dict[str, Any] = {}
@@ -105,21 +120,9 @@ def _evaluate(
         if name == "last" and best_epoch == lines[-1]["epoch"]:
             tables["last"] = tables["best"]
             break
-        finished: list[FinishedShard] = []
-        with progress_bar(len(labels)) as on_shard:
-            for shard, outcomes in run_shards_on_ray(
-                load_model(folder / model_folder),
-                images,
-                labels,
-                shards,
-                norm=config.threat.norm,
-                seed=config.train.seed,
-                workers=workers,
-            ):
-                finished.append((shard, outcomes))
-                on_shard(shard, outcomes)
-        outcomes_by_attack = collect(finished, attacks, info.num_classes)[config.threat.eps]
-        tables[name] = {attack: found.entry() for attack, found in outcomes_by_attack.items()}
+        tables[name] = measure(
+            folder / model_folder, images, labels, config, config.eval.attacks, workers=workers
+        )
     seconds = sum(line["seconds"] for line in lines)
     images_seen = sum(line["seconds"] * line["images_per_second"] for line in lines)
     return {
@@ -128,6 +131,56 @@ def _evaluate(
         "seconds": round(seconds, 1),
         "images_per_second": round(images_seen / seconds, 1),
     }
+
+
+def measure(
+    model_folder: Path,
+    images: Tensor,
+    labels: Tensor,
+    config: RunConfig,
+    attacks: Sequence[str],
+    *,
+    workers: int,
+) -> dict[str, Any]:
+    """Returns a model's accuracies under attack: an entry for each attack.
+
+    Args:
+        model_folder: Saved model.
+        images: float32 `(N, C, H, W)` in [0, 1].
+        labels: int64 `(N,)`.
+        config: For the threat, `eval.samples` (what costly attacks see) and the seed.
+        attacks: Names.
+        workers: How many share the work.
+    """
+    chosen = get_attacks(attacks)
+    costly = None
+    if 0 < config.eval.samples < len(labels):
+        costly = balanced_subset(labels.numpy(), config.eval.samples)
+    # Small enough that every worker gets some.
+    batch_size = min(config.eval.batch_size, -(-len(labels) // workers))
+    shards = plan_shards(
+        len(labels),
+        chosen,
+        eps=[config.threat.eps],
+        batch_size=batch_size,
+        costly_positions=costly,
+    )
+    finished: list[FinishedShard] = []
+    with progress_bar(len(labels)) as on_shard:
+        for shard, outcomes in run_shards_on_ray(
+            load_model(model_folder),
+            images,
+            labels,
+            shards,
+            norm=config.threat.norm,
+            seed=config.train.seed,
+            workers=workers,
+        ):
+            finished.append((shard, outcomes))
+            on_shard(shard, outcomes)
+    classes = load_info(config.data.path).num_classes
+    found = collect(finished, chosen, classes)[config.threat.eps]
+    return {attack: outcome.entry() for attack, outcome in found.items()}
 
 
 def _write_whole(file: Path, text: str) -> None:

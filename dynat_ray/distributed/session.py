@@ -80,6 +80,25 @@ def require_cluster(workers: int, cpus_per_worker: int, gpu: bool) -> None:
         )
 
 
+def side_by_side(workers: int, cpus_per_worker: int, gpu: bool) -> int:
+    """Returns how many groups of workers fit on the cluster at once.
+
+    A worker can't be spread over nodes, so what counts is how many fit on each.
+
+    Args:
+        workers: Of one group.
+        cpus_per_worker: CPU cores each.
+        gpu: A GPU each.
+    """
+    connect()
+    places = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            here = int(node["Resources"].get("CPU", 0) // cpus_per_worker)
+            places += min(here, int(node["Resources"].get("GPU", 0))) if gpu else here
+    return places // workers
+
+
 def require_shared_storage(out_given: bool) -> None:
     """Raises `UserError` on several nodes if nobody said where all of them can write.
 

@@ -19,6 +19,13 @@ from dynat_ray.methods import (  # noqa: F401  (they register)
     uad_at,
 )
 from dynat_ray.methods.base import Method, MethodContext, Prepared
-from dynat_ray.methods.registry import build_method, method_settings
+from dynat_ray.methods.registry import build_method, method_settings, standard_model_key
 
-__all__ = ["Method", "MethodContext", "Prepared", "build_method", "method_settings"]
+__all__ = [
+    "Method",
+    "MethodContext",
+    "Prepared",
+    "build_method",
+    "method_settings",
+    "standard_model_key",
+]

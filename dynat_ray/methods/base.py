@@ -88,6 +88,8 @@ class Method(ABC, Generic[SettingsT]):
         settings_class: Dataclass of its settings; the default of `name` is the method's name.
         standard_model_key: Setting that takes the folder of a model trained by `standard`, for a
             method that needs one; empty: it needs none.
+        learning_rate_ratio: Its learning rate as a part of the recipe's, for fine-tuning.
+        extra_learning_rate_ratio: That of `extra`, as a part of the classifier's.
         differentiates_twice: Its loss holds input gradients, which compiled graphs can't do.
         extra: Networks of its own, made by `attach`, that are trained along with the classifier:
             they get the optimiser's other groups, gradients are averaged over workers and their
@@ -104,6 +106,8 @@ class Method(ABC, Generic[SettingsT]):
         self.ball = get_ball(context.threat.norm)
         self.extra = nn.ModuleDict()
         self.epoch = 0
+        self.learning_rate_ratio = 1.0
+        self.extra_learning_rate_ratio = 1.0
 
     def attach(self, network: Classifier) -> None:
         """Looks at the classifier once, before it is wrapped and its optimiser is made.
@@ -125,6 +129,15 @@ class Method(ABC, Generic[SettingsT]):
             epoch: From 0.
         """
         self.epoch = epoch
+
+    def score(self, clean: float, robust: float) -> tuple[float, float]:
+        """Returns what makes an epoch's model the best, compared in this order.
+
+        Args:
+            clean: Accuracy on the validation split, in percent.
+            robust: The same under PGD.
+        """
+        return robust, clean
 
     @property
     def progress(self) -> float:

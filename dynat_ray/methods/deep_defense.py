@@ -3,8 +3,8 @@ robustness", NeurIPS 2018); objective and constants as in the authors' code.
 
 Ours: lengths are taken of images in [0, 1] (the authors' are in the network's input space), batch
 normalisation and dropout are in eval mode while fine-tuning, exponents are bounded so that a
-flat region can't make the loss infinite, and of many classes only the likeliest `candidates` are
-looked at.
+flat region can't make the loss infinite, of many classes only the likeliest `candidates` are looked
+at, and the learning rate is a part of the recipe's, which is made for training from scratch.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dynat_ray.config import require
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
-from dynat_ray.methods.base import Method, Prepared
+from dynat_ray.methods.base import Method, MethodContext, Prepared
 from dynat_ray.methods.registry import register
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.deepfool import deepfool, relative_length
 
-_LARGEST_EXPONENT = 10.0
+_LARGEST_EXPONENT = 3.0
 
 
 @dataclass(kw_only=True)
@@ -36,6 +36,7 @@ class DeepDefenseSettings:
         wrong_rate: `d`: a wrong sample costs `exp(d rho)`.
         steps: Most linearisations of DeepFool.
         candidates: Most other classes that DeepFool looks at.
+        lr_ratio: Learning rate as a part of `optim.lr`; the paper's runs: `optim.lr` 5e-4, ratio 1.
     """
 
     name: str = "deep_defense"
@@ -44,6 +45,7 @@ class DeepDefenseSettings:
     wrong_rate: float = 5.0
     steps: int = 5
     candidates: int = 10
+    lr_ratio: float = 0.1
 
     def __post_init__(self) -> None:
         require(self.regularisation >= 0, "method.regularisation", self.regularisation, "0 or more")
@@ -51,6 +53,7 @@ class DeepDefenseSettings:
         require(self.wrong_rate >= 0, "method.wrong_rate", self.wrong_rate, "0 or more")
         require(self.steps >= 1, "method.steps", self.steps, "at least 1")
         require(self.candidates >= 1, "method.candidates", self.candidates, "at least 1")
+        require(self.lr_ratio > 0, "method.lr_ratio", self.lr_ratio, "more than 0")
 
 
 @register
@@ -63,6 +66,10 @@ class DeepDefense(Method[DeepDefenseSettings]):
     settings_class = DeepDefenseSettings
     standard_model_key = "model.init_from"
     differentiates_twice = True
+
+    def __init__(self, settings: DeepDefenseSettings, context: MethodContext) -> None:
+        super().__init__(settings, context)
+        self.learning_rate_ratio = settings.lr_ratio
 
     def attach(self, network: Classifier) -> None:
         if not self.context.starts_trained:

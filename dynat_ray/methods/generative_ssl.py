@@ -11,7 +11,7 @@ useful goes to the classifier; joint end-to-end training. Architecture and losse
   training. Then adversarial images `x'` are screened, `x~ = D(M * E(x'))` with a learned gate `M`,
   and all is trained jointly by `CE(f(x), y) + adversarial CE(f(x~), y)
   + reconstruction (|D(E(mask(x))) - x|^2 + |D(E(x')) - x|^2) + consistency KL(p(x) || p(x~))
-  + sparsity mean M`.
+  + sparsity mean M`, squares per pixel, `p(x)` detached in the KL.
 - As AdvProp (Xie et al., CVPR 2020) keeps statistics of both kinds of images apart, running
   statistics of batch normalisation come from clean images alone; unlike there, its scale and shift
   are shared, since the model is tested on (and saved for) clean images only.
@@ -55,6 +55,8 @@ class GenerativeSSLSettings:
         mask: Part of an image, in [0, 1), that the autoencoder has to fill in.
         noise: Standard deviation of the noise on what it sees, in [0, 1] pixels.
         pretraining: Part of the run, in [0, 1], before the autoencoder meets adversarial images.
+        lr_ratio: Learning rate of the autoencoder as a part of the classifier's: at the whole of it
+            its pixels saturate and it learns no more.
         attack_ratio: Budget of the attack as a part of eps.
         adversarial: Weight of the cross-entropy of screened images.
         reconstruction: Weight of the autoencoder's losses.
@@ -71,9 +73,10 @@ class GenerativeSSLSettings:
     mask: float = 0.5
     noise: float = 0.1
     pretraining: float = 0.3
+    lr_ratio: float = 0.1
     attack_ratio: float = 0.5
     adversarial: float = 0.5
-    reconstruction: float = 1.0
+    reconstruction: float = 10.0
     consistency: float = 0.5
     sparsity: float = 0.01
     screening: Literal["gate", "none", "raw"] = "gate"
@@ -86,6 +89,7 @@ class GenerativeSSLSettings:
         require(0 <= self.pretraining <= 1, "method.pretraining", self.pretraining, "in [0, 1]")
         for key in (
             "noise",
+            "lr_ratio",
             "attack_ratio",
             "adversarial",
             "reconstruction",
@@ -105,6 +109,10 @@ class GenerativeSSL(Method[GenerativeSSLSettings]):
         if self.settings.screening != "raw":
             autoencoder = ScreeningAutoencoder(network.channels, self.settings.width)
             self.extra["autoencoder"] = autoencoder.to(network.mean.device)
+            self.extra_learning_rate_ratio = self.settings.lr_ratio
+
+    def score(self, clean: float, robust: float) -> tuple[float, float]:
+        return clean, robust
 
     @property
     def pretraining(self) -> bool:
@@ -140,7 +148,9 @@ class GenerativeSSL(Method[GenerativeSSLSettings]):
         with clean_statistics_kept(network):
             screened_logits: Tensor = network(images).float()
         screened = self.cross_entropies(screened_logits, batch)
-        kl = kl_divergence(logits.log_softmax(dim=1), screened_logits.log_softmax(dim=1))
+        # The clean prediction teaches and isn't drawn towards what screening has left.
+        clean_log_probs = logits.detach().log_softmax(dim=1)
+        kl = kl_divergence(clean_log_probs, screened_logits.log_softmax(dim=1))
         record["adversarial_loss"], record["kl"] = screened.detach(), kl.detach()
         useful = settings.adversarial * screened.mean() + settings.consistency * kl.mean()
         return total + useful + autoencoder_loss

@@ -20,6 +20,12 @@ def method_settings() -> dict[str, type]:
     return {name: method.settings_class for name, method in _METHODS.items()}
 
 
+def standard_model_key(name: str) -> str:
+    """Returns the setting that takes the folder of a model trained by `standard`, which the method
+    needs; empty if it needs none."""
+    return _METHODS[name].standard_model_key
+
+
 def build_method(settings: Any, context: MethodContext) -> Method[Any]:
     """Returns the method that `settings` (`config.method`) chose."""
     return _METHODS[settings.name](settings, context)

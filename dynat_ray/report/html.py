@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
-from dynat_ray.errors import UserError
 from dynat_ray.report.curves import learning_curves, speed_curves
 from dynat_ray.report.distributions import budgets_and_steps, confidence_gaps, gap_figure
 from dynat_ray.report.fragile import FOLDER, find_fragile
+from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Columns, Run, read_run
 from dynat_ray.report.tables import MODELS, attack_names, interval_text
 from dynat_ray.training.header import describe_eps, run_facts
@@ -39,24 +36,7 @@ def write_report(run_dir: Path) -> Path:
         UserError: The folder is not a run's, or can't be written.
     """
     run = read_run(run_dir)
-    file = run_dir / "report.html"
-    try:
-        page = _template().render(_content(run))
-        partial = file.with_suffix(".tmp")
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, file)
-    except OSError as error:
-        raise UserError(f"{file} can't be written: {error}") from error
-    return file
-
-
-def _template() -> jinja2.Template:
-    text = (resources.files("dynat_ray.report") / "template.html").read_text(encoding="utf-8")
-    # Names of runs, classes and folders are the user's: everything is escaped.
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(text)
+    return write_page(run_dir / "report.html", "template.html", _content(run))
 
 
 def _content(run: Run) -> dict[str, Any]:

@@ -50,7 +50,12 @@ def train(config: RunConfig, session: Session) -> None:
     torch.manual_seed(config.train.seed + session.rank)
     materials = on_all_workers(lambda: build_materials(config, session))
     networks = wrap(materials.model, config.train)
-    optimizer = build_optimizer(materials.model, config.optim, materials.method.extra)
+    optimizer = build_optimizer(
+        materials.model,
+        config.optim,
+        materials.method.extra,
+        materials.method.extra_learning_rate_ratio,
+    )
     progress = _resume(session, networks, optimizer, materials.method)
     stepper = Stepper(networks, materials.method, optimizer, config.train, session.device)
     try:
@@ -101,7 +106,9 @@ def _train_epoch(
             raw.images, raw.labels, raw.indices, epoch, materials.info.num_classes
         )
         done = epoch + number / loader.steps
-        set_learning_rate(stepper.optimizer, learning_rate(config.optim, done, config.train.epochs))
+        rate = learning_rate(config.optim, done, config.train.epochs)
+        rate *= materials.method.learning_rate_ratio
+        set_learning_rate(stepper.optimizer, rate)
         outcome = stepper.step(batch, epoch, progress.global_step, loader.global_sizes[number])
         progress.global_step += 1
         progress.step = number + 1
@@ -138,11 +145,12 @@ def _end_epoch(
         last or progress.epoch % config.eval.every_epochs == 0
     ):
         accuracy = validate(networks.evaluated, materials.validation_loader, config)
-    is_best = accuracy is not None and (accuracy.robust, accuracy.clean) > progress.best.score
-    if is_best and accuracy is not None:
-        progress.best = BestModel(
-            (accuracy.robust, accuracy.clean), epoch, weights_on_cpu(networks.evaluated)
-        )
+    is_best = False
+    if accuracy is not None:
+        score = stepper.method.score(accuracy.clean, accuracy.robust)
+        is_best = score > progress.best.score
+        if is_best:
+            progress.best = BestModel(score, epoch, weights_on_cpu(networks.evaluated))
     line: dict[str, Any] = {}
     if record is not None:
         line = _metrics_line(config, session, stepper, progress, record, accuracy, is_best)

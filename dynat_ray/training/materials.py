@@ -122,7 +122,12 @@ def check_run(config: RunConfig, info: DatasetInfo) -> str:
     load_labels(config.data.path, "train")
     model = _build_model(config, info)
     _, method = _build_parts(config, info, model, decoder_crops=False)
-    build_optimizer(model, config.optim, method.extra)
+    build_optimizer(
+        model,
+        config.optim,
+        method.extra,
+        method.extra_learning_rate_ratio,
+    )
     if config.train.compile and method.differentiates_twice:
         raise UserError(
             f"method '{config.method.name}' takes gradients of gradients, which compiled graphs "

@@ -17,7 +17,10 @@ _ONE_CYCLE_START = 0.05
 
 
 def build_optimizer(
-    network: nn.Module, config: OptimConfig, extra: nn.Module | None = None
+    network: nn.Module,
+    config: OptimConfig,
+    extra: nn.Module | None = None,
+    extra_rate: float = 1.0,
 ) -> torch.optim.Optimizer:
     """Returns timm's optimiser of that name; biases and normalisation go without weight decay.
 
@@ -25,6 +28,7 @@ def build_optimizer(
         network: What is trained.
         config: Name, rate, momentum, decay.
         extra: Other networks that are trained along, in parameter groups of their own.
+        extra_rate: Their learning rate, as a part of `network`'s.
 
     Raises:
         UserError: timm has no such optimiser.
@@ -41,7 +45,7 @@ def build_optimizer(
     )
     for group in param_groups_weight_decay(extra or nn.Module(), config.weight_decay):
         if group["params"]:
-            optimizer.add_param_group(group)
+            optimizer.add_param_group({**group, "lr_scale": extra_rate})
     return optimizer
 
 

@@ -18,10 +18,10 @@ from dynat_ray.training.telemetry import EpochRecord
 
 @dataclass
 class BestModel:
-    """The weights with the highest robust accuracy on the validation split so far.
+    """The weights with the best accuracy on the validation split so far.
 
     Attributes:
-        score: Robust, then clean accuracy in percent, compared in this order.
+        score: Accuracies in percent, in the order in which the method compares them.
         epoch: When.
         weights: State of the evaluated network, on the CPU.
     """

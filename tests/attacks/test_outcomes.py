@@ -61,12 +61,12 @@ def test_one_eps_gives_results_and_several_a_curve() -> None:
     assert [point["eps"] for point in curve] == [0.1, 0.2]
     assert [point["results"]["autoattack"]["accuracy"] for point in curve] == [100, 0]
     assert "targeted margin" in curve[0]["results"]["autoattack"]["note"]
-    assert "targeted margin" in table_of(several)
+    assert "targeted margin" in table_of(several, "Linf")
 
 
 def test_table_names_what_was_measured() -> None:
     outcome = Outcome("pgd-20", np.arange(4), np.zeros(4, np.int64), np.array([-1, -1, 0, -2]))
-    table = table_of({8 / 255: {"pgd-20": outcome}})
+    table = table_of({8 / 255: {"pgd-20": outcome}}, "Linf")
     assert "8/255" in table
     row = next(line for line in table.splitlines() if "pgd-20" in line).split()
     assert row[:2] == ["pgd-20", "50.00"]

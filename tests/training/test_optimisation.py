@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dynat_ray.config import OptimConfig
-from dynat_ray.training.optimisation import learning_rate
+from dynat_ray.training.optimisation import build_optimizer, learning_rate, set_learning_rate
 from dynat_ray.training.weight_perturbation import perturbed_weights
 
 
@@ -51,3 +51,17 @@ def test_weight_perturbation_by_hand() -> None:
         assert torch.equal(network[0].bias, before["0.bias"])
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_networks_of_a_method_learn_at_their_own_rate() -> None:
+    network, extra = nn.Linear(2, 2), nn.Linear(3, 3)
+    optimizer = build_optimizer(network, OptimConfig(lr=1.0), extra, 0.1)
+    set_learning_rate(optimizer, 0.5)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert {rates[id(p)] for p in network.parameters()} == {0.5}
+    assert {rates[id(p)] for p in extra.parameters()} == {0.05}
+    decays = {
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
+    assert decays[id(extra.weight)] > 0
+    assert decays[id(extra.bias)] == 0

@@ -1,0 +1,90 @@
+"""A few images with what an attack made of them, to be looked at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dynat_ray.attacks.exact import device_of, exact
+from dynat_ray.attacks.gradient import GradientAttack
+from dynat_ray.attacks.stages import Setting
+from dynat_ray.config import Norm
+from dynat_ray.data import balanced_subset
+
+COUNT = 10
+STEPS = 40
+# PGD does not find every image that stronger attacks fool.
+_TRIED = 4 * COUNT
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image that PGD fooled.
+
+    Attributes:
+        index: In the test split.
+        label: True class, which the model predicts without attack.
+        predicted: Class under attack.
+        image: float32 `(C, H, W)` in [0, 1].
+        adversarial: float32 `(C, H, W)` in [0, 1].
+    """
+
+    index: int
+    label: int
+    predicted: int
+    image: NDArray[np.float32]
+    adversarial: NDArray[np.float32]
+
+
+def find_examples(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    indices: NDArray[np.int64],
+    *,
+    norm: Norm,
+    eps: float,
+    seed: int,
+) -> list[Example]:
+    """Returns up to `COUNT` images that PGD on the margin fools, of as many classes as it can.
+
+    Args:
+        model: On its device.
+        images: float32 `(N, C, H, W)` in [0, 1], known to be fooled by some attack.
+        labels: int64 `(N,)`.
+        indices: Their places in the test split, `(N,)`.
+        norm: `Linf` or `L2`.
+        eps: Radius in units of [0, 1] pixels, more than 0.
+        seed: Of the attack's starts.
+    """
+    if len(images) == 0:
+        return []
+    tried = balanced_subset(labels.numpy(), min(_TRIED, len(images)))
+    device = device_of(model)
+    some, true = images[tried].to(device), labels[tried].to(device)
+    with exact(model) as ready:
+        with torch.no_grad():
+            logits = ready(some)
+        at = Setting(norm=norm, eps=eps, classes=logits.shape[1], seed=seed)
+        attack = GradientAttack("pgd", steps=STEPS, objective="cw")
+        changed = attack.perturb(ready, some, true, at).detach()
+        with torch.no_grad():
+            predicted = ready(changed).argmax(dim=1)
+    fooled = ((logits.argmax(dim=1) == true) & (predicted != true)).nonzero().squeeze(1).cpu()
+    if len(fooled) == 0:
+        return []
+    kept = fooled[torch.from_numpy(balanced_subset(true.cpu()[fooled].numpy(), COUNT))]
+    return [
+        Example(
+            index=int(indices[tried[place]]),
+            label=int(true[place]),
+            predicted=int(predicted[place]),
+            image=some[place].cpu().contiguous().numpy(),
+            adversarial=changed[place].cpu().contiguous().numpy(),
+        )
+        for place in kept.tolist()
+    ]

@@ -1,0 +1,102 @@
+"""How far the nearest adversarial image is: DeepFool and FAB, and Deep Defense's rho_2.
+
+Accuracy at one eps says how many images stand; the distances say by how much.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyautoattack.fab_pt import FABAttack_PT
+from torch import Tensor, nn
+
+from dynat_ray.attacks.ensemble import ITERATIONS, logits_of, target_count
+from dynat_ray.attacks.probes import Measured
+from dynat_ray.attacks.stages import Setting
+from dynat_ray.config import Norm
+from dynat_ray.perturb.deepfool import deepfool
+
+# As Deep Defense (Yan et al., NeurIPS 2018) measures rho_2.
+DEEPFOOL_STEPS = 5
+OVERSHOOT = 0.02
+
+
+@dataclass(frozen=True)
+class DeepFool:
+    """The L2 length of DeepFool's perturbation away from the predicted class.
+
+    As Deep Defense measures it: five steps, after which a few images may still be where they
+    were, and no clamping to [0, 1].
+    """
+
+    name: str = "deepfool"
+    costly: bool = False
+    stages: tuple[()] = ()
+
+    def measure(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        at: Setting,
+        positions: NDArray[np.int64],
+    ) -> Measured:
+        change = deepfool(
+            model, images, steps=DEEPFOOL_STEPS, overshoot=OVERSHOOT
+        ).perturbation.detach()
+        with torch.no_grad():
+            predicted = model(images + change).argmax(dim=1)
+        return Measured(predicted, _lengths(change, "L2"))
+
+    def note(self, classes: int) -> str:
+        return ""
+
+
+@dataclass(frozen=True)
+class Fab:
+    """The distance, in the norm of the evaluation, of the nearest adversarial image FAB finds.
+
+    Targeted at every wrong class (the nine most likely ones), as in AutoAttack, but each image
+    keeps the nearest of all targets. 0 where an image is wrong as it is, infinite where none is
+    found.
+    """
+
+    name: str = "fab"
+    costly: bool = True
+    stages: tuple[()] = ()
+
+    def measure(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        at: Setting,
+        positions: NDArray[np.int64],
+    ) -> Measured:
+        logits = logits_of(model)
+        attack = FABAttack_PT(logits, norm=at.norm, n_iter=ITERATIONS, device=images.device)
+        with torch.no_grad():
+            predicted = logits(images).argmax(dim=1)
+            nearest = torch.full(labels.shape, torch.inf, device=images.device)
+            nearest[predicted != labels] = 0.0
+            for place in range(target_count(at.classes)):
+                # The library counts likely classes from the top one, which is 1.
+                attack.target_class = place + 2
+                found = attack.attack_single_run(images, labels, is_targeted=True)
+                answer = logits(found).argmax(dim=1)
+                lengths = _lengths(found - images, at.norm)
+                nearer = (answer != labels) & (lengths < nearest)
+                nearest[nearer] = lengths[nearer]
+                predicted[nearer] = answer[nearer]
+        return Measured(predicted, nearest)
+
+    def note(self, classes: int) -> str:
+        return ""
+
+
+def _lengths(change: Tensor, norm: Norm) -> Tensor:
+    flat = change.flatten(1)
+    return flat.abs().amax(dim=1) if norm == "Linf" else flat.norm(dim=1)

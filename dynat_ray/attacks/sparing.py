@@ -1,0 +1,81 @@
+"""Saves what the library's APGD computes for samples that it has already fooled.
+
+In `pyautoattack` a fooled sample stays in the batch until the last of 100 iterations, although
+its outcome stands. Here it leaves the forward and backward passes. In eval mode samples do not
+depend on each other, and the library draws all random numbers before the first iteration, so that
+the others fare the same to the last bits of a batched sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+from torch import Tensor
+
+Logits = Callable[[Tensor], Tensor]
+
+
+class _AllFooled(Exception):
+    """Ends a run of the library that has nothing left to do."""
+
+
+class _Sparing:
+    """A model that computes only samples not fooled yet, and remembers what fooled the others."""
+
+    def __init__(self, model: Logits, images: Tensor, labels: Tensor) -> None:
+        self._model = model
+        self._labels = labels
+        self._logits: Tensor | None = None
+        self.fooled = torch.zeros_like(labels, dtype=torch.bool)
+        self.found = images.clone()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        left = (~self.fooled).nonzero().squeeze(1)
+        logits = self._model(images if len(left) == len(images) else images[left])
+        if self._logits is None:
+            self._logits = torch.zeros_like(logits)
+        answer = logits
+        if len(left) < len(images):
+            answer = self._logits.index_copy(0, left, logits)
+        newly = left[logits.argmax(dim=1) != self._labels[left]]
+        if len(newly):
+            self.found[newly] = images.detach()[newly]
+            # Constant from now on, so that no gradient leads there.
+            self._logits[newly] = answer.detach()[newly]
+            self.fooled[newly] = True
+            if bool(self.fooled.all()):
+                raise _AllFooled
+        return answer
+
+
+class _SparesFooled:
+    """Mixed into the library's attacks; each run of theirs is over one set of samples."""
+
+    model: Any
+
+    def attack_single_run(
+        self, x: Tensor, y: Tensor, x_init: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        model = self.model
+        sparing = _Sparing(model, x, y)
+        self.model = sparing
+        try:
+            best, _, loss, adversarial = super().attack_single_run(x, y, x_init)  # type: ignore[misc]
+        except _AllFooled:
+            best, loss = sparing.found, torch.zeros(len(x), device=x.device)
+            adversarial = sparing.found
+        finally:
+            self.model = model
+        adversarial[sparing.fooled] = sparing.found[sparing.fooled]
+        return best, ~sparing.fooled, loss, adversarial
+
+
+class SparingApgd(_SparesFooled, APGDAttack):  # type: ignore[misc]
+    """The library's APGD."""
+
+
+class SparingTargetedApgd(_SparesFooled, APGDAttack_targeted):  # type: ignore[misc]
+    """The library's targeted APGD."""

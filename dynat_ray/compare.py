@@ -1,0 +1,148 @@
+"""`python -m dynat_ray.compare`: several methods under one recipe and several seeds."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynat_ray.command_line import ArgumentParser
+from dynat_ray.command_line import run as run_command
+from dynat_ray.config_files import (
+    Settings,
+    build_config,
+    flatten,
+    read_recipe,
+    read_settings,
+    recipe_names,
+    split_arguments,
+)
+from dynat_ray.errors import UserError, unknown_name
+from dynat_ray.methods import method_settings, standard_model_key
+
+_DEFAULT_RECIPE = "digits"
+_STANDARD = "standard"
+# What all methods have in common unless the user says otherwise: runs are independent, so one
+# worker each and many side by side is what uses a cluster best.
+_COMMON: Settings = {
+    "eval.attacks": ["clean", "pgd-20", "cw", "autoattack"],
+    "cluster.workers": 1,
+}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with settings of its own, as written: `dynat` or `dynat:budgets=false:beta=3`.
+
+    Attributes:
+        label: As it was written.
+        settings: By full key, `method.name` among them.
+    """
+
+    label: str
+    settings: Settings
+
+
+def read_variants(text: str) -> list[Variant]:
+    """Returns the methods of a list such as `trades,dynat,dynat:weights=false`, or `all`.
+
+    `standard` comes first wherever a method needs its model.
+
+    Raises:
+        UserError: An unknown method, or something that is no setting.
+    """
+    known = method_settings()
+    labels = list(known) if text == "all" else [part.strip() for part in text.split(",")]
+    variants = []
+    for label in dict.fromkeys(labels):
+        name, *parts = label.split(":")
+        if name not in known:
+            raise unknown_name("method", name, known)
+        settings: Settings = {"method.name": name}
+        for part in parts:
+            key, equals, value = part.partition("=")
+            if not equals:
+                raise UserError(f"--methods {label}: '{part}' is not KEY=VALUE")
+            settings[f"method.{key}"] = value
+        variants.append(Variant(label, settings))
+    if any(standard_model_key(each.settings["method.name"]) for each in variants):
+        standard = Variant(_STANDARD, {"method.name": _STANDARD})
+        variants = [standard, *(each for each in variants if each.label != _STANDARD)]
+    return variants
+
+
+def main(argv: Sequence[str]) -> Path:
+    """Compares as the arguments say and returns the path of the page."""
+    overrides, rest = split_arguments(argv)
+    options = _parser().parse_args(rest)
+    for key in overrides:
+        if key.startswith("method."):
+            raise UserError(
+                f"--{key} would mean another thing for each method; write it as "
+                f"--methods NAME:{key.removeprefix('method.')}=VALUE"
+            )
+    if options.seeds < 1:
+        raise UserError(f"--seeds is {options.seeds}; it must be at least 1")
+    variants = read_variants(options.methods)
+    layers = [read_recipe(options.recipe or _DEFAULT_RECIPE), _COMMON]
+    if options.config:
+        layers.append(read_settings(options.config))
+    layers.append(overrides)
+    common = build_config(layers, method_settings())
+
+    # Ray takes seconds to import: after the settings are known to be right.
+    from dynat_ray.distributed.comparison import ComparedRun, compare
+    from dynat_ray.report.method_table import run_folder
+    from dynat_ray.training.run_folder import default_name, default_out
+
+    out = Path(common.cluster.storage or options.out or default_out()).expanduser()
+    given = bool(common.cluster.storage or options.out or os.environ.get("DYNAT_RAY_OUT"))
+    name = options.name or default_name(options.recipe or _DEFAULT_RECIPE, "compare")
+    folder = out.resolve() / name
+    runs = []
+    for seed in range(common.train.seed, common.train.seed + options.seeds):
+        for each in variants:
+            own = [*layers, each.settings, {"train.seed": seed}]
+            key = standard_model_key(each.settings["method.name"])
+            needed = bool(key) and not _given(own, key)
+            if needed:
+                own.append({key: str(run_folder(folder, _STANDARD, seed))})
+            config = build_config(own, method_settings())
+            runs.append(ComparedRun(each.label, seed, config, _STANDARD if needed else ""))
+    table = compare(runs, folder, resume=options.resume, out_given=given)
+    print(f"\n{table}\n")
+    return folder / "compare.html"
+
+
+def _given(layers: Sequence[Settings], key: str) -> bool:
+    return any(flatten(layer).get(key) for layer in layers)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m dynat_ray.compare",
+        description="Trains and evaluates methods under one recipe and several seeds, as many "
+        "runs side by side as fit on the cluster. Settings that all share can be given as "
+        "--section.key VALUE (python -m dynat_ray.train --help lists them).",
+        epilog=f"methods: {', '.join(method_settings())}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--methods",
+        default="all",
+        help="comma-separated, or all (default); settings of one: dynat:weights=false:beta=3",
+    )
+    add("--seeds", type=int, default=1, help="how many, counted from train.seed (default: 1)")
+    add("--recipe", help=f"one of {', '.join(recipe_names())} (default: {_DEFAULT_RECIPE})")
+    add("--config", type=Path, help="YAML file of settings, on top of the recipe")
+    add("--out", type=Path, help="where the comparison's folder goes (default: runs)")
+    add("--name", help="of that folder (default: recipe, compare and time)")
+    add("--resume", action="store_true", help="go on; methods and seeds may be added")
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(main)

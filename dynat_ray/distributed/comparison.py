@@ -1,0 +1,167 @@
+"""Several methods under one recipe and several seeds, side by side on the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dynat_ray.distributed.session import connect, require_shared_storage, side_by_side
+
+# isort: split
+import ray
+
+from dynat_ray.config import RunConfig
+from dynat_ray.config_files import build_config, dump_config, flatten
+from dynat_ray.distributed.run import resolve, run
+from dynat_ray.distributed.training import resolve_workers
+from dynat_ray.errors import UserError
+from dynat_ray.methods import method_settings
+from dynat_ray.report.method_table import run_folder, write_comparison
+from dynat_ray.training.run_folder import read_run_config
+
+# Only the head node has this resource. A run's own process takes a trace of it and no CPU, so that
+# it never takes what the workers of some run wait for.
+_ON_HEAD = {"node:__internal_head__": 0.0001}
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """One method with one seed.
+
+    Attributes:
+        label: The method, with the settings it was given.
+        seed: `train.seed`.
+        config: The run.
+        after: Label of the method whose run with the same seed must have ended before; empty: none.
+    """
+
+    label: str
+    seed: int
+    config: RunConfig
+    after: str = ""
+
+
+def compare(
+    runs: Sequence[ComparedRun], folder: Path, *, resume: bool = False, out_given: bool = True
+) -> str:
+    """Trains and evaluates all runs and writes the comparison, anew after each of them.
+
+    Args:
+        runs: What to compare, in the order of the table; a run comes after the one it waits for.
+        folder: Of the comparison, absolute.
+        resume: Go on with what is there: runs that have ended stay, others go on.
+        out_given: The user said where run folders go (on several nodes someone must).
+
+    Returns:
+        The table, for the terminal.
+
+    Raises:
+        UserError: What the user can correct; runs that failed, after all others have ended.
+    """
+    runs = _checked(runs)
+    connect()
+    require_shared_storage(out_given)
+    cluster = runs[0].config.cluster
+    workers, _, gpu = resolve_workers(cluster)
+    slots = side_by_side(workers, cluster.cpus_per_worker, gpu)
+    if slots == 0:
+        raise UserError(
+            f"a run's {workers} workers with {cluster.cpus_per_worker} CPUs each fit on no nodes "
+            "of this cluster; set cluster.workers or cluster.cpus_per_worker lower"
+        )
+    if folder.exists() and any(folder.iterdir()) and not resume:
+        raise UserError(f"the folder {folder} exists; add --resume to go on, or give a --name")
+    labels = list(dict.fromkeys(each.label for each in runs))
+    print(
+        f"compare   {len(labels)} methods, {len(runs)} runs, {min(slots, len(runs))} side by side, "
+        f"{workers} {'GPU' if gpu else 'CPU'} worker{'s' * (workers > 1)} each\nfolder    {folder}",
+        flush=True,
+    )
+
+    def tell(number: int, done: ComparedRun, words: str) -> None:
+        print(f"[{number}/{len(runs)}] {done.label}, seed {done.seed}: {words}", flush=True)
+        write_comparison(folder, labels)
+
+    errors = _run_all(runs, folder, slots, tell)
+    table = write_comparison(folder, labels)
+    if errors:
+        raise UserError(
+            f"{len(errors)} of {len(runs)} runs failed: {'; '.join(errors)}. The table of the "
+            f"others is in {folder / 'compare.md'}; add --resume to try the failed ones again"
+        )
+    return table
+
+
+def _checked(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
+    """Returns the runs with absolute paths; raises `UserError` for what can't work."""
+    # What a run waits for is not there yet; its own check comes when it starts.
+    for each in {one.label: one for one in runs if not one.after}.values():
+        first, _, _ = resolve(each.config)
+    path = first.data.path
+    return [
+        replace(each, config=replace(each.config, data=replace(each.config.data, path=path)))
+        for each in runs
+    ]
+
+
+def _run_all(
+    runs: Sequence[ComparedRun],
+    folder: Path,
+    slots: int,
+    tell: Callable[[int, ComparedRun, str], None],
+) -> list[str]:
+    """Runs what is left, `slots` at a time; returns a sentence for each run that failed."""
+    start = ray.remote(num_cpus=0, max_retries=0, resources=_ON_HEAD)(_one_run)
+    waiting = list(runs)
+    running: dict[Any, ComparedRun] = {}
+    failed: dict[tuple[str, int], str] = {}
+    ended: set[tuple[str, int]] = set()
+
+    def end(which: ComparedRun, error: str) -> None:
+        if error:
+            failed[which.label, which.seed] = f"{which.label}, seed {which.seed}: {error}"
+        ended.add((which.label, which.seed))
+        tell(len(ended), which, f"failed: {error}" if error else "done")
+
+    while waiting or running:
+        ready = [r for r in waiting if not r.after or (r.after, r.seed) in ended]
+        for each in ready[: slots - len(running)]:
+            waiting.remove(each)
+            place = run_folder(folder, each.label, each.seed)
+            if (each.after, each.seed) in failed:
+                end(each, f"the run of '{each.after}' that it needs has failed")
+            elif _is_done(each.config, place):
+                end(each, "")
+            else:
+                running[start.remote(asdict(each.config), str(place))] = each
+        if running:
+            (answer, *_), _ = ray.wait(list(running), num_returns=1)
+            end(running.pop(answer), _error_of(answer))
+    return list(failed.values())
+
+
+def _is_done(config: RunConfig, folder: Path) -> bool:
+    """Returns whether a run has ended under these settings, whatever cluster it ran on."""
+    if not (folder / "results.json").exists():
+        return False
+    there = replace(read_run_config(folder), cluster=config.cluster)
+    return dump_config(there) == dump_config(config)
+
+
+def _one_run(content: dict[str, Any], folder: str) -> str:
+    """Runs in a process of its own; returns what the user can correct, empty if all went well."""
+    try:
+        run(build_config([flatten(content)], method_settings()), Path(folder), resume=True)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _error_of(answer: Any) -> str:
+    try:
+        error: str = ray.get(answer)
+    except ray.exceptions.RayError as failure:
+        return str(failure).strip().splitlines()[-1]
+    return error

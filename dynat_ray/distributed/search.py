@@ -1,0 +1,275 @@
+"""A search through Ray Tune: check, run the trials, let AutoAttack choose, report."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dynat_ray.distributed.session import require_shared_storage, side_by_side
+
+# isort: split
+import ray
+from ray import tune
+from torch import Tensor
+
+from dynat_ray.config import RunConfig
+from dynat_ray.config_files import dump_config, override
+from dynat_ray.data import load_labels, load_split
+from dynat_ray.distributed.run import finish, measure, resolve
+from dynat_ray.distributed.search_progress import SearchPrinter
+from dynat_ray.distributed.training import resolve_workers
+from dynat_ray.distributed.trials import EarlyStopper, Proposer, run_trial, trial_config
+from dynat_ray.errors import UserError
+from dynat_ray.methods import method_settings
+from dynat_ray.report import write_report
+from dynat_ray.report.search import write_search_report
+from dynat_ray.searching.options import Search, open_search
+from dynat_ray.searching.proposals import grid_size
+from dynat_ray.searching.ranking import finalists, winner
+from dynat_ray.searching.records import (
+    DEFAULT_TRIAL,
+    Trial,
+    read_trials,
+    trial_folder,
+    write_trial,
+)
+from dynat_ray.searching.space import check_space, representatives
+from dynat_ray.searching.table import write_trials_table
+from dynat_ray.training.materials import check_run, split_training
+from dynat_ray.training.run_folder import write_environment
+
+# Only the head node has this resource. A trial's own process asks for a trace of it and for no
+# CPU, so that it never takes what the workers of some trial wait for.
+_ON_HEAD = {"cpu": 0, "node:__internal_head__": 0.0001}
+_TUNE_FOLDER = "tune"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A search that was checked, and what it runs on.
+
+    Attributes:
+        search: With absolute paths.
+        workers: Of each trial.
+        gpu: A GPU for each worker.
+        concurrent: Trials side by side.
+    """
+
+    search: Search
+    workers: int
+    gpu: bool
+    concurrent: int
+
+    def describe(self) -> str:
+        """Returns the header of a search."""
+        options, config = self.search.options, self.search.default
+        stops = (
+            f"first after {options.first_rung} of {config.train.epochs} epochs, one in "
+            f"{options.reduction:g} goes on; never the default setting"
+            if options.first_rung
+            else "none"
+        )
+        rows = {
+            "search": f"{options.trials} trials by {options.search}, for "
+            f"{' and '.join(options.objectives)} accuracy; trial 0 is the default setting",
+            "stops": stops,
+            "trials": f"{self.concurrent} side by side, {self.workers} "
+            f"{'GPU' if self.gpu else 'CPU'} worker{'s' * (self.workers > 1)} each",
+        }
+        ranges = [f"{key}: {d.describe()}" for key, d in self.search.space.searched.items()]
+        return "\n".join(
+            [f"{name:<9} {value}" for name, value in rows.items()]
+            + [f"{'space' * (not place):<9} {line}" for place, line in enumerate(ranges)]
+        )
+
+
+def check(search: Search, *, max_concurrent: int | None = None, out_given: bool = True) -> Plan:
+    """Checks everything that can be checked before a trial starts.
+
+    Args:
+        search: What the user asked for.
+        max_concurrent: Most trials side by side; None: as many as fit.
+        out_given: The user said where run folders go (on several nodes someone must).
+
+    Raises:
+        UserError: A setting, range or choice that can't work, or a trial that never fits on the
+            cluster.
+    """
+    options, methods = search.options, method_settings()
+    check_space(search.space, search.default, methods)
+    if options.first_rung > search.default.train.epochs:
+        raise UserError(
+            f"--first-rung is {options.first_rung}, but trials have {search.default.train.epochs} "
+            "epochs"
+        )
+    if options.search == "grid" and options.trials != (
+        size := grid_size(search.space.searched) + 1
+    ):
+        raise UserError(
+            f"the grid has {size - 1} points and the default setting: give --trials {size}, or "
+            "fewer points in the space"
+        )
+    default, info, _ = resolve(search.default)
+    for settings in representatives(search.space):
+        check_run(override(default, settings, methods), info)
+    workers, _, gpu = resolve_workers(default.cluster)
+    require_shared_storage(out_given)
+    slots = side_by_side(workers, default.cluster.cpus_per_worker, gpu)
+    if slots == 0:
+        raise UserError(
+            f"a trial's {workers} workers with {default.cluster.cpus_per_worker} CPUs each fit on "
+            "no nodes of this cluster; set cluster.workers or cluster.cpus_per_worker lower"
+        )
+    concurrent = min(slots, options.trials, max_concurrent or slots)
+    return Plan(replace(search, default=default), workers, gpu, concurrent)
+
+
+def run_search(
+    plan: Plan, folder: Path, *, resume: bool = False, time_budget: float | None = None
+) -> list[Trial]:
+    """Runs the trials that are left, judges the best by AutoAttack, and writes all results.
+
+    Args:
+        plan: From `check`.
+        folder: The search's folder, absolute.
+        resume: Go on with the search that is there, or start if there is none.
+        time_budget: Seconds after which no trial goes on; None: no bound.
+
+    Returns:
+        All trials.
+
+    Raises:
+        UserError: What the user can correct.
+    """
+    search = plan.search
+    open_search(folder, search, resume=resume)
+    write_environment(folder, {"workers": plan.workers, "device": "cuda" if plan.gpu else "cpu"})
+    print(f"{plan.describe()}\n{'folder':<9} {folder}", flush=True)
+    _run_trials(plan, folder, time_budget)
+    _judge(plan, folder)
+    best = winner(read_trials(folder), judge(search.default))
+    write_trials_table(folder / "trials.parquet", search, read_trials(folder))
+    if best is None:
+        write_search_report(folder)
+        raise UserError(
+            "no trial has finished; look at their errors in "
+            f"{folder / 'report.html'}, or go on with --resume"
+        )
+    _write_best(folder / "best.yaml", search, best)
+    for number in dict.fromkeys([DEFAULT_TRIAL, best.number]):
+        trial = next(t for t in read_trials(folder) if t.number == number)
+        run_folder = trial_folder(folder, number)
+        if trial.state == "finished" and not (run_folder / "results.json").exists():
+            print(f"trial {number} on the test split", flush=True)
+            finish(trial_config(search, trial), run_folder, workers=plan.workers)
+    write_search_report(folder)
+    return read_trials(folder)
+
+
+def judge(config: RunConfig) -> str:
+    """Returns the attack that chooses the winner: AutoAttack, unless `eval.attacks` has none."""
+    attacks = config.eval.attacks
+    return next((name for name in attacks if name.startswith("autoattack")), attacks[-1])
+
+
+def _run_trials(plan: Plan, folder: Path, time_budget: float | None) -> None:
+    search, options = plan.search, plan.search.options
+    proposer = Proposer(folder, search)
+    if proposer.left == 0:
+        return
+    # What a search goes on from is in its own records.
+    shutil.rmtree(folder / _TUNE_FOLDER, ignore_errors=True)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    logging.getLogger("ray.air").setLevel(logging.CRITICAL)
+    # Its own tables; Ctrl-C shall end the command like any other.
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    scheduler = None
+    if options.first_rung:
+        scheduler = EarlyStopper(
+            folder, search.default.train.epochs, options.first_rung, options.reduction
+        )
+    tuner = tune.Tuner(
+        tune.with_resources(run_trial, _ON_HEAD),  # type: ignore[arg-type]
+        tune_config=tune.TuneConfig(
+            search_alg=proposer,
+            scheduler=scheduler,
+            num_samples=proposer.left,
+            max_concurrent_trials=plan.concurrent,
+            time_budget_s=time_budget,
+        ),
+        run_config=tune.RunConfig(
+            name=_TUNE_FOLDER,
+            storage_path=str(folder),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=0),
+        ),
+    )
+    with SearchPrinter(folder, search, time_budget):
+        tuner.fit()
+    shutil.rmtree(folder / _TUNE_FOLDER, ignore_errors=True)
+    _write_missing_reports(folder)
+
+
+def _write_missing_reports(folder: Path) -> None:
+    """Writes the report of trials that were stopped, on the cluster's CPUs."""
+    without = [
+        path
+        for trial in read_trials(folder)
+        if trial.metrics
+        and not ((path := trial_folder(folder, trial.number)) / "report.html").exists()
+    ]
+    write = ray.remote(num_cpus=1)(write_report)
+    ray.get([write.remote(path) for path in without])
+
+
+def _judge(plan: Plan, folder: Path) -> None:
+    """Attacks the best trials' models on the validation split, which chose none of them yet."""
+    search = plan.search
+    attack = judge(search.default)
+    chosen = finalists(read_trials(folder), search.options.finalists, search.options.objectives)
+    waiting = [trial for trial in chosen if attack not in trial.validation]
+    if not waiting:
+        return
+    images, labels = load_validation_images(search.default)
+    for trial in waiting:
+        print(f"trial {trial.number} under {attack} on the validation split", flush=True)
+        entries = measure(
+            trial_folder(folder, trial.number) / "model",
+            images,
+            labels,
+            search.default,
+            list(dict.fromkeys(["clean", attack])),
+            workers=plan.workers,
+        )
+        write_trial(folder, replace(trial, validation=entries))
+
+
+def load_validation_images(config: RunConfig) -> tuple[Tensor, Tensor]:
+    """Returns the held-out training images.
+
+    Returns:
+        float32 images `(N, C, H, W)` in [0, 1] and int64 labels `(N,)`.
+    """
+    _, held_out = split_training(config, load_labels(config.data.path, "train").numpy())
+    images, labels = load_split(
+        config.data.path, "train", image_size=config.data.image_size, positions=held_out
+    )
+    return images.float() / 255, labels
+
+
+def _write_best(file: Path, search: Search, best: Trial) -> None:
+    """Writes the winner's complete settings, which `train --config` takes."""
+    config = trial_config(search, best)
+    words = "the default setting" if best.number == DEFAULT_TRIAL else "searched settings:"
+    lines = [f"# Trial {best.number} of {file.parent.name}; {words}"]
+    if best.number != DEFAULT_TRIAL:
+        lines += [f"#   {key}: {value}" for key, value in best.settings.items()]
+    lines += [
+        f"# {name} on the validation split: {entry['accuracy']:.1f} % of {entry['samples']} images"
+        for name, entry in best.validation.items()
+    ]
+    file.write_text("\n".join(lines) + "\n" + dump_config(config))

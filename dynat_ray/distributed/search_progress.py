@@ -1,0 +1,121 @@
+"""What a running search shows, read from the folders of its trials."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+from types import TracebackType
+
+from dynat_ray.distributed.progress import describe_seconds
+from dynat_ray.searching.options import Search
+from dynat_ray.searching.records import Trial, read_trials
+from dynat_ray.searching.table import show_value, trials_text
+
+_SECONDS_BETWEEN_LOOKS = 1.0
+_UP_AND_CLEAR = "\x1b[{lines}F\x1b[J"
+
+
+class SearchPrinter:
+    """Shows the trials while its context lasts.
+
+    On a terminal that is a table that renews itself; elsewhere, in a log file, a line whenever a
+    trial starts or ends. In the end the whole table is printed.
+
+    Args:
+        folder: The search's folder.
+        search: The search.
+        time_budget: Seconds; None: no bound.
+    """
+
+    def __init__(self, folder: Path, search: Search, time_budget: float | None) -> None:
+        self._folder, self._search, self._budget = folder, search, time_budget
+        self._live = sys.stdout.isatty()
+        self._shown_lines = 0
+        before = read_trials(folder)
+        self._states: dict[int, str] = {
+            trial.number: trial.state for trial in before if trial.state != "running"
+        }
+        # Epochs of before a resume took no time of this one.
+        self._epochs_before = {trial.number: trial.epochs for trial in before}
+        self._began = time.monotonic()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> SearchPrinter:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+        self._look()
+        if not self._live:
+            table = trials_text(read_trials(self._folder), self._search.default.train.epochs)
+            print(f"\n{table}\n", flush=True)
+
+    def _follow(self) -> None:
+        while not self._done.wait(_SECONDS_BETWEEN_LOOKS):
+            self._look()
+
+    def _look(self) -> None:
+        trials = read_trials(self._folder)
+        if self._live:
+            self._draw(trials)
+            return
+        for trial in trials:
+            if self._states.get(trial.number) != trial.state:
+                self._states[trial.number] = trial.state
+                print(self._describe(trial, trials), flush=True)
+
+    def _draw(self, trials: list[Trial]) -> None:
+        columns, rows = shutil.get_terminal_size()
+        table = trials_text(trials, self._search.default.train.epochs, columns - 1).splitlines()
+        # More trials than the screen has lines: the head, and the newest.
+        table = [table[0], *table[1:][-(rows - 3) :]]
+        text = "\n".join([*table, self._progress(trials)[: columns - 1]])
+        above = _UP_AND_CLEAR.format(lines=self._shown_lines) if self._shown_lines else ""
+        print(above + text, flush=True)
+        self._shown_lines = text.count("\n") + 1
+
+    def _describe(self, trial: Trial, trials: list[Trial]) -> str:
+        if trial.state == "running":
+            settings = (
+                f"{k.rpartition('.')[2]} {show_value(v)}" for k, v in trial.settings.items()
+            )
+            return f"trial {trial.number} starts: {', '.join(settings)}"
+        words = f"trial {trial.number} {trial.state}"
+        if trial.error:
+            return f"{words}: {trial.error} ({self._progress(trials)})"
+        if best := trial.best:
+            words += (
+                f" after {trial.epochs} epochs: clean {best['validation_clean_accuracy']:.1f} %, "
+                f"robust {best['validation_robust_accuracy']:.1f} %"
+            )
+        return f"{words} ({self._progress(trials)})"
+
+    def _progress(self, trials: list[Trial]) -> str:
+        wanted = self._search.options.trials
+        ended = [trial for trial in trials if trial.state != "running"]
+        spent = time.monotonic() - self._began
+        text = f"{len(ended)} of {wanted} trials done"
+        new = [trial for trial in ended if self._epochs_before.get(trial.number, 0) < trial.epochs]
+        left = None
+        if new:
+            # Trials take turns: what each took so far holds for those to come.
+            left = max(spent / len(new) * (wanted - len(ended)), 0.0)
+        if self._budget is not None:
+            rest = max(self._budget - spent, 0.0)
+            left = rest if left is None else min(left, rest)
+        return (
+            text
+            if left is None or len(ended) == wanted
+            else (f"{text}, about {describe_seconds(left)} left")
+        )

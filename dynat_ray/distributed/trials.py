@@ -1,0 +1,227 @@
+"""What Ray Tune calls: the trial itself, who proposes its settings, who stops it early."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+# isort: split
+import ray.train
+from ray.exceptions import RayActorError
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from dynat_ray.config import RunConfig
+from dynat_ray.config_files import override
+from dynat_ray.data import load_info
+from dynat_ray.distributed.run import is_trained
+from dynat_ray.distributed.training import fit, resolve_workers
+from dynat_ray.methods import method_settings
+from dynat_ray.report import write_report
+from dynat_ray.searching.options import Search, read_search
+from dynat_ray.searching.proposals import Proposals, Told, get_proposals
+from dynat_ray.searching.ranking import OBJECTIVES, objective_values
+from dynat_ray.searching.records import (
+    DEFAULT_TRIAL,
+    Trial,
+    read_trial,
+    read_trials,
+    trial_folder,
+    write_trial,
+)
+from dynat_ray.training.materials import check_run
+from dynat_ray.training.run_folder import open_run_folder, write_environment
+from dynat_ray.training.telemetry import read_metrics
+
+_ROBUST = OBJECTIVES["robust"]
+# Rungs are counted in epochs: a report may be repeated after a failure, or come without accuracy.
+_EPOCHS = "epochs_done"
+
+
+def trial_config(search: Search, trial: Trial) -> RunConfig:
+    """Returns the settings of a trial, the default's with its own on top."""
+    own = {} if trial.number == DEFAULT_TRIAL else trial.settings
+    return override(search.default, own, method_settings())
+
+
+def run_trial(proposal: dict[str, Any]) -> None:
+    """Trains one trial in its run folder; runs in a process of its own that takes no CPU.
+
+    A failure is recorded and not raised, so that Tune goes on without a word. Only the death of
+    another process is left to `Proposer`, who knows whether the trial was being ended.
+
+    Args:
+        proposal: `folder` of the search and `number` of the trial.
+    """
+    search_folder = Path(proposal["folder"])
+    trial = read_trial(search_folder, proposal["number"])
+    folder = trial_folder(search_folder, trial.number)
+    try:
+        config = trial_config(read_search(search_folder), trial)
+        if not is_trained(config, folder):
+            loader = check_run(config, load_info(config.data.path))
+            open_run_folder(folder, config, resume=True)
+            low, _, gpu = resolve_workers(config.cluster)
+            facts = {"workers": str(low), "device": "cuda" if gpu else "cpu", "loader": loader}
+            command = f"trial {trial.number} of the search {search_folder}"
+            write_environment(folder, facts | {"command": command})
+            fit(config, folder, callbacks=[_ReportToTune()], quiet=True)
+        write_report(folder)
+    except RayActorError:
+        raise
+    except Exception as error:  # whatever it is, the search goes on
+        # A trial that was stopped early may end with an error that means nothing.
+        if read_trial(search_folder, trial.number).state == "running":
+            sentence = " ".join(str(error).split()) or type(error).__name__
+            write_trial(search_folder, replace(trial, state="failed", error=sentence))
+    else:
+        write_trial(search_folder, replace(trial, state="finished"))
+
+
+class _ReportToTune(TuneReportCallback):
+    """Sends what an epoch measured on to Tune."""
+
+    def after_report(
+        self,
+        run_context: Any,
+        metrics: list[dict[str, Any]],
+        checkpoint: ray.train.Checkpoint | None,
+    ) -> None:
+        report = tune_report(metrics[0])
+        super().after_report(run_context, [report], None)
+
+
+def tune_report(line: dict[str, Any]) -> dict[str, Any]:
+    """Returns what Tune needs of a line of `metrics.jsonl`: epochs done, accuracies if measured."""
+    measured = {name: line[name] for name in OBJECTIVES.values() if line[name] is not None}
+    return {_EPOCHS: line["epoch"] + 1, **measured}
+
+
+class Proposer(Searcher):
+    """Hands Tune the trials that are left: first those that were begun, then new ones.
+
+    All it knows is in the search's folder, so that a search can be resumed from there.
+
+    Args:
+        folder: The search's.
+        search: The search.
+    """
+
+    def __init__(self, folder: Path, search: Search) -> None:
+        super().__init__(metric=_ROBUST, mode="max")
+        self._folder, self._search = folder, search
+        trials = read_trials(folder)
+        self._begun = [trial.number for trial in trials if trial.state == "running"]
+        known = {trial.number for trial in trials}
+        self._new = [n for n in range(search.options.trials) if n not in known]
+        self.left = len(self._begun) + len(self._new)
+        options = search.options
+        self._proposals: Proposals = get_proposals(
+            options.search,
+            search.space.searched,
+            seed=options.seed,
+            objectives=options.objectives,
+            trials=options.trials,
+        )
+        for trial in trials:
+            if trial.state != "running":
+                self._tell(trial)
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """Returns the next trial, or that there is none."""
+        if trial_id not in self._numbers:
+            if self._begun:
+                self._numbers[trial_id] = self._begun.pop(0)
+            elif self._new:
+                number = self._new.pop(0)
+                if number == DEFAULT_TRIAL:
+                    settings = self._search.space.default(self._search.default)
+                else:
+                    settings = self._proposals.propose(number)
+                write_trial(self._folder, Trial(number, settings))
+                self._numbers[trial_id] = number
+            else:
+                return Searcher.FINISHED
+        return {"folder": str(self._folder), "number": self._numbers[trial_id]}
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Takes in how a trial ended."""
+        trial = read_trial(self._folder, self._numbers[trial_id])
+        if error and trial.state == "running":
+            trial = replace(trial, state="failed", error="its process died, perhaps out of memory")
+            write_trial(self._folder, trial)
+        if trial.state != "running":
+            self._tell(trial)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Tune insists on a file; what a resumed search needs is in the trials' folders."""
+        Path(checkpoint_path).write_text("")
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing was saved."""
+
+    def _tell(self, trial: Trial) -> None:
+        values = objective_values(trial, self._search.options.objectives)
+        if trial.state == "failed":
+            values = None
+        told = Told(trial.settings, values, trial.epochs, stopped=trial.state == "stopped")
+        self._proposals.tell(trial.number, told)
+
+
+class EarlyStopper(ASHAScheduler):
+    """Ray's ASHA over epochs, which leaves the default setting and last epochs alone.
+
+    Args:
+        folder: The search's; what its earlier trials reached counts after a resume.
+        epochs: Of a whole trial.
+        first_rung: Epochs of the first rung.
+        reduction: Of the trials that reach a rung, one in so many goes on.
+    """
+
+    def __init__(self, folder: Path, epochs: int, first_rung: int, reduction: float) -> None:
+        super().__init__(
+            time_attr=_EPOCHS,
+            metric=_ROBUST,
+            mode="max",
+            max_t=epochs,
+            grace_period=first_rung,
+            reduction_factor=reduction,
+            # The last report comes before the models are saved.
+            stop_last_trials=False,
+        )
+        self._folder, self._epochs = folder, epochs
+        for trial in read_trials(folder):
+            if trial.state in ("finished", "stopped"):
+                self.on_trial_add(None, _Past(trial.number))  # type: ignore[arg-type]
+
+    def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """Takes in a trial, with the epochs it did before a resume."""
+        super().on_trial_add(tune_controller, trial)
+        folder = trial_folder(self._folder, trial.config["number"])
+        for line in read_metrics(folder / "metrics.jsonl"):
+            super().on_trial_result(tune_controller, trial, tune_report(line))
+
+    def on_trial_result(
+        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
+    ) -> str:
+        """Returns whether the trial goes on."""
+        action = super().on_trial_result(tune_controller, trial, result)
+        number = trial.config["number"]
+        if number == DEFAULT_TRIAL or result.get(_EPOCHS, 0) >= self._epochs:
+            return str(TrialScheduler.CONTINUE)
+        if action == TrialScheduler.STOP:
+            write_trial(self._folder, replace(read_trial(self._folder, number), state="stopped"))
+        return action
+
+
+class _Past:
+    """Stands for a trial of before a resume."""
+
+    def __init__(self, number: int) -> None:
+        self.trial_id, self.config = f"past-{number}", {"number": number}

@@ -1,0 +1,238 @@
+"""A comparison of methods: one table and one figure over the run folders of several seeds."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import os
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from dynat_ray.errors import UserError
+from dynat_ray.report.drawing import CLEAN, NEUTRAL, ROBUST, draw
+from dynat_ray.report.page import write_page
+from dynat_ray.report.reading import Run, read_run
+from dynat_ray.report.tables import MODELS, attack_names
+from dynat_ray.training.header import run_facts
+
+
+def run_folder(folder: Path, label: str, seed: int) -> Path:
+    """Returns the folder of one run of a comparison; `label` is the method, maybe with settings."""
+    return folder / "runs" / f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', label)}-seed{seed}"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A value over the seeds.
+
+    Attributes:
+        mean: Of the seeds.
+        deviation: Standard deviation of the sample; None for a single seed.
+    """
+
+    mean: float
+    deviation: float | None
+
+    def text(self, digits: int = 1) -> str:
+        """Returns such as `49.3 ± 0.4`."""
+        words = f"{self.mean:.{digits}f}"
+        return words if self.deviation is None else f"{words} ± {self.deviation:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method's best or last models.
+
+    Attributes:
+        label: The method.
+        model: `best` or `last`.
+        seeds: How many runs have ended.
+        accuracies: In percent, by attack.
+        seconds: Of an epoch's training.
+        passes: Forward-backward passes of the training attack, a sample and epoch.
+    """
+
+    label: str
+    model: str
+    seeds: int
+    accuracies: dict[str, Spread]
+    seconds: Spread
+    passes: Spread
+
+
+def write_comparison(folder: Path, labels: Sequence[str]) -> str:
+    """Writes `compare.csv`, `.md`, `.html` and `.svg` from the runs that have ended.
+
+    Args:
+        folder: Of the comparison; runs are in its `runs/`.
+        labels: Methods, in the order of the table.
+
+    Returns:
+        The Markdown table.
+
+    Raises:
+        UserError: The files can't be written.
+    """
+    runs = {label: _ended_runs(folder, label) for label in labels}
+    rows = [_row(label, model, found) for label, found in runs.items() if found for model in MODELS]
+    attacks = list(dict.fromkeys(name for row in rows for name in row.accuracies))
+    markdown = _markdown(rows, attacks)
+    robust = attacks[-1] if attacks else ""
+    figure = _figure(rows, robust) if rows and robust != "clean" else None
+    any_run = next((found[0] for found in runs.values() if found), None)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "compare.csv", _csv(rows, attacks))
+        _write(folder / "compare.md", markdown + "\n")
+        if figure:
+            svg = base64.b64decode(figure.partition(",")[2]).decode()
+            _write(folder / "compare.svg", svg)
+    except OSError as error:
+        raise UserError(f"the comparison in {folder} can't be written: {error}") from error
+    content = {
+        "name": folder.name,
+        "facts": _facts(any_run),
+        "attacks": attacks,
+        "rows": rows,
+        "figure": figure,
+        "robust": robust,
+        "missing": [label for label, found in runs.items() if not found],
+    }
+    write_page(folder / "compare.html", "compare.html", content)
+    return markdown
+
+
+def _ended_runs(folder: Path, label: str) -> list[Run]:
+    prefix = run_folder(folder, label, 0).name.removesuffix("0")
+    found = [
+        place
+        for place in (folder / "runs").glob("*-seed*")
+        if re.fullmatch(re.escape(prefix) + r"\d+", place.name)
+        and (place / "results.json").exists()
+    ]
+    return [read_run(place) for place in sorted(found)]
+
+
+def _row(label: str, model: str, runs: Sequence[Run]) -> Row:
+    attacks = [name for name in attack_names(runs[0].results) if name in runs[0].results[model]]
+    return Row(
+        label=label,
+        model=model,
+        seeds=len(runs),
+        accuracies={
+            name: _spread(
+                [run.results[model][name]["accuracy"] for run in runs if name in run.results[model]]
+            )
+            for name in attacks
+        },
+        seconds=_spread([_mean_metric(run, "seconds") for run in runs]),
+        passes=_spread([_mean_metric(run, "passes_per_sample") for run in runs]),
+    )
+
+
+def _mean_metric(run: Run, name: str) -> float:
+    return statistics.fmean(line[name] for line in run.metrics)
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return Spread(statistics.fmean(values), deviation)
+
+
+def _markdown(rows: Sequence[Row], attacks: Sequence[str]) -> str:
+    heads = ["method", "model", *attacks, "s/epoch", "attack passes", "seeds"]
+    lines = [
+        [
+            row.label,
+            row.model,
+            *(row.accuracies[name].text() if name in row.accuracies else "-" for name in attacks),
+            row.seconds.text(),
+            row.passes.text(),
+            str(row.seeds),
+        ]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    table = [heads, ["-" * width for width in widths], *lines]
+    return "\n".join(
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in table
+    )
+
+
+def _csv(rows: Sequence[Row], attacks: Sequence[str]) -> str:
+    values = [*attacks, "seconds_per_epoch", "attack_passes_per_sample"]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(
+        ["method", "model", "seeds", *(f"{v}_{kind}" for v in values for kind in ("mean", "sd"))]
+    )
+    for row in rows:
+        spreads = [row.accuracies.get(name) for name in attacks] + [row.seconds, row.passes]
+        cells: list[Any] = []
+        for spread in spreads:
+            deviation = spread.deviation if spread else None
+            cells.append(f"{spread.mean:.3f}" if spread else "")
+            cells.append("" if deviation is None else f"{deviation:.3f}")
+        writer.writerow([row.label, row.model, row.seeds, *cells])
+    return file.getvalue()
+
+
+def _figure(rows: Sequence[Row], robust: str) -> str:
+    """Returns clean accuracy against that under the last attack, with error bars."""
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for model, color, filled in (("best", CLEAN, True), ("last", ROBUST, False)):
+            chosen = [row for row in rows if row.model == model and robust in row.accuracies]
+            for number, row in enumerate(chosen):
+                x, y = row.accuracies["clean"], row.accuracies[robust]
+                axes.errorbar(
+                    x.mean,
+                    y.mean,
+                    xerr=x.deviation,
+                    yerr=y.deviation,
+                    fmt="o",
+                    color=color,
+                    markerfacecolor=color if filled else "white",
+                    capsize=2,
+                    elinewidth=1,
+                    label="" if number else f"{model} model",
+                )
+                if filled:
+                    axes.annotate(
+                        row.label,
+                        (x.mean, y.mean),
+                        xytext=(6, 5),
+                        textcoords="offset points",
+                        fontsize=8.5,
+                        color=NEUTRAL,
+                    )
+        axes.set_xlabel("clean accuracy, %")
+        axes.set_ylabel(f"accuracy under {robust}, %")
+        axes.margins(0.12)
+        figure.legend(loc="outside lower left", ncols=2)
+
+    return draw(8, 5, paint)
+
+
+def _facts(run: Run | None) -> dict[str, str]:
+    if run is None:
+        return {}
+    facts = run_facts(run.config, run.info, run.environment)
+    return {name: words for name, words in facts.items() if name != "method"}
+
+
+def _write(file: Path, text: str) -> None:
+    partial = file.with_suffix(file.suffix + ".tmp")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)

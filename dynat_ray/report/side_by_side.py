@@ -1,0 +1,225 @@
+"""Several evaluations side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from dynat_ray.errors import UserError
+from dynat_ray.report.drawing import NEUTRAL, draw
+from dynat_ray.report.tables import interval_text
+from dynat_ray.training.header import describe_eps
+
+# Colours that stay apart for readers who do not see all of them.
+_COLOURS = ("#1f6f9f", "#c4502b", "#4f8a5b", "#8a5fa8", "#b08a2e", "#3d4750", "#59a5b5", "#c77da0")
+
+# An attack's eps, accuracy and 95 % interval, for each of its radii.
+Curve = list[tuple[float, float, list[float]]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation wrote.
+
+    Attributes:
+        file: Its JSON file.
+        content: What that holds.
+    """
+
+    file: Path
+    content: dict[str, Any]
+
+    @property
+    def norm(self) -> str:
+        """`Linf` or `L2`."""
+        return str(self.content["norm"])
+
+    @property
+    def name(self) -> str:
+        """The model, as the user named it."""
+        return str(self.content["model"])
+
+    @property
+    def points(self) -> dict[float, dict[str, dict[str, Any]]]:
+        """For each eps, ascending, the entry of each attack."""
+        if "results" in self.content:
+            return {float(self.content["eps"]): self.content["results"]}
+        return {float(point["eps"]): point["results"] for point in self.content["curve"]}
+
+    def cells(self) -> dict[str, dict[str, Any]]:
+        """Returns all entries by column: `clean`, or attack and eps."""
+        cells: dict[str, dict[str, Any]] = {}
+        for eps, results in self.points.items():
+            radius = describe_eps(eps, self.norm)
+            for attack, entry in results.items():
+                if attack == "clean":
+                    cells.setdefault(attack, entry)
+                elif eps > 0:
+                    cells[f"{attack}, {self.norm} {radius}"] = entry
+        return cells
+
+
+def read_evaluation(file: Path) -> Evaluation:
+    """Reads what an evaluation wrote.
+
+    Raises:
+        UserError: It is not there or nothing that an evaluation wrote.
+    """
+    try:
+        evaluation = Evaluation(file, json.loads(file.read_text(encoding="utf-8")))
+        complete = bool(evaluation.norm and evaluation.name and evaluation.points)
+        complete = complete and {"data", "model"} <= evaluation.content["checksums"].keys()
+    except OSError as error:
+        raise UserError(f"{file} can't be read: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        complete = False
+    if not complete:
+        raise UserError(
+            f"{file} is not the JSON file of an evaluation; give one that "
+            "python -m dynat_ray.evaluate wrote"
+        )
+    return evaluation
+
+
+def labels_of(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Returns a short name for each: the model's, with the file where that is not enough."""
+    names = [evaluation.name for evaluation in evaluations]
+    return [
+        name if names.count(name) == 1 else f"{name} ({evaluation.file.name})"
+        for name, evaluation in zip(names, evaluations, strict=True)
+    ]
+
+
+def side_by_side(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[dict[str, Any]]]:
+    """Returns the columns, and a row for each evaluation with its `label` and `cells`.
+
+    Where some columns are of at least two evaluations, only those.
+    """
+    cells = [evaluation.cells() for evaluation in evaluations]
+    columns = list(dict.fromkeys(column for found in cells for column in found))
+    shared = [column for column in columns if sum(column in found for found in cells) > 1]
+    columns = shared or columns
+    rows = [
+        {"label": label, "cells": [found.get(column) for column in columns]}
+        for label, found in zip(labels_of(evaluations), cells, strict=True)
+    ]
+    return columns, rows
+
+
+def differences(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Returns why numbers of these evaluations can't be compared directly, a sentence each."""
+    first = evaluations[0]
+    found = []
+    for other, label in zip(evaluations[1:], labels_of(evaluations)[1:], strict=True):
+        if other.content["checksums"]["data"] != first.content["checksums"]["data"]:
+            found.append(f"{label} was evaluated on other data")
+        elif other.content["samples"] != first.content["samples"]:
+            found.append(
+                f"{label} was evaluated on {other.content['samples']} test images, not "
+                f"{first.content['samples']}"
+            )
+        if other.norm != first.norm:
+            found.append(f"{label} was attacked under {other.norm}, not {first.norm}")
+    return found
+
+
+def side_by_side_table(evaluations: Sequence[Evaluation]) -> str:
+    """Returns the table for the terminal: a row for each evaluation."""
+    columns, rows = side_by_side(evaluations)
+    lines = [["", *columns]]
+    for row in rows:
+        cells = [
+            f"{cell['accuracy']:.1f} ({interval_text(cell)})" if cell else "-"
+            for cell in row["cells"]
+        ]
+        lines.append([row["label"], *cells])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+    return "\n".join([*table, *(f"  note: {each}" for each in differences(evaluations))])
+
+
+def side_by_side_figure(evaluations: Sequence[Evaluation]) -> str:
+    """Returns accuracies with their intervals: over eps where several have a curve, else bars."""
+    curves = [_curve_of(evaluation) for evaluation in evaluations]
+    labels = labels_of(evaluations)
+
+    def lines(figure: Figure) -> None:
+        axes = figure.subplots()
+        scale = 255 if evaluations[0].norm == "Linf" else 1
+        for place, (label, (attack, points)) in enumerate(zip(labels, curves, strict=True)):
+            color = _COLOURS[place % len(_COLOURS)]
+            radii = np.array([eps * scale for eps, _, _ in points])
+            accuracies = [accuracy for _, accuracy, _ in points]
+            axes.plot(radii, accuracies, color=color, marker="o", label=f"{label}, {attack}")
+            low, high = np.array([interval for _, _, interval in points]).T
+            axes.fill_between(radii, low, high, color=color, alpha=0.13, linewidth=0)
+        axes.set_xlabel("eps, in 255ths" if scale == 255 else "eps")
+        axes.set_ylabel("right, %", color=NEUTRAL)
+        axes.set_ylim(-2, 102)
+        axes.legend()
+
+    def bars(figure: Figure) -> None:
+        axes = figure.subplots()
+        columns, rows = side_by_side(evaluations)
+        width = 0.8 / len(rows)
+        for place, row in enumerate(rows):
+            known = [(x, cell) for x, cell in enumerate(row["cells"]) if cell]
+            if not known:
+                continue
+            middles = np.array([x for x, _ in known]) + width * (place - (len(rows) - 1) / 2)
+            heights = np.array([cell["accuracy"] for _, cell in known])
+            errors = np.abs(np.array([cell["interval"] for _, cell in known]).T - heights)
+            axes.bar(
+                middles,
+                heights,
+                width * 0.92,
+                yerr=errors,
+                color=_COLOURS[place % len(_COLOURS)],
+                error_kw={"elinewidth": 1, "ecolor": NEUTRAL},
+                label=row["label"],
+            )
+        axes.set_xticks(range(len(columns)), columns)
+        axes.grid(False, axis="x")
+        axes.set_ylabel("right, %", color=NEUTRAL)
+        axes.set_ylim(0, 102)
+        figure.legend(loc="outside lower left", ncols=2)
+
+    several = sum(len(points) > 1 for _, points in curves) > 1
+    same_norm = len({evaluation.norm for evaluation in evaluations}) == 1
+    return draw(10, 3.8, lines if several and same_norm else bars)
+
+
+def strongest(results: dict[str, dict[str, Any]]) -> str:
+    """Returns the attack that says most: AutoAttack, else what left the fewest samples right.
+
+    AutoAttack goes first since it may have seen fewer samples than the others, so that
+    accuracies alone do not order them. `clean` where there is no attack.
+    """
+    attacks = [name for name in results if name != "clean"]
+    if not attacks:
+        return "clean"
+    return min(attacks, key=lambda n: (not n.startswith("autoattack"), results[n]["accuracy"]))
+
+
+def curve_of(evaluation: Evaluation, attack: str) -> Curve:
+    """Returns an attack's accuracies at all eps at which it was run, ascending."""
+    return [
+        (eps, results[attack]["accuracy"], results[attack]["interval"])
+        for eps, results in evaluation.points.items()
+        if attack in results
+    ]
+
+
+def _curve_of(evaluation: Evaluation) -> tuple[str, Curve]:
+    points = evaluation.points
+    attack = strongest(points[max(points)])
+    return attack, curve_of(evaluation, attack)

@@ -1,0 +1,1 @@
+"""What a search tries and what came of it, in plain Python: spaces, proposals, records, ranking."""

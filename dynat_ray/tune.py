@@ -1,0 +1,113 @@
+"""`python -m dynat_ray.tune`: a search through Ray Tune."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from dynat_ray.command_line import ArgumentParser
+from dynat_ray.command_line import run as run_command
+from dynat_ray.config_files import (
+    build_config,
+    read_recipe,
+    read_settings,
+    recipe_names,
+    split_arguments,
+)
+from dynat_ray.errors import UserError
+from dynat_ray.methods import method_settings
+from dynat_ray.searching.options import Search, SearchOptions
+from dynat_ray.searching.space import check_space, read_space
+
+_DEFAULT_RECIPE = "digits"
+
+
+def main(argv: Sequence[str]) -> Path:
+    """Searches as the arguments say and returns the path of the report."""
+    overrides, rest = split_arguments(argv)
+    options = _parser().parse_args(rest)
+    for name in ("max_concurrent", "time_budget"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be more than 0")
+    space = read_space(options.space)
+    layers = [read_recipe(options.recipe or _DEFAULT_RECIPE)]
+    if options.config:
+        layers.append(read_settings(options.config))
+    default = build_config([*layers, space.fixed, overrides], method_settings())
+    check_space(space, default, method_settings())
+    # A quarter of the run is what tells a bad setting from a good one.
+    first_rung = math.ceil(default.train.epochs / 4)
+    if options.no_early_stop:
+        first_rung = 0
+    elif options.first_rung is not None:
+        first_rung = options.first_rung
+    search = Search(
+        space,
+        default,
+        SearchOptions(
+            trials=options.trials,
+            search=options.search,
+            objectives=tuple(options.objectives.split(",")),
+            seed=options.seed,
+            finalists=options.finalists,
+            first_rung=first_rung,
+            reduction=options.reduction,
+        ),
+    )
+
+    # Ray takes seconds to import: after the settings are known to be right.
+    from dynat_ray.distributed.search import check, run_search
+    from dynat_ray.report.search import search_summary
+    from dynat_ray.training.run_folder import default_name, default_out
+
+    given = bool(default.cluster.storage or options.out or os.environ.get("DYNAT_RAY_OUT"))
+    plan = check(search, max_concurrent=options.max_concurrent, out_given=given)
+    if options.check:
+        print(plan.describe())
+        return Path(options.space)
+    out = Path(default.cluster.storage or options.out or default_out()).expanduser()
+    name = options.name or default_name(
+        options.recipe or _DEFAULT_RECIPE, f"search-{options.space.stem}"
+    )
+    folder = out.resolve() / name
+    run_search(plan, folder, resume=options.resume, time_budget=options.time_budget)
+    print(f"\n{search_summary(folder)}\n")
+    return folder / "report.html"
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m dynat_ray.tune",
+        description="Searches settings through Ray Tune. Trial 0 is always the default setting. "
+        "Settings that all trials share can be given as --section.key VALUE "
+        "(python -m dynat_ray.train --help lists them).",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("space", type=Path, metavar="SPACE.yaml", help="what to search; see tune_spaces/")
+    add("--trials", type=int, required=True, help="how many, the default setting included")
+    add("--recipe", help=f"one of {', '.join(recipe_names())} (default: {_DEFAULT_RECIPE})")
+    add("--config", type=Path, help="YAML file of settings, on top of the recipe")
+    add("--out", type=Path, help="where the search's folder goes (default: runs)")
+    add("--name", help="of the search's folder (default: recipe, space and time)")
+    add("--resume", action="store_true", help="go on with the search of that name")
+    add("--max-concurrent", type=int, help="most trials side by side (default: as many as fit)")
+    add("--time-budget", type=float, metavar="SECONDS", help="start no trial and stop all then")
+    add("--search", choices=("tpe", "random", "grid"), default="tpe", help="default: tpe")
+    add("--objectives", default="robust", help="robust (default), or clean,robust")
+    add("--finalists", type=int, default=3, help="best trials that AutoAttack judges (default: 3)")
+    add("--first-rung", type=int, metavar="EPOCHS", help="first early stop (default: a quarter)")
+    add("--reduction", type=float, default=2.0, help="one in so many goes on (default: 2)")
+    add("--no-early-stop", action="store_true", help="train every trial to its end")
+    add("--seed", type=int, default=0, help="of the proposals (default: 0)")
+    add("--check", action="store_true", help="check everything, start no trial")
+    return parser
+
+
+if __name__ == "__main__":
+    run_command(main)

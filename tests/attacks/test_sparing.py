@@ -1,0 +1,58 @@
+"""APGD that leaves fooled samples out of its passes, against the library's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
+from torch import Tensor
+
+from dynat_ray.attacks.sparing import SparingApgd, SparingTargetedApgd
+from tests.attacks.conftest import EPS, Victim
+
+
+class _Counted:
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model, self.images = model, 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.images += len(images)
+        answer: Tensor = self.model(images)
+        return answer.clone()
+
+
+def _run(kind: type, victim: Victim, count: int, **settings: Any) -> tuple[Tensor, int]:
+    model = _Counted(victim.model)
+    attack = kind(model, n_iter=30, seed=3, device=torch.device("cpu"), **settings)
+    with torch.random.fork_rng():
+        adversarial = attack.perturb(victim.images[:count], victim.labels[:count])
+    with torch.no_grad():
+        return victim.model(adversarial).argmax(1) == victim.labels[:count], model.images
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", EPS), ("L2", 0.6)])
+@pytest.mark.parametrize(
+    ("ours", "theirs", "settings"),
+    [
+        (SparingApgd, APGDAttack, {"loss": "ce"}),
+        (SparingApgd, APGDAttack, {"loss": "dlr"}),
+        (SparingTargetedApgd, APGDAttack_targeted, {"n_target_classes": 3}),
+    ],
+    ids=["ce", "dlr", "targeted"],
+)
+def test_same_outcomes_with_fewer_passes(
+    plain: Victim, ours: type, theirs: type, settings: dict[str, Any], norm: str, eps: float
+) -> None:
+    right, passes = _run(ours, plain, 60, norm=norm, eps=eps, **settings)
+    expected, full = _run(theirs, plain, 60, norm=norm, eps=eps, **settings)
+    assert right.tolist() == expected.tolist()
+    assert 0 < int(right.sum()) < 60
+    assert passes < 0.9 * full
+
+
+def test_all_fooled_ends_at_once(plain: Victim) -> None:
+    right, passes = _run(SparingApgd, plain, 20, norm="Linf", eps=0.5, loss="ce")
+    assert not right.any()
+    assert passes < 20 * 12

@@ -1,0 +1,108 @@
+"""A whole search through Ray Tune, small: the default setting, and one that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from dynat_ray.config import RunConfig
+from dynat_ray.config_files import build_config, override, read_settings
+from dynat_ray.distributed.search import check, run_search
+from dynat_ray.distributed.session import connect, side_by_side
+from dynat_ray.errors import UserError
+from dynat_ray.methods import method_settings
+from dynat_ray.searching.options import Search, SearchOptions
+from dynat_ray.searching.space import parse_space
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    connect()
+    yield
+    ray.shutdown()
+
+
+def make_search(config: RunConfig, trials: int = 2, **settings: object) -> Search:
+    # Both choices leave the finite numbers at once; the default setting does not.
+    space = parse_space({"optim.lr": {"choice": [1e30, 1e31]}})
+    evaluation = {"eval.attacks": ["clean", "pgd-5"], "cluster.workers": 1}
+    keys = {key.replace("__", "."): value for key, value in settings.items()}
+    default = override(config, evaluation | keys, method_settings())
+    return Search(space, default, SearchOptions(trials=trials, search="random", first_rung=1))
+
+
+def test_a_search_from_space_to_report(
+    small_config: RunConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "search"
+    trials = run_search(check(make_search(small_config)), folder)
+    output = capfd.readouterr()
+    assert [trial.state for trial in trials] == ["finished", "failed"]
+    assert "not finite" in trials[1].error
+    assert trials[0].validation["pgd-5"]["samples"] == 20
+    assert [row["number"] for row in pq.read_table(folder / "trials.parquet").to_pylist()] == [0, 1]
+    best = build_config([read_settings(folder / "best.yaml")], method_settings())
+    assert best.optim.lr == small_config.optim.lr
+    default = folder / "trials" / "0000"
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "results.json",
+        "report.html",
+        "model/config.json",
+    ):
+        assert (default / name).exists(), name
+    page = (folder / "report.html").read_text()
+    assert "not finite" in page
+    assert "trials/0000/report.html" in page
+    assert "trial 1 failed: the loss is not finite" in output.out.replace("loss of", "loss is")
+    for noise in ("ray::", "core_worker", "INFO", "Configuration", "Traceback", "WARNING"):
+        assert noise not in output.out + output.err
+    # A job that is tried again gives the same command: nothing is trained twice.
+    before = (default / "metrics.jsonl").stat().st_mtime_ns
+    with pytest.raises(UserError, match="--resume"):
+        run_search(check(make_search(small_config)), folder)
+    again = run_search(check(make_search(small_config)), folder, resume=True)
+    assert again == trials
+    assert (default / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"cluster__workers": 99, "train__batch_size": 99}, "the cluster has"),
+        ({"cluster__gpu": True, "cluster__workers": 2}, "GPU"),
+        ({"data__path": "nowhere"}, "nowhere"),
+    ],
+)
+def test_what_never_fits_is_refused(
+    small_config: RunConfig, settings: dict[str, object], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        check(make_search(small_config, **settings))
+
+
+def test_a_grid_of_another_size_is_refused(small_config: RunConfig) -> None:
+    search = make_search(small_config, trials=9)
+    grid = SearchOptions(trials=9, search="grid")
+    with pytest.raises(UserError, match="give --trials 3"):
+        check(Search(search.space, search.default, grid))
+
+
+def test_a_choice_that_cannot_be_built_is_refused(small_config: RunConfig) -> None:
+    search = make_search(small_config)
+    space = parse_space({"optim.name": {"choice": ["sgd", "sgdd"]}})
+    with pytest.raises(UserError, match="sgdd"):
+        check(Search(space, search.default, search.options))
+
+
+def test_what_fits_side_by_side() -> None:
+    cpus = int(ray.cluster_resources()["CPU"])
+    assert side_by_side(1, 1, gpu=False) == cpus
+    assert side_by_side(cpus, 1, gpu=False) == 1
+    assert side_by_side(1, cpus + 1, gpu=False) == 0
+    assert side_by_side(1, 1, gpu=True) <= cpus

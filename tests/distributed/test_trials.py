@@ -1,0 +1,140 @@
+"""What Ray Tune asks: which trial is next, and whether one goes on. No Ray process is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.search import Searcher
+
+from dynat_ray.distributed.trials import EarlyStopper, Proposer, trial_config, tune_report
+from dynat_ray.searching.options import open_search
+from dynat_ray.searching.records import Trial, read_trial, read_trials, trial_folder
+from tests.searching.conftest import add_trial, make_search, metrics_line  # noqa: F401  (a fixture)
+
+AddTrial = Callable[..., Trial]
+
+
+class Tune:
+    """Stands for Tune: adds trials to a stopper and passes reports on."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.stopper = EarlyStopper(
+            folder, **{"epochs": 8, "first_rung": 2, "reduction": 2.0} | options
+        )
+        self.trials: dict[int, Any] = {}
+
+    def start(self, number: int) -> None:
+        trial = SimpleNamespace(trial_id=f"tune-{number}", config={"number": number})
+        self.trials[number] = trial
+        self.stopper.on_trial_add(None, trial)  # type: ignore[arg-type]
+
+    def report(self, number: int, epoch: int, robust: float | None) -> bool:
+        """Returns whether the trial goes on after this epoch (from 0)."""
+        report = tune_report(metrics_line(epoch, 90.0, robust)) | {"training_iteration": 1}
+        answer = self.stopper.on_trial_result(None, self.trials[number], report)
+        return answer == "CONTINUE"
+
+
+@pytest.fixture
+def tune(tmp_path: Path, add_trial: AddTrial) -> Tune:  # noqa: F811
+    tune = Tune(tmp_path)
+    for number in range(4):
+        add_trial(number, [])
+        tune.start(number)
+    return tune
+
+
+def test_a_trial_that_is_behind_at_a_rung_is_stopped(tune: Tune, tmp_path: Path) -> None:
+    assert tune.report(0, 0, 50.0)
+    assert tune.report(1, 0, 1.0)
+    assert tune.report(0, 1, 50.0)
+    assert not tune.report(1, 1, 1.0)
+    assert tune.report(2, 1, 55.0)
+    assert [trial.state for trial in read_trials(tmp_path)] == ["running", "stopped"] + [
+        "running"
+    ] * 2
+
+
+def test_the_default_setting_is_never_stopped(tune: Tune, tmp_path: Path) -> None:
+    assert tune.report(1, 1, 50.0)
+    assert all(tune.report(0, epoch, 0.0) for epoch in range(8))
+    assert read_trial(tmp_path, 0).state == "running"
+    # But the others are measured by it.
+    assert tune.report(2, 1, 49.0)
+
+
+def test_rungs_are_epochs_not_reports(tune: Tune) -> None:
+    tune.report(0, 1, 50.0)
+    # The same first epoch again after each failure, and an epoch without validation.
+    assert all(tune.report(1, 0, 1.0) for _ in range(5))
+    assert tune.report(1, 1, None)
+    assert not tune.report(1, 2, 1.0)
+
+
+def test_no_trial_is_stopped_at_its_end(tune: Tune) -> None:
+    for number, robust in ((0, 50.0), (1, 60.0)):
+        for epoch in range(7):
+            assert tune.report(number, epoch, robust)
+    tune.report(0, 7, 50.0)
+    assert tune.report(1, 7, 1.0)
+
+
+def test_after_a_resume_earlier_trials_still_count(tmp_path: Path, add_trial: AddTrial) -> None:  # noqa: F811
+    add_trial(0, [40.0] * 8, state="finished")
+    add_trial(1, [10.0, 30.0], state="stopped")
+    add_trial(2, [10.0, 60.0, 60.0])
+    add_trial(3, [])
+    tune = Tune(tmp_path)
+    for number in (2, 3):
+        tune.start(number)
+    # It passed the first rung before, and is not asked there again.
+    assert tune.report(2, 2, 5.0)
+    assert not tune.report(3, 1, 35.0)
+
+
+def test_trials_that_were_begun_come_before_new_ones(tmp_path: Path, add_trial: AddTrial) -> None:  # noqa: F811
+    open_search(tmp_path, make_search(trials=5), resume=True)
+    add_trial(0, [40.0] * 4, state="finished")
+    add_trial(1, [40.0])
+    add_trial(2, [40.0], state="failed", error="no luck")
+    proposer = Proposer(tmp_path, make_search(trials=5))
+    assert proposer.left == 3
+    proposals = [proposer.suggest(name) for name in "abc"]
+    assert [each["number"] for each in proposals] == [1, 3, 4]
+    assert proposer.suggest("a") == proposals[0]
+    assert proposer.suggest("d") == Searcher.FINISHED
+    assert [trial.number for trial in read_trials(tmp_path)] == [0, 1, 2, 3, 4]
+    # Its own settings are kept, not proposed anew.
+    assert read_trial(tmp_path, 1).settings["method.gap_coef"] == 0.1
+
+
+def test_trial_0_is_the_default_setting(tmp_path: Path) -> None:
+    search = make_search()
+    proposer = Proposer(tmp_path, search)
+    assert proposer.suggest("a") == {"folder": str(tmp_path), "number": 0}
+    assert trial_config(search, read_trial(tmp_path, 0)) == search.default
+    proposer.suggest("b")
+    other = read_trial(tmp_path, 1)
+    assert trial_config(search, other).method.gap_coef == other.settings["method.gap_coef"]
+
+
+def test_a_trial_whose_process_died_is_recorded(tmp_path: Path) -> None:
+    proposer = Proposer(tmp_path, make_search())
+    proposer.suggest("a")
+    proposer.on_trial_complete("a", error=True)
+    trial = read_trial(tmp_path, 0)
+    assert trial.state == "failed"
+    assert "died" in trial.error
+    assert trial_folder(tmp_path, 0).is_dir()
+
+
+def test_a_trial_that_was_cut_off_stays_unfinished(tmp_path: Path) -> None:
+    proposer = Proposer(tmp_path, make_search())
+    proposer.suggest("a")
+    proposer.on_trial_complete("a")
+    assert read_trial(tmp_path, 0).state == "running"
+    assert Proposer(tmp_path, make_search()).left == 5

@@ -1,0 +1,45 @@
+"""The comparison command: what it accepts, and what it makes of methods that need a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dynat_ray.compare import main, read_variants
+from dynat_ray.errors import UserError
+from dynat_ray.methods import method_settings
+
+
+def test_variants_are_methods_with_settings() -> None:
+    found = read_variants("trades, dynat:weights=false:beta=3,trades")
+    assert [each.label for each in found] == ["trades", "dynat:weights=false:beta=3"]
+    assert found[1].settings == {
+        "method.name": "dynat",
+        "method.weights": "false",
+        "method.beta": "3",
+    }
+
+
+def test_all_are_all_and_the_standard_model_comes_first() -> None:
+    labels = [each.label for each in read_variants("all")]
+    assert sorted(labels) == sorted(method_settings())
+    assert labels[0] == "standard"
+    assert [each.label for each in read_variants("trades,hat")] == ["standard", "trades", "hat"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--methods", "dinat"], "dynat"),
+        (["--methods", "dynat:weights"], "KEY=VALUE"),
+        (["--methods", "dynat:weihgts=false"], "method.weights"),
+        (["--methods", "trades", "--method.beta", "3"], "NAME:beta"),
+        (["--seeds", "0"], "--seeds"),
+        (["--recipe", "digit"], "digits"),
+    ],
+)
+def test_mistakes_are_said_at_once(tmp_path: Path, arguments: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        main([*arguments, "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,53 @@
+"""The search command: mistakes are said in one line, before Ray starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dynat_ray.errors import UserError
+from dynat_ray.tune import main
+
+SPACE = str(Path(__file__).parents[1] / "tune_spaces" / "dynat.yaml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.yaml", "--trials", "2"], r"nowhere\.yaml"),
+        ([SPACE], "--trials"),
+        ([SPACE, "--trials", "0"], "--trials is 0"),
+        ([SPACE, "--trials", "2", "--max-concurrent", "0"], "--max-concurrent is 0"),
+        ([SPACE, "--trials", "2", "--time-budget", "-1"], "--time-budget is -1"),
+        ([SPACE, "--trials", "2", "--objectives", "clean"], "robust"),
+        ([SPACE, "--trials", "2", "--search", "bayes"], "tpe"),
+        ([SPACE, "--trials", "2", "--recipe", "digit"], "did you mean digits"),
+        ([SPACE, "--trials", "2", "--method.skew_coeff", "1"], "did you mean method.skew_coef"),
+        ([SPACE, "--trials", "2", "--method.name", "trades"], "unknown setting 'method"),
+        ([SPACE, "--trials", "2", "--data.val_fraction", "0"], "held-out"),
+    ],
+)
+def test_mistakes(arguments: list[str], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        main(arguments)
+
+
+def test_a_mistake_in_a_space_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text("method.kl_temperature: {loguniform: [5, 0.2]}\n")
+    answer = subprocess.run(
+        [sys.executable, "-m", "dynat_ray.tune", str(file), "--trials", "4"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    assert answer.stderr == (
+        "error: method.kl_temperature: loguniform [5, 0.2] is no range; the smaller value comes "
+        "first\n"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
