@@ -31,6 +31,7 @@ class Linear(nn.Module):
 
 def _nearest(model: Linear, images: Tensor, norm: Norm) -> Tensor:
     logits = model(images).detach()
+    weight = model.weight.detach()
     start = logits.argmax(dim=1)
     dual = 1 if norm == "Linf" else 2
     distances = []
@@ -39,8 +40,7 @@ def _nearest(model: Linear, images: Tensor, norm: Norm) -> Tensor:
         distances.append(
             min(
                 float(
-                    (logits[row, label] - logits[row, k])
-                    / (model.weight[label] - model.weight[k]).norm(p=dual)
+                    (logits[row, label] - logits[row, k]) / (weight[label] - weight[k]).norm(p=dual)
                 )
                 for k in others
             )
