@@ -20,12 +20,7 @@ from dynat_ray.attacks.evaluate import run_shards
 from dynat_ray.attacks.examples import Example, find_examples
 from dynat_ray.attacks.identity import identify
 from dynat_ray.attacks.outcomes import FinishedShard, Outcome, collect
-from dynat_ray.attacks.probe_results import (
-    probe_lines,
-    summarise_corruptions,
-    summarise_deepfool,
-    summarise_fab,
-)
+from dynat_ray.attacks.probe_results import probe_lines, summarise
 from dynat_ray.attacks.progress import progress_bar
 from dynat_ray.attacks.registry import DISTANCES, get_attacks, get_probe
 from dynat_ray.attacks.request import Request, complete
@@ -147,7 +142,7 @@ def evaluate(
         write_samples(samples_path, outcomes, probed, samples.indices, samples.labels.numpy())
         content = {
             **results_of(outcomes),
-            **_probe_results(probed, samples, request),
+            **summarise(probed, samples.images, request.norm),
             "model": subject.name,
             "data": str(request.data),
             **settings,
@@ -187,23 +182,6 @@ def _examples(
         samples.indices[fooled],
         **threat,
     )
-
-
-def _probe_results(
-    probed: Mapping[str, Outcome], samples: Samples, request: Request
-) -> dict[str, Any]:
-    content: dict[str, Any] = {}
-    distances = {}
-    if "deepfool" in probed:
-        distances["deepfool"] = summarise_deepfool(probed["deepfool"], samples.images)
-    if "fab" in probed:
-        distances["fab"] = summarise_fab(probed["fab"], request.norm)
-    if distances:
-        content["distances"] = distances
-    if request.corruptions:
-        found = {name: probed[name] for name in request.corruptions}
-        content["corruptions"] = summarise_corruptions(found)
-    return content
 
 
 def _finish(

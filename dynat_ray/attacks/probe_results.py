@@ -15,6 +15,26 @@ from dynat_ray.config import Norm
 _QUARTILES = (25, 50, 75)
 
 
+def summarise(probed: Mapping[str, Outcome], images: Tensor, norm: Norm) -> dict[str, Any]:
+    """Returns `distances` and `corruptions`, those of them that were measured, JSON values.
+
+    Args:
+        probed: What came out for each probe.
+        images: All evaluated images `(N, C, H, W)`.
+        norm: Of the evaluation.
+    """
+    distances: dict[str, Any] = {}
+    if "deepfool" in probed:
+        distances["deepfool"] = summarise_deepfool(probed["deepfool"], images)
+    if "fab" in probed:
+        distances["fab"] = summarise_fab(probed["fab"], norm)
+    corrupted = {name: found for name, found in probed.items() if found.distances is None}
+    content: dict[str, Any] = {"distances": distances} if distances else {}
+    if corrupted:
+        content["corruptions"] = summarise_corruptions(corrupted)
+    return content
+
+
 def summarise_deepfool(outcome: Outcome, images: Tensor) -> dict[str, Any]:
     """Returns rho_2 and what it rests on, JSON values.
 

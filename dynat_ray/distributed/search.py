@@ -18,6 +18,7 @@ from torch import Tensor
 from dynat_ray.config import RunConfig
 from dynat_ray.config_files import dump_config, override
 from dynat_ray.data import load_labels, load_split
+from dynat_ray.distributed.leftovers import remove_all_groups
 from dynat_ray.distributed.run import finish, measure, resolve
 from dynat_ray.distributed.search_progress import SearchPrinter
 from dynat_ray.distributed.training import resolve_workers
@@ -187,6 +188,8 @@ def _run_trials(plan: Plan, folder: Path, time_budget: float | None) -> None:
     # Its own tables; Ctrl-C shall end the command like any other.
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+    # A trial that fails in its first epoch has measured nothing.
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
     scheduler = None
     if options.first_rung:
         scheduler = EarlyStopper(
@@ -210,6 +213,7 @@ def _run_trials(plan: Plan, folder: Path, time_budget: float | None) -> None:
     )
     with SearchPrinter(folder, search, time_budget):
         tuner.fit()
+    remove_all_groups()
     shutil.rmtree(folder / _TUNE_FOLDER, ignore_errors=True)
     _write_missing_reports(folder)
 

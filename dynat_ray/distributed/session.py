@@ -13,6 +13,7 @@ _QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
+_QUIET_PROCESSES = 8
 for _name, _value in _QUIET.items():
     os.environ.setdefault(_name, _value)
 
@@ -45,6 +46,10 @@ def connect() -> None:
         return
     # Without a word here Ray writes a token file that later `ray start`s on this machine obey.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    # On few cores Ray would warn of so many processes, most of which do next to nothing.
+    os.environ.setdefault(
+        "RAY_worker_maximum_startup_concurrency", str(max(_QUIET_PROCESSES, os.cpu_count() or 1))
+    )
     ray.init(
         address="local",
         log_to_driver=False,

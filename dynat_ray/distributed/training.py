@@ -19,6 +19,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchConfig, TorchTrainer
 
 import dynat_ray.config as settings
+from dynat_ray.distributed.leftovers import GROUP, current_group
 from dynat_ray.distributed.progress import ProgressPrinter, add_note
 from dynat_ray.errors import UserError
 from dynat_ray.training.agreement import SharedUserError
@@ -43,13 +44,16 @@ class RaySession:
         self.device = ray.train.torch.get_device()
         self.run_folder = run_folder
         self.scratch_folder = Path(tempfile.gettempdir())
+        self._group = current_group()
 
     def checkpoints(self) -> list[Path]:
         return checkpoint_folders(self.run_folder / _CHECKPOINTS)
 
     def report(self, metrics: Mapping[str, Any], name: str, folder: Path | None) -> None:
         checkpoint = None if folder is None else ray.train.Checkpoint.from_directory(folder)
-        ray.train.report(dict(metrics), checkpoint=checkpoint, checkpoint_dir_name=name)
+        ray.train.report(
+            {**metrics, GROUP: self._group}, checkpoint=checkpoint, checkpoint_dir_name=name
+        )
 
     def note(self, message: str) -> None:
         add_note(self.run_folder, message)

@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 from dynat_ray.config import RunConfig
 from dynat_ray.config_files import override
 from dynat_ray.data import load_info
+from dynat_ray.distributed.leftovers import GROUP, remove_group_later
 from dynat_ray.distributed.run import is_trained
 from dynat_ray.distributed.training import fit, resolve_workers
 from dynat_ray.methods import method_settings
@@ -90,7 +91,7 @@ class _ReportToTune(TuneReportCallback):
         metrics: list[dict[str, Any]],
         checkpoint: ray.train.Checkpoint | None,
     ) -> None:
-        report = tune_report(metrics[0])
+        report = tune_report(metrics[0]) | {GROUP: metrics[0][GROUP]}
         super().after_report(run_context, [report], None)
 
 
@@ -151,7 +152,9 @@ class Proposer(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Takes in how a trial ended."""
+        """Takes in how a trial ended, and frees what its workers held."""
+        if result and result.get(GROUP):
+            remove_group_later(result[GROUP])
         trial = read_trial(self._folder, self._numbers[trial_id])
         if error and trial.state == "running":
             trial = replace(trial, state="failed", error="its process died, perhaps out of memory")

@@ -1,0 +1,58 @@
+"""Frees what the workers of a trial held when the trial is ended from outside.
+
+Ray Train leaves this to a helper process that asks Ray's State API whether the training is still
+there. When one such question fails (seen once in some twenty early stops) the helper never acts,
+and no other trial can ever start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import ray
+from ray._raylet import PlacementGroupID
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.state import list_placement_groups
+from ray.util.state.exception import RayStateApiException
+
+# In what a worker reports: the placement group that it runs in.
+GROUP = "placement_group"
+# Ray's own helper needs about a second; before it the training's controller must be gone, or it
+# would start its workers again.
+_GRACE_SECONDS = 5.0
+_MOST_GROUPS = 10_000
+
+
+def current_group() -> str:
+    """Returns the id of the placement group that this worker runs in; empty if in none."""
+    group = ray.util.get_current_placement_group()
+    return "" if group is None else str(group.id.hex())
+
+
+def remove_group_later(group: str) -> threading.Timer:
+    """Removes a placement group in a few seconds, if it is still there then.
+
+    Args:
+        group: Its id.
+    """
+    timer = threading.Timer(_GRACE_SECONDS, _remove, [group])
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+def remove_all_groups() -> None:
+    """Removes every placement group of this program; nothing of it may be running."""
+    job = ray.get_runtime_context().get_job_id()
+    with contextlib.suppress(RayStateApiException):
+        for group in list_placement_groups(
+            filters=[("creator_job_id", "=", job), ("state", "!=", "REMOVED")], limit=_MOST_GROUPS
+        ):
+            _remove(group.placement_group_id)
+
+
+def _remove(group: str) -> None:
+    # Ray may have ended since.
+    if ray.is_initialized():
+        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
