@@ -1,8 +1,8 @@
 """Frees what the workers of a trial held when the trial is ended from outside.
 
 Ray Train leaves this to a helper process that asks Ray's State API whether the training is still
-there. When one such question fails (seen once in some twenty early stops) the helper never acts,
-and no other trial can ever start.
+there. Where a second Ray runs on the machine the question fails, since it does not say which one
+is meant; the helper then never acts, and no other trial can ever start.
 """
 
 from __future__ import annotations
@@ -44,10 +44,12 @@ def remove_group_later(group: str) -> threading.Timer:
 
 def remove_all_groups() -> None:
     """Removes every placement group of this program; nothing of it may be running."""
-    job = ray.get_runtime_context().get_job_id()
+    context = ray.get_runtime_context()
     with contextlib.suppress(RayStateApiException):
         for group in list_placement_groups(
-            filters=[("creator_job_id", "=", job), ("state", "!=", "REMOVED")], limit=_MOST_GROUPS
+            address=context.gcs_address,
+            filters=[("creator_job_id", "=", context.get_job_id()), ("state", "!=", "REMOVED")],
+            limit=_MOST_GROUPS,
         ):
             _remove(group.placement_group_id)
 

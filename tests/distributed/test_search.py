@@ -8,9 +8,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import ray
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from dynat_ray.config import RunConfig
 from dynat_ray.config_files import build_config, override, read_settings
+from dynat_ray.distributed import leftovers
 from dynat_ray.distributed.search import check, run_search
 from dynat_ray.distributed.session import connect, side_by_side
 from dynat_ray.errors import UserError
@@ -98,6 +101,31 @@ def test_a_choice_that_cannot_be_built_is_refused(small_config: RunConfig) -> No
     space = parse_space({"optim.name": {"choice": ["sgd", "sgdd"]}})
     with pytest.raises(UserError, match="sgdd"):
         check(Search(space, search.default, search.options))
+
+
+def test_what_workers_held_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hold() -> str:
+        group = placement_group([{"CPU": 1}])
+        ray.get(group.ready(), timeout=60)
+        inside = PlacementGroupSchedulingStrategy(group)
+        remote = ray.remote(num_cpus=1)(leftovers.current_group)
+        assert ray.get(remote.options(scheduling_strategy=inside).remote()) == group.id.hex()
+        return str(group.id.hex())
+
+    def held() -> set[str]:
+        table = ray.util.placement_group_table()
+        return {key for key, group in table.items() if group["state"] != "REMOVED"}
+
+    monkeypatch.setattr(leftovers, "_GRACE_SECONDS", 0.1)
+    assert leftovers.current_group() == ""
+    first, second = hold(), hold()
+    leftovers.remove_group_later(first).join()
+    assert first not in held()
+    assert second in held()
+    # What is gone already does no harm.
+    leftovers.remove_group_later(first).join()
+    leftovers.remove_all_groups()
+    assert second not in held()
 
 
 def test_what_fits_side_by_side() -> None:
