@@ -57,13 +57,13 @@ def finalists(trials: Sequence[Trial], count: int, objectives: Sequence[str]) ->
 def winner(trials: Sequence[Trial], attack: str) -> Trial | None:
     """Returns the trial with the highest validation accuracy under `attack`; None: none has any.
 
-    Among equals the higher clean accuracy, then the default setting, wins.
+    Among equals the default setting wins, then the higher clean accuracy.
     """
     judged = [trial for trial in trials if attack in trial.validation]
 
-    def rank(trial: Trial) -> tuple[float, float, int]:
-        entries = trial.validation
-        clean = entries.get("clean", entries[attack])
-        return entries[attack]["accuracy"], clean["accuracy"], -trial.number
+    def rank(trial: Trial) -> tuple[float, bool, float, int]:
+        robust = trial.validation[attack]["accuracy"]
+        clean = trial.validation.get("clean", {"accuracy": robust})["accuracy"]
+        return robust, trial.number == DEFAULT_TRIAL, clean, -trial.number
 
     return max(judged, key=rank, default=None)
