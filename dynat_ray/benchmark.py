@@ -38,6 +38,9 @@ def main(argv: Sequence[str]) -> Path | str:
         found["ratios"] |= found[part].pop("ratios", {})
     for name, ratio in found["ratios"].items():
         print(f"{name:<20} {ratio['median']:6.2f} times ({ratio['min']:.2f} to {ratio['max']:.2f})")
+    for name, paired in found.get("step", {}).get("accuracy", {}).get("difference", {}).items():
+        low, high = paired["interval"]
+        print(f"{name}: PGD-20 {paired['mean']:+.1f} points ({low:+.1f} to {high:+.1f})")
     options.json.write_text(json.dumps(found, indent=2) + "\n")
     return options.json
 

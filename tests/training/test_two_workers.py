@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -62,26 +64,34 @@ class _Worker(LocalSession):
         self.rank, self.world_size = rank, 2
 
 
+@contextmanager
+def _process_group(rank: int, meeting: str) -> Iterator[None]:
+    """Ends the group only when both have done their work: gloo's threads abort a process that
+    leaves while the other still talks to it."""
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+    yield
+    dist.barrier()
+    dist.destroy_process_group()
+
+
 def _train_all(rank: int, runs: dict[str, tuple[RunConfig, Path]], meeting: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-    for config, folder in runs.values():
-        train(config, _Worker(folder, rank))
-    dist.barrier()
+    with _process_group(rank, meeting):
+        for config, folder in runs.values():
+            train(config, _Worker(folder, rank))
 
 
 def _fail_on_one(rank: int, meeting: str, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
-
     def build() -> int:
         if rank == 1:
             raise UserError("the disk of worker 1 is full")
         return 1
 
-    try:
-        on_all_workers(build)
-    except UserError as error:
-        Path(folder, f"{rank}.txt").write_text(str(error))
+    with _process_group(rank, meeting):
+        try:
+            on_all_workers(build)
+        except UserError as error:
+            Path(folder, f"{rank}.txt").write_text(str(error))
 
 
 @pytest.fixture(scope="module")
