@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dynat_ray.errors import UserError
+from dynat_ray.errors import UserError, disk_error
 
 USER_MISTAKE = 2
 
@@ -33,11 +33,19 @@ def run(main: Callable[[Sequence[str]], Path | str]) -> NoReturn:
     try:
         written = main(sys.argv[1:])
     except UserError as error:
-        sys.stdout.flush()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(USER_MISTAKE)
+        _fail(error)
+    except OSError as error:
+        if disk := disk_error(error):
+            _fail(disk)
+        raise
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
     print(written, flush=True)
     sys.exit(0)
+
+
+def _fail(error: UserError) -> NoReturn:
+    sys.stdout.flush()
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(USER_MISTAKE)

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
     """A mistake the user can correct; commands print it as one `error:` line and exit with 2."""
+
+
+def disk_error(error: OSError) -> UserError | None:
+    """Returns what to tell the user if `error` means that a disk is full or read-only."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return None
+    where = f" ({error.filename})" if error.filename else ""
+    return UserError(
+        f"nothing more can be written: {error.strerror}{where}; make room, or give another --out, "
+        "and run the same command with --resume"
+    )
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,8 +18,8 @@ _NOTES = "notes.log"
 
 
 def add_note(run_folder: Path, message: str) -> None:
-    """Leaves a message for the user beside the metrics."""
-    with (run_folder / _NOTES).open("a") as file:
+    """Leaves a message for the user beside the metrics, if the disk still takes it."""
+    with suppress(OSError), (run_folder / _NOTES).open("a") as file:
         file.write(message + "\n")
 
 

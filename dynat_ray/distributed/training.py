@@ -21,7 +21,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 import dynat_ray.config as settings
 from dynat_ray.distributed.leftovers import GROUP, current_group
 from dynat_ray.distributed.progress import ProgressPrinter, add_note
-from dynat_ray.errors import UserError
+from dynat_ray.errors import UserError, disk_error
 from dynat_ray.training.agreement import SharedUserError
 from dynat_ray.training.checkpoint import checkpoint_folders
 from dynat_ray.training.loop import train
@@ -138,6 +138,8 @@ def _as_user_error(rank: int, failure: Exception) -> Exception:
     while cause is not None:
         if isinstance(cause, UserError):
             return cause
+        if isinstance(cause, OSError) and (full := disk_error(cause)):
+            return full
         cause = getattr(cause, "cause", None) or cause.__cause__
     return RuntimeError(f"worker {rank} failed: {failure}")
 
