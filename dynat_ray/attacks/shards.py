@@ -22,6 +22,7 @@ from dynat_ray.attacks.registry import Attack, get_attack, get_probe
 from dynat_ray.attacks.stages import Setting
 from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
+from dynat_ray.perturb.folding import folded
 
 # In `ShardOutcome.fooled_by`.
 STILL_RIGHT, WRONG_WHEN_CLEAN = -1, -2
@@ -180,13 +181,15 @@ def _attack(
     attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, clean: Tensor, at: Setting
 ) -> ShardOutcome:
     predicted = clean.clone()
+    attacked = folded(model, images)
     fooled_by = torch.where(clean == labels, STILL_RIGHT, WRONG_WHEN_CLEAN)
     for place, stage in enumerate(attack.stages if at.eps > 0 else ()):
         right = (fooled_by == STILL_RIGHT).nonzero().squeeze(1)
         if len(right) == 0:
             break
-        adversarial = stage.perturb(model, images[right], labels[right], at).detach()
+        adversarial = stage.perturb(attacked, images[right], labels[right], at).detach()
         _check_ball(stage.name, adversarial, images[right], at)
+        # What counts is what the model itself says.
         predicted[right], _ = _predict(model, adversarial)
         fooled_by[right[predicted[right] != labels[right]]] = place
     return ShardOutcome(predicted.cpu().numpy(), fooled_by.cpu().numpy())

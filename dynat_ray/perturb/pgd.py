@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dynat_ray import keyed_random
+from dynat_ray.perturb.folding import folded
 from dynat_ray.perturb.frozen import BatchNormMode, frozen
 from dynat_ray.perturb.objectives import Objective, ObjectiveName, get_objective
 from dynat_ray.perturb.signals import adversarial_gap
@@ -120,8 +121,9 @@ def pgd(
         clean_log_probs=None if clean_logits is None else clean_logits.float().log_softmax(dim=1),
     )
     with frozen(model, batch_norm):
+        network = folded(model, images) if batch_norm == "eval" else model
         start = starting_point(ball, images, batch.eps, random_start, keys)
-        return _ascend(model, start, batch, ball, steps, loss, stop, clean_logits, step_noise)
+        return _ascend(network, start, batch, ball, steps, loss, stop, clean_logits, step_noise)
 
 
 @dataclass(frozen=True)

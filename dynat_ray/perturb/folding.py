@@ -1,0 +1,237 @@
+"""A cheaper twin of a network for the lifetime of an attack.
+
+An attack runs the same weights forwards and backwards many times and needs gradients of images
+only. So what follows from the weights alone is computed once: batch normalisation in eval mode
+becomes part of the convolution before it, or else a pass whose backward is one product; under
+autocast, weights are cast once and not at every pass.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dynat_ray.perturb.foldable import watch
+
+# Exact types: a subclass may do something else with its weights.
+_WEIGHTED = (nn.Conv2d, nn.Linear)
+# Of the check that folding changes nothing, relative to the largest logit.
+_TOLERANCE = 1e-3
+
+
+def folded(model: nn.Module, images: Tensor) -> nn.Module:
+    """Returns a network that gives the same logits as `model` has now, for less.
+
+    That is a twin which shares all weights that need no change; it is kept as long as `model` is.
+    Where no twin gives the same logits (checked once, on two of the images), where hooks watch the
+    network, or there is nothing to gain, it is `model` itself. Gradients with respect to images
+    are the same; the twin has none with respect to weights, nor second derivatives.
+
+    Args:
+        model: A network in eval mode whose parameters are frozen (`perturb.frozen`), compiled or
+            not; a compiled one gets a compiled twin.
+        images: Some of those it will get, `(B, C, H, W)` in [0, 1].
+    """
+    if model in _KNOWN_TWINS or _has_hooks(model):
+        return model
+    core = getattr(model, "_orig_mod", model)
+    twin = _TWINS.get(model)
+    if twin is None or not twin.still_fits(core):
+        after = _convolutions_before(core, images[:2].detach())
+        twin = _TWINS[model] = _Twin(core, after, compiled=core is not model)
+    device = images.device.type
+    autocast = torch.is_autocast_enabled(device)
+    network = twin.refreshed(torch.get_autocast_dtype(device) if autocast else None)
+    return model if network is None else network
+
+
+class _Twin:
+    """A network's twin, and how its weights follow from the network's.
+
+    Args:
+        model: The network.
+        after: Names of batch normalisations, with that of the convolution before each, empty if
+            it has to stay on its own; None: the network can't have a twin.
+        compiled: Compile the twin.
+    """
+
+    def __init__(self, model: nn.Module, after: dict[str, str] | None, compiled: bool) -> None:
+        self._shared = _tensors(model)
+        self._network: nn.Module | None = None
+        self._weights: list[_Weights] = []
+        if after is None:
+            return
+        network = copy.deepcopy(model, {id(tensor): tensor for tensor in self._shared})
+        originals, modules = dict(model.named_modules()), dict(network.named_modules())
+        folding = {convolution: norm for norm, convolution in after.items() if convolution}
+        for name, module in originals.items():
+            if name and type(module) in _WEIGHTED:
+                norm = originals[folding[name]] if name in folding else None
+                self._weights.append(_Weights(module, modules[name], norm))
+        for name, convolution in after.items():
+            parent, _, attribute = name.rpartition(".")
+            norm = originals[name]
+            own = _activation(norm) if convolution else _Normalised(norm)
+            setattr(modules[parent], attribute, own)
+        if after or self._weights:
+            self._network = torch.compile(network, dynamic=False) if compiled else network  # type: ignore[assignment]
+            assert self._network is not None
+            _KNOWN_TWINS.add(self._network)
+
+    def still_fits(self, model: nn.Module) -> bool:
+        """Returns whether the model's tensors are the ones that the twin shares."""
+        now = _tensors(model)
+        return len(now) == len(self._shared) and all(
+            one is other for one, other in zip(now, self._shared, strict=True)
+        )
+
+    @torch.no_grad()
+    def refreshed(self, dtype: torch.dtype | None) -> nn.Module | None:
+        """Brings the weights up to date, in `dtype` (None: their own), and returns the twin."""
+        for weights in self._weights:
+            weights.refresh(dtype)
+        return self._network
+
+
+class _Weights:
+    """A convolution or linear layer, its twin, and the batch normalisation folded into it."""
+
+    def __init__(self, original: nn.Module, twin: nn.Module, norm: nn.Module | None) -> None:
+        self._original: Any = original
+        self._twin: Any = twin
+        self._norm: Any = norm
+
+    def refresh(self, dtype: torch.dtype | None) -> None:
+        weight, bias, norm = self._original.weight, self._original.bias, self._norm
+        if norm is not None:
+            scale = _scale(norm)
+            weight = weight * scale.view(-1, 1, 1, 1)
+            bias = ((0 if bias is None else bias) - norm.running_mean) * scale
+            bias = bias if norm.bias is None else bias + norm.bias
+        for name, value in (("weight", weight), ("bias", bias)):
+            if value is not None:
+                self._take(name, value, dtype)
+
+    def _take(self, name: str, value: Tensor, dtype: torch.dtype | None) -> None:
+        parameters, now = self._twin._parameters, getattr(self._twin, name)
+        if value is getattr(self._original, name) and dtype in (None, value.dtype):
+            parameters[name] = value
+        elif now is None or now is getattr(self._original, name) or now.dtype != dtype:
+            parameters[name] = nn.Parameter(value.to(dtype, copy=True), requires_grad=False)
+        else:
+            now.copy_(value)  # in place: compiled graphs keep their inputs
+
+
+class _Normalised(nn.Module):
+    """Batch normalisation in eval mode and its activation, with a short backward pass."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self._norm = [norm]  # in a list: no part of this module
+        self.activation = _activation(norm)
+
+    def forward(self, features: Tensor) -> Tensor:
+        norm: Any = self._norm[0]
+        rectified = type(self.activation) is nn.ReLU
+        normalised: Tensor = _Normalise.apply(
+            features,
+            norm.running_mean,
+            norm.running_var,
+            norm.weight,
+            norm.bias,
+            norm.eps,
+            rectified,
+        )
+        return normalised if rectified else self.activation(normalised)
+
+
+class _Normalise(torch.autograd.Function):
+    """Batch normalisation with fixed statistics, and a ReLU if wanted."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        rectified: bool,
+    ) -> Tensor:
+        result = F.batch_norm(features, mean, variance, weight, bias, training=False, eps=eps)
+        scale = (variance + eps).rsqrt()
+        scale = (scale if weight is None else scale * weight).to(result.dtype).view(1, -1, 1, 1)
+        if rectified:
+            result.relu_()
+            ctx.save_for_backward(scale, result)
+        else:
+            ctx.save_for_backward(scale)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
+        (gradient,) = gradients
+        scale, *results = ctx.saved_tensors
+        for result in results:
+            gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
+        return gradient * scale, None, None, None, None, None, None
+
+
+def _convolutions_before(model: nn.Module, images: Tensor) -> dict[str, str] | None:
+    """Finds out, on a copy, which batch normalisations can go, and into which convolutions.
+
+    Returns:
+        Names of batch normalisations with that of the convolution before each, empty where there
+        is none; None if no twin gives the copy's logits.
+    """
+    devices = [images.device] if images.device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices=devices),
+        torch.no_grad(),
+        torch.autocast(images.device.type, enabled=False),
+    ):
+        try:
+            probe = copy.deepcopy(model)
+            logits, after = watch(probe, images)
+            for candidate in (after, dict.fromkeys(after, "")):
+                twin = _Twin(probe, candidate, compiled=False).refreshed(None)
+                if twin is None:
+                    return candidate
+                difference = (twin(images) - logits).abs().max()
+                if bool(difference <= _TOLERANCE * logits.abs().max().clamp(min=1e-6)):
+                    return candidate
+        # Networks of others may refuse copies, or anything else, each in its own way.
+        except Exception:
+            return None
+    return None
+
+
+def _scale(norm: Any) -> Tensor:
+    scale: Tensor = (norm.running_var + norm.eps).rsqrt()
+    return scale if norm.weight is None else scale * norm.weight
+
+
+def _activation(norm: nn.Module) -> nn.Module:
+    activation = getattr(norm, "act", None)
+    return nn.Identity() if activation is None else activation
+
+
+def _has_hooks(model: nn.Module) -> bool:
+    return any(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+        for module in model.modules()
+    )
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+_TWINS: weakref.WeakKeyDictionary[nn.Module, _Twin] = weakref.WeakKeyDictionary()
+_KNOWN_TWINS: weakref.WeakSet[nn.Module] = weakref.WeakSet()
