@@ -7,12 +7,14 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dynat_ray.distributed.session import require_shared_storage, side_by_side
 
 # isort: split
 import ray
 from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 from torch import Tensor
 
 from dynat_ray.config import RunConfig
@@ -208,6 +210,7 @@ def _run_trials(plan: Plan, folder: Path, time_budget: float | None) -> None:
             name=_TUNE_FOLDER,
             storage_path=str(folder),
             verbose=0,
+            callbacks=[_NoLines()],
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
@@ -216,6 +219,13 @@ def _run_trials(plan: Plan, folder: Path, time_budget: float | None) -> None:
     remove_all_groups()
     shutil.rmtree(folder / _TUNE_FOLDER, ignore_errors=True)
     _write_missing_reports(folder)
+
+
+class _NoLines(TrialProgressCallback):
+    """Replaces Tune's own, which prints a line for a trial without reports even when silent."""
+
+    def on_trial_complete(self, *arguments: Any, **info: Any) -> None:
+        """Prints nothing."""
 
 
 def _write_missing_reports(folder: Path) -> None:
