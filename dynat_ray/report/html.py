@@ -36,7 +36,7 @@ def write_report(run_dir: Path) -> Path:
         UserError: The folder is not a run's, or can't be written.
     """
     run = read_run(run_dir)
-    return write_page(run_dir / "report.html", "template.html", _content(run))
+    return write_page(run_dir / "report.html", "run.html", _content(run))
 
 
 def _content(run: Run) -> dict[str, Any]:
