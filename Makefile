@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup train test check bench format clean
+.PHONY: setup train test faults check bench format clean
 
 setup: $(READY)
 
@@ -17,6 +17,10 @@ train: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# What `make test` leaves out: real clusters that lose workers, nodes and drivers.
+faults: $(READY)
+	$(BIN)/python -m pytest -m faults -s
 
 check: $(READY)
 	$(BIN)/ruff format --check .

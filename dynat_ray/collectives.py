@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dynat_ray.own_time import own_time
+
 
 def rank() -> int:
     """Returns this worker's number, from 0."""
@@ -21,7 +23,8 @@ def sum_over_workers(values: Tensor) -> Tensor:
     """Returns the sum of `values` over all workers (a new tensor, without gradient)."""
     values = values.detach().clone()
     if _in_group():
-        dist.all_reduce(values)
+        with own_time.meeting():
+            dist.all_reduce(values)
     return values
 
 
@@ -29,7 +32,8 @@ def max_over_workers(values: Tensor) -> Tensor:
     """Returns the element-wise maximum of `values` over all workers."""
     values = values.detach().clone()
     if _in_group():
-        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        with own_time.meeting():
+            dist.all_reduce(values, op=dist.ReduceOp.MAX)
     return values
 
 
@@ -44,12 +48,14 @@ def gather_over_workers(values: Tensor) -> Tensor:
         return values
     size = torch.tensor([len(values)], device=values.device)
     sizes = [torch.empty_like(size) for _ in range(world_size())]
-    dist.all_gather(sizes, size)
+    with own_time.meeting():
+        dist.all_gather(sizes, size)
     lengths = [int(each) for each in sizes]
     padded = values.new_zeros(max(lengths), *values.shape[1:])
     padded[: len(values)] = values
     parts = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(parts, padded)
+    with own_time.meeting():
+        dist.all_gather(parts, padded)
     return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
 

@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dynat_ray.errors import UserError, disk_error
+from dynat_ray.errors import Stopped, UserError, disk_error
+from dynat_ray.submitted_job import explain_missing
 
 USER_MISTAKE = 2
+TOLD_TO_END = 143
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -38,6 +40,9 @@ def run(main: Callable[[Sequence[str]], Path | str]) -> NoReturn:
         if disk := disk_error(error):
             _fail(disk)
         raise
+    except Stopped as stopped:
+        print(f"stopped: {stopped}", file=sys.stderr)
+        sys.exit(TOLD_TO_END)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
@@ -47,5 +52,6 @@ def run(main: Callable[[Sequence[str]], Path | str]) -> NoReturn:
 
 def _fail(error: UserError) -> NoReturn:
     sys.stdout.flush()
+    error = explain_missing(error, sys.argv[1:])
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(USER_MISTAKE)

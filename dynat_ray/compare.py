@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dynat_ray.command_line import ArgumentParser
 from dynat_ray.command_line import run as run_command
@@ -21,6 +21,9 @@ from dynat_ray.config_files import (
 )
 from dynat_ray.errors import UserError, unknown_name
 from dynat_ray.methods import method_settings, standard_model_key
+
+if TYPE_CHECKING:
+    from dynat_ray.distributed.comparison import ComparedRun
 
 _DEFAULT_RECIPE = "digits"
 _STANDARD = "standard"
@@ -73,7 +76,7 @@ def read_variants(text: str) -> list[Variant]:
     return variants
 
 
-def main(argv: Sequence[str]) -> Path:
+def main(argv: Sequence[str]) -> str:
     """Compares as the arguments say and returns the path of the page."""
     overrides, rest = split_arguments(argv)
     options = _parser().parse_args(rest)
@@ -93,16 +96,31 @@ def main(argv: Sequence[str]) -> Path:
     common = build_config(layers, method_settings())
 
     # Ray takes seconds to import: after the settings are known to be right.
-    from dynat_ray.distributed.comparison import ComparedRun, compare
-    from dynat_ray.report.method_table import run_folder
-    from dynat_ray.training.run_folder import default_name, default_out
+    from dynat_ray.distributed.comparison import compare
+    from dynat_ray.training.places import open_place
+    from dynat_ray.training.run_folder import default_name
 
-    out = Path(common.cluster.storage or options.out or default_out()).expanduser()
-    given = bool(common.cluster.storage or options.out or os.environ.get("DYNAT_RAY_OUT"))
     name = options.name or default_name(options.recipe or _DEFAULT_RECIPE, "compare")
-    folder = out.resolve() / name
+    with open_place(common.cluster.storage, options.out, name) as place:
+        runs = _plan(common.train.seed, options.seeds, variants, layers, place.folder)
+        table = compare(runs, place.folder, resume=options.resume, out_given=place.given)
+    print(f"\n{table}\n")
+    return place.written("compare.html")
+
+
+def _plan(
+    first_seed: int,
+    seeds: int,
+    variants: Sequence[Variant],
+    layers: Sequence[Settings],
+    folder: Path,
+) -> list[ComparedRun]:
+    """Returns all runs; those that need a model of standard training come after its run."""
+    from dynat_ray.distributed.comparison import ComparedRun
+    from dynat_ray.report.method_table import run_folder
+
     runs = []
-    for seed in range(common.train.seed, common.train.seed + options.seeds):
+    for seed in range(first_seed, first_seed + seeds):
         for each in variants:
             own = [*layers, each.settings, {"train.seed": seed}]
             key = standard_model_key(each.settings["method.name"])
@@ -111,9 +129,7 @@ def main(argv: Sequence[str]) -> Path:
                 own.append({key: str(run_folder(folder, _STANDARD, seed))})
             config = build_config(own, method_settings())
             runs.append(ComparedRun(each.label, seed, config, _STANDARD if needed else ""))
-    table = compare(runs, folder, resume=options.resume, out_given=given)
-    print(f"\n{table}\n")
-    return folder / "compare.html"
+    return runs
 
 
 def _given(layers: Sequence[Settings], key: str) -> bool:
@@ -138,7 +154,7 @@ def _parser() -> ArgumentParser:
     add("--seeds", type=int, default=1, help="how many, counted from train.seed (default: 1)")
     add("--recipe", help=f"one of {', '.join(recipe_names())} (default: {_DEFAULT_RECIPE})")
     add("--config", type=Path, help="YAML file of settings, on top of the recipe")
-    add("--out", type=Path, help="where the comparison's folder goes (default: runs)")
+    add("--out", help="folder or s3:// address for the comparison's folder (default: runs)")
     add("--name", help="of that folder (default: recipe, compare and time)")
     add("--resume", action="store_true", help="go on; methods and seeds may be added")
     return parser

@@ -11,6 +11,10 @@ class UserError(ValueError):
     """A mistake the user can correct; commands print it as one `error:` line and exit with 2."""
 
 
+class Stopped(Exception):
+    """The command was told to end, and has; the message says how to go on. It exits with 143."""
+
+
 def disk_error(error: OSError) -> UserError | None:
     """Returns what to tell the user if `error` means that a disk is full or read-only."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from dynat_ray.methods import method_settings
 _DEFAULT_RECIPE = "digits"
 
 
-def main(argv: Sequence[str]) -> Path:
+def main(argv: Sequence[str]) -> str:
     """Trains as the arguments say and returns the path of the report."""
     overrides, rest = split_arguments(argv)
     options = _parser().parse_args(rest)
@@ -35,15 +34,14 @@ def main(argv: Sequence[str]) -> Path:
     # Ray takes seconds to import: after the settings are known to be right.
     from dynat_ray.distributed.run import run
     from dynat_ray.report import final_table
-    from dynat_ray.training.run_folder import default_name, default_out
+    from dynat_ray.training.places import open_place
+    from dynat_ray.training.run_folder import default_name
 
-    out = Path(config.cluster.storage or options.out or default_out()).expanduser()
-    given = bool(config.cluster.storage or options.out or os.environ.get("DYNAT_RAY_OUT"))
     name = options.name or default_name(options.recipe or _DEFAULT_RECIPE, config.method.name)
-    folder = out.resolve() / name
-    results = run(config, folder, resume=options.resume, out_given=given)
+    with open_place(config.cluster.storage, options.out, name) as place:
+        results = run(config, place.folder, resume=options.resume, out_given=place.given)
     print(f"\n{final_table(results)}\n")
-    return folder / "report.html"
+    return place.written("report.html")
 
 
 def _parser() -> ArgumentParser:
@@ -56,7 +54,7 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("--recipe", help=f"one of {', '.join(recipe_names())} (default: digits)")
     parser.add_argument("--config", type=Path, help="YAML file of settings, on top of the recipe")
-    parser.add_argument("--out", type=Path, help="where run folders go (default: runs)")
+    parser.add_argument("--out", help="folder or s3:// address for run folders (default: runs)")
     parser.add_argument("--name", help="of the run's folder (default: recipe, method and time)")
     parser.add_argument("--resume", action="store_true", help="go on with the run of that name")
     return parser

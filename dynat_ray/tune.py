@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from dynat_ray.searching.space import check_space, read_space
 _DEFAULT_RECIPE = "digits"
 
 
-def main(argv: Sequence[str]) -> Path:
+def main(argv: Sequence[str]) -> str:
     """Searches as the arguments say and returns the path of the report."""
     overrides, rest = split_arguments(argv)
     options = _parser().parse_args(rest)
@@ -62,21 +61,20 @@ def main(argv: Sequence[str]) -> Path:
     # Ray takes seconds to import: after the settings are known to be right.
     from dynat_ray.distributed.search import check, run_search
     from dynat_ray.report.search import search_summary
-    from dynat_ray.training.run_folder import default_name, default_out
+    from dynat_ray.training.places import open_place
+    from dynat_ray.training.run_folder import default_name
 
-    given = bool(default.cluster.storage or options.out or os.environ.get("DYNAT_RAY_OUT"))
-    plan = check(search, max_concurrent=options.max_concurrent, out_given=given)
-    if options.check:
-        print(plan.describe())
-        return Path(options.space)
-    out = Path(default.cluster.storage or options.out or default_out()).expanduser()
     name = options.name or default_name(
         options.recipe or _DEFAULT_RECIPE, f"search-{options.space.stem}"
     )
-    folder = out.resolve() / name
-    run_search(plan, folder, resume=options.resume, time_budget=options.time_budget)
-    print(f"\n{search_summary(folder)}\n")
-    return folder / "report.html"
+    with open_place(default.cluster.storage, options.out, name) as place:
+        plan = check(search, max_concurrent=options.max_concurrent, out_given=place.given)
+        if options.check:
+            print(plan.describe())
+            return str(options.space)
+        run_search(plan, place.folder, resume=options.resume, time_budget=options.time_budget)
+        print(f"\n{search_summary(place.folder)}\n")
+    return place.written("report.html")
 
 
 def _parser() -> ArgumentParser:
@@ -93,7 +91,7 @@ def _parser() -> ArgumentParser:
     add("--trials", type=int, required=True, help="how many, the default setting included")
     add("--recipe", help=f"one of {', '.join(recipe_names())} (default: {_DEFAULT_RECIPE})")
     add("--config", type=Path, help="YAML file of settings, on top of the recipe")
-    add("--out", type=Path, help="where the search's folder goes (default: runs)")
+    add("--out", help="folder or s3:// address for the search's folder (default: runs)")
     add("--name", help="of the search's folder (default: recipe, space and time)")
     add("--resume", action="store_true", help="go on with the search of that name")
     add("--max-concurrent", type=int, help="most trials side by side (default: as many as fit)")

@@ -14,12 +14,12 @@ from dynat_ray.training.header import describe_eps
 from dynat_ray.training.telemetry import read_metrics
 
 _SECONDS_BETWEEN_LOOKS = 0.5
-_NOTES = "notes.log"
+NOTES = "notes.log"
 
 
 def add_note(run_folder: Path, message: str) -> None:
     """Leaves a message for the user beside the metrics, if the disk still takes it."""
-    with suppress(OSError), (run_folder / _NOTES).open("a") as file:
+    with suppress(OSError), (run_folder / NOTES).open("a") as file:
         file.write(message + "\n")
 
 
@@ -69,7 +69,7 @@ class ProgressPrinter:
         self._printed = len(lines)
 
     def _read_notes(self) -> list[str]:
-        file = self._folder / _NOTES
+        file = self._folder / NOTES
         return file.read_text().splitlines() if file.exists() else []
 
 

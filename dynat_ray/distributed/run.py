@@ -18,7 +18,7 @@ from dynat_ray.attacks.shards import plan_shards
 from dynat_ray.config import RunConfig
 from dynat_ray.data import DatasetInfo, balanced_subset, load_info, load_test_images
 from dynat_ray.distributed.evaluation import run_shards_on_ray
-from dynat_ray.distributed.session import connect, require_shared_storage
+from dynat_ray.distributed.session import connect, require_everywhere, require_shared_storage
 from dynat_ray.distributed.training import fit, resolve_workers
 from dynat_ray.errors import UserError
 from dynat_ray.models import load_model
@@ -26,6 +26,7 @@ from dynat_ray.report import write_report
 from dynat_ray.training.cached_data import cached_dataset
 from dynat_ray.training.header import describe_run
 from dynat_ray.training.materials import check_run
+from dynat_ray.training.mirror import Mirror
 from dynat_ray.training.run_folder import open_run_folder, write_environment
 from dynat_ray.training.telemetry import read_metrics
 
@@ -52,15 +53,20 @@ def run(
     require_shared_storage(out_given)
     low, high, gpu = resolve_workers(config.cluster)
     changed = open_run_folder(folder, config, resume=resume)
+    mirror = Mirror.of(folder)
+    require_everywhere([Path(config.data.path), *([] if mirror else [folder / "config.yaml"])])
     workers = str(low) if low == high else f"{low} to {high}"
     facts = {"workers": workers, "device": "cuda" if gpu else "cpu", "loader": loader}
     write_environment(folder, facts)
-    print(describe_run(config, info, folder, facts), flush=True)
+    print(describe_run(config, info, mirror.address if mirror else folder, facts), flush=True)
     for change in changed:
         print(f"changed since the run began: {change}", flush=True)
     if not is_trained(config, folder):
         fit(config, folder)
-    return finish(config, folder, workers=high)
+    results = finish(config, folder, workers=high)
+    if mirror is not None:
+        mirror.push()
+    return results
 
 
 def resolve(config: RunConfig) -> tuple[RunConfig, DatasetInfo, str]:

@@ -18,8 +18,11 @@ for _name, _value in _QUIET.items():
     os.environ.setdefault(_name, _value)
 
 import logging  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from pathlib import Path  # noqa: E402
 
 import ray  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from dynat_ray.errors import UserError  # noqa: E402
 
@@ -116,3 +119,37 @@ def require_shared_storage(out_given: bool) -> None:
             f"the cluster has {len(nodes)} machines; give a folder that all of them share with "
             "--out, DYNAT_RAY_OUT or cluster.storage"
         )
+
+
+def require_everywhere(paths: Sequence[Path]) -> None:
+    """Raises `UserError` if some node lacks a path that the workers will read or write.
+
+    Args:
+        paths: Absolute.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    look = ray.remote(num_cpus=0, max_retries=0)(_lacking)
+    answers = {
+        look.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote([str(path) for path in paths]): node["NodeManagerAddress"]
+        for node in nodes
+    }
+    for answer, address in answers.items():
+        try:
+            lacking = ray.get(answer)
+        except ray.exceptions.RayError:
+            # It has gone meanwhile; who comes later finds the path, or says that there is none.
+            continue
+        if lacking:
+            raise UserError(
+                f"the machine {address} of the cluster has no {lacking[0]}; prepared data must lie "
+                "on the same path on all machines (DYNAT_RAY_CACHE or --data.path on storage that "
+                "they share), and runs on storage that they share (--out, also s3://BUCKET/PREFIX)"
+            )
+
+
+def _lacking(paths: list[str]) -> list[str]:
+    return [path for path in paths if not Path(path).exists()]

@@ -2,61 +2,30 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 from dynat_ray.distributed.session import cluster_total, connect, require_cluster
 
 # isort: split
 import ray.train
-import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 import dynat_ray.config as settings
-from dynat_ray.distributed.leftovers import GROUP, current_group
-from dynat_ray.distributed.progress import ProgressPrinter, add_note
-from dynat_ray.errors import UserError, disk_error
-from dynat_ray.training.agreement import SharedUserError
-from dynat_ray.training.checkpoint import checkpoint_folders
-from dynat_ray.training.loop import train
-from dynat_ray.training.run_folder import read_run_config
+from dynat_ray.distributed.following import Follower
+from dynat_ray.distributed.notices import ListeningTorch, StopOnSignal
+from dynat_ray.distributed.progress import ProgressPrinter
+from dynat_ray.distributed.worker import run_worker
+from dynat_ray.errors import Stopped, UserError, disk_error
+from dynat_ray.training.mirror import CHECKPOINTS, Mirror
 from dynat_ray.training.session import CHECKPOINTS_KEPT
 
-# Ray Train's own folder of a run, inside ours.
-_CHECKPOINTS = "checkpoints"
+# A run on fewer nodes than it may have looks for more this often; each change costs a restart.
+_SECONDS_BETWEEN_RESIZES = 60.0
 # Workers may wait for one another this long (validation of unequal parts, a slow disk).
 _COLLECTIVE_TIMEOUT = 3600
-
-
-class RaySession:
-    """This worker's surroundings under Ray Train."""
-
-    def __init__(self, run_folder: Path) -> None:
-        context = ray.train.get_context()
-        self.rank = context.get_world_rank()
-        self.world_size = context.get_world_size()
-        self.device = ray.train.torch.get_device()
-        self.run_folder = run_folder
-        self.scratch_folder = Path(tempfile.gettempdir())
-        self._group = current_group()
-
-    def checkpoints(self) -> list[Path]:
-        return checkpoint_folders(self.run_folder / _CHECKPOINTS)
-
-    def report(self, metrics: Mapping[str, Any], name: str, folder: Path | None) -> None:
-        checkpoint = None if folder is None else ray.train.Checkpoint.from_directory(folder)
-        ray.train.report(
-            {**metrics, GROUP: self._group}, checkpoint=checkpoint, checkpoint_dir_name=name
-        )
-
-    def note(self, message: str) -> None:
-        add_note(self.run_folder, message)
 
 
 def resolve_workers(cluster: settings.ClusterConfig) -> tuple[int, int, bool]:
@@ -87,29 +56,41 @@ def fit(
 
     Args:
         config: The run.
-        run_folder: Its folder.
+        run_folder: Its folder; where that stands for a place in a store, the workers write there.
         callbacks: Ray Train calls them after every epoch.
         quiet: Print nothing.
 
     Raises:
         UserError: What the user can correct; what a worker said of it.
+        Stopped: This process was told to end, and a checkpoint is written.
     """
     connect()
     low, high, gpu = resolve_workers(config.cluster)
     resources = {"CPU": float(config.cluster.cpus_per_worker)} | ({"GPU": 1.0} if gpu else {})
     # Ray's static types are those of its older API.
+    mirror = Mirror.of(run_folder)
+    storage, storage_path = (None, str(run_folder)) if mirror is None else mirror.train_storage()
+    if mirror is not None:
+        mirror.push()
+    signals = StopOnSignal()
     trainer = TorchTrainer(
-        _worker,  # type: ignore[arg-type]
-        train_loop_config={"run_folder": str(run_folder)},
-        torch_config=TorchConfig(timeout_s=_COLLECTIVE_TIMEOUT),
+        run_worker,  # type: ignore[arg-type]
+        train_loop_config={
+            "run_folder": str(run_folder),
+            "address": "" if mirror is None else mirror.address,
+            "stop_key": signals.key,
+        },
+        torch_config=ListeningTorch(timeout_s=_COLLECTIVE_TIMEOUT),
         scaling_config=ScalingConfig(
             num_workers=low if low == high else (low, high),  # type: ignore[arg-type]
             use_gpu=gpu,
             resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=_SECONDS_BETWEEN_RESIZES,  # type: ignore[call-arg]
         ),
         run_config=RunConfig(  # type: ignore[call-arg]
-            name=_CHECKPOINTS,
-            storage_path=str(run_folder),
+            name=CHECKPOINTS,
+            storage_path=storage_path,
+            storage_filesystem=storage,
             failure_config=FailureConfig(max_failures=config.cluster.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
             callbacks=list(callbacks),  # type: ignore[arg-type]
@@ -119,7 +100,11 @@ def fit(
             },
         ),
     )
-    with nullcontext() if quiet else ProgressPrinter(run_folder, config):
+    with (
+        signals,
+        nullcontext() if mirror is None else Follower(mirror),
+        nullcontext() if quiet else ProgressPrinter(run_folder, config),
+    ):
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -130,6 +115,11 @@ def fit(
     answer = result.return_value  # type: ignore[attr-defined]
     if answer and answer["error"]:
         raise UserError(answer["error"])
+    if answer and answer["stopped"]:
+        raise Stopped(
+            "a checkpoint is written; the same command with --name "
+            f"{run_folder.name} --resume goes on from it"
+        )
 
 
 def _as_user_error(rank: int, failure: Exception) -> Exception:
@@ -142,18 +132,3 @@ def _as_user_error(rank: int, failure: Exception) -> Exception:
             return full
         cause = getattr(cause, "cause", None) or cause.__cause__
     return RuntimeError(f"worker {rank} failed: {failure}")
-
-
-def _worker(arguments: dict[str, Any]) -> dict[str, str]:
-    """Runs on every worker; a mistake that all workers agree on is returned, not retried."""
-    # Ray Train logs every report of every worker here, whatever the log level of the run is.
-    import ray.train.v2._internal.execution.context as context
-
-    logging.getLogger(context.__file__).setLevel(logging.CRITICAL)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    run_folder = Path(arguments["run_folder"])
-    try:
-        train(read_run_config(run_folder), RaySession(run_folder))
-    except SharedUserError as error:
-        return {"error": str(error)}
-    return {"error": ""}

@@ -34,6 +34,7 @@ from dynat_ray.searching.records import (
     write_trial,
 )
 from dynat_ray.training.materials import check_run
+from dynat_ray.training.mirror import Mirror
 from dynat_ray.training.run_folder import open_run_folder, write_environment
 from dynat_ray.training.telemetry import read_metrics
 
@@ -71,6 +72,8 @@ def run_trial(proposal: dict[str, Any]) -> None:
             write_environment(folder, facts | {"command": command})
             fit(config, folder, callbacks=[_ReportToTune()], quiet=True)
         write_report(folder)
+        if mirror := Mirror.of(folder):
+            mirror.push()
     except RayActorError:
         raise
     except Exception as error:  # whatever it is, the search goes on

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,13 @@ import torch
 
 from dynat_ray.collectives import max_over_workers
 from dynat_ray.errors import UserError
+from dynat_ray.training.notice import Notice
 
-# Steps between two looks at the clock: workers have to agree, and each looks at its own.
+# Workers have to agree whether a checkpoint is due, which waits for the device: not at every step,
+# but often enough that a notice of two minutes is seen in time, however long a step takes.
 _STEPS_BETWEEN_LOOKS = 20
+_SECONDS_BETWEEN_LOOKS = 5.0
+_FIRST_LOOK = 5
 _STATE = "state.pt"
 _CHECKSUM = "state.sha256"
 
@@ -29,41 +34,62 @@ def checkpoint_name(epochs: int, step: int) -> str:
     return f"epoch_{epochs:04d}_step_{step:07d}" if step else f"epoch_{epochs - 1:04d}"
 
 
+def checkpoint_order(name: str) -> tuple[int, int] | None:
+    """Returns epochs and further steps done at a checkpoint; None if `name` is none's."""
+    match = re.fullmatch(r"epoch_(\d+)(?:_step_(\d+))?", name)
+    if not match:
+        return None
+    epoch, step = int(match[1]), match[2]
+    return (epoch, int(step)) if step else (epoch + 1, 0)
+
+
 def checkpoint_folders(parent: Path) -> list[Path]:
     """Returns the checkpoint folders in `parent`, newest first."""
-    found = []
-    for folder in parent.iterdir() if parent.is_dir() else ():
-        match = re.fullmatch(r"epoch_(\d+)(?:_step_(\d+))?", folder.name)
-        if match and folder.is_dir():
-            epoch, step = int(match[1]), match[2]
-            found.append((epoch, int(step), folder) if step else (epoch + 1, 0, folder))
-    return [folder for *_, folder in sorted(found, reverse=True)]
+    found = [
+        (order, folder)
+        for folder in (parent.iterdir() if parent.is_dir() else ())
+        if (order := checkpoint_order(folder.name)) and folder.is_dir()
+    ]
+    return [folder for _, folder in sorted(found, reverse=True)]
 
 
 class CheckpointClock:
     """Says when a checkpoint inside an epoch is due, the same on all workers.
 
     Args:
-        minutes: Between two checkpoints; 0: never.
+        minutes: Between two checkpoints; 0: only when a notice asks for one.
         device: Where workers exchange tensors.
     """
 
     def __init__(self, minutes: float, device: torch.device) -> None:
         self._device = device
         self._seconds = 60 * minutes
-        self._last = time.monotonic()
+        self._last = self._looked = time.monotonic()
         self._steps = 0
+        self._next_look = min(_FIRST_LOOK, _STEPS_BETWEEN_LOOKS)
 
-    def is_due(self) -> bool:
-        """Returns whether it is time; every worker must ask after every step."""
+    def agree(self, told: Callable[[], Notice]) -> Notice:
+        """Returns what all workers do now; every worker must ask after every step.
+
+        Args:
+            told: Returns what this worker was told.
+        """
         self._steps += 1
-        if self._seconds <= 0 or self._steps % _STEPS_BETWEEN_LOOKS:
-            return False
-        late = torch.tensor(float(time.monotonic() - self._last >= self._seconds))
-        if max_over_workers(late.to(self._device)).item() == 0:
-            return False
-        self._last = time.monotonic()
-        return True
+        if self._steps < self._next_look:
+            return Notice.NOTHING
+        now = time.monotonic()
+        own = told()
+        if 0 < self._seconds <= now - self._last:
+            own = max(own, Notice.SAVE)
+        step_seconds = (now - self._looked) / self._steps
+        agreed = max_over_workers(torch.tensor([float(own), step_seconds]).to(self._device))
+        notice, step_seconds = Notice(int(agreed[0])), float(agreed[1])
+        by_time = int(_SECONDS_BETWEEN_LOOKS / max(step_seconds, 1e-6))
+        self._next_look = max(1, min(_STEPS_BETWEEN_LOOKS, by_time))
+        self._looked, self._steps = now, 0
+        if notice != Notice.NOTHING:
+            self._last = time.monotonic()
+        return notice
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
@@ -77,9 +103,12 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         torch.save(state, folder / _STATE)
         (folder / _CHECKSUM).write_text(_checksum(folder / _STATE))
     except (OSError, RuntimeError) as error:
-        # torch reports a full disk as a RuntimeError of its zip writer.
+        # torch reports a full disk as a RuntimeError of its zip writer, in words of its own.
+        reason = "the disk is full or failing"
+        if isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
         raise UserError(
-            f"a checkpoint can't be written to {folder.parent}: {error}; free some space and run "
+            f"a checkpoint can't be written to {folder.parent}: {reason}; free some space and run "
             "the same command with --resume (the checkpoint before it is untouched)"
         ) from error
 

@@ -10,13 +10,15 @@ from dynat_ray.config import RunConfig
 from dynat_ray.data import DatasetInfo
 
 
-def describe_run(config: RunConfig, info: DatasetInfo, folder: Path, facts: dict[str, Any]) -> str:
+def describe_run(
+    config: RunConfig, info: DatasetInfo, folder: Path | str, facts: dict[str, Any]
+) -> str:
     """Returns the header: data, model, method, threat, workers, loader, precision, folder.
 
     Args:
         config: The run.
         info: Its data set.
-        folder: Its folder.
+        folder: Its folder, or address.
         facts: `workers`, `device` and `loader` as they really are.
     """
     rows = run_facts(config, info, facts) | {"folder": str(folder)}

@@ -23,7 +23,9 @@ from dynat_ray.training.checkpoint import (
 )
 from dynat_ray.training.materials import Materials, build_materials
 from dynat_ray.training.models import save_models
+from dynat_ray.training.notice import Notice, StopRequested
 from dynat_ray.training.optimisation import build_optimizer, learning_rate, set_learning_rate
+from dynat_ray.training.pace import find_slow_worker
 from dynat_ray.training.session import Session
 from dynat_ray.training.state import (
     BestModel,
@@ -46,6 +48,7 @@ def train(config: RunConfig, session: Session) -> None:
 
     Raises:
         SharedUserError: What the user can correct; also a loss that is not finite.
+        StopRequested: The session was told that the run is to end; a checkpoint is written.
     """
     torch.manual_seed(config.train.seed + session.rank)
     materials = on_all_workers(lambda: build_materials(config, session))
@@ -114,15 +117,23 @@ def _train_epoch(
         progress.step = number + 1
         log.add(outcome)
         watch.see(outcome.loss, epoch)
-        if progress.step < loader.steps and clock.is_due():
+        # The end of an epoch has a checkpoint of its own.
+        notice = clock.agree(session.notice) if progress.step < loader.steps else Notice.NOTHING
+        if notice != Notice.NOTHING:
             watch.check(epoch)
             seconds = time.monotonic() - began
             progress.elapsed += seconds
             progress.record = log.gather(seconds)
             log = SampleLog(progress.record)
             _report(session, stepper, progress, {}, keep=True)
+            session.saved()
+            if notice == Notice.STOP:
+                raise StopRequested
             began = time.monotonic()
     watch.check(epoch)
+    slow = find_slow_worker(session.device, session.place)
+    if slow and session.rank == 0:
+        session.note(f"epoch {epoch + 1}: {slow}")
     seconds = time.monotonic() - began
     progress.elapsed += seconds
     progress.step, progress.record = 0, None

@@ -25,19 +25,6 @@ _PACKAGES = ("dynat-ray", "torch", "torchvision", "timm", "ray", "ffcv", "numpy"
 _FIXED = ("model.", "method.name", "threat.norm", "data.path", "data.limit", "data.val_fraction")
 
 
-def default_out() -> Path:
-    """Returns where run folders go when nobody says.
-
-    The working directory of a submitted Ray job vanishes with it, so there it is a folder in the
-    home directory.
-    """
-    if "DYNAT_RAY_OUT" in os.environ:
-        return Path(os.environ["DYNAT_RAY_OUT"]).expanduser()
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
-        return Path.home() / "dynat-ray-runs"
-    return Path("runs")
-
-
 def default_name(recipe: str, method: str) -> str:
     """Returns a name from recipe, method and time."""
     return f"{recipe}-{method}-{datetime.now():%Y%m%d-%H%M%S}"

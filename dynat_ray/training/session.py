@@ -7,13 +7,15 @@ which is also how one debugs the loop.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from dynat_ray.training.checkpoint import checkpoint_folders
+from dynat_ray.training.notice import Notice
 
 CHECKPOINTS_KEPT = 2
 
@@ -27,6 +29,7 @@ class Session(Protocol):
         device: Where the model lives.
         run_folder: The run's folder, the same for all workers.
         scratch_folder: Where a checkpoint is put together before it is handed over.
+        place: The machine, as its owner knows it.
     """
 
     rank: int
@@ -34,8 +37,9 @@ class Session(Protocol):
     device: torch.device
     run_folder: Path
     scratch_folder: Path
+    place: str
 
-    def checkpoints(self) -> list[Path]:
+    def checkpoints(self) -> Iterable[Path]:
         """Returns local folders of the checkpoints there are, newest first."""
         ...
 
@@ -55,6 +59,14 @@ class Session(Protocol):
         """Tells the user something that is no error."""
         ...
 
+    def notice(self) -> Notice:
+        """Returns what this worker has been told since it last saved."""
+        ...
+
+    def saved(self) -> None:
+        """Takes in that the checkpoint which a notice asked for is kept."""
+        ...
+
 
 class LocalSession:
     """One process: checkpoints are folders beside each other in the run folder."""
@@ -66,6 +78,7 @@ class LocalSession:
         self.run_folder = run_folder
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.scratch_folder = run_folder
+        self.place = socket.gethostname()
         run_folder.mkdir(parents=True, exist_ok=True)
         self._folder = run_folder / "checkpoints"
 
@@ -84,3 +97,9 @@ class LocalSession:
 
     def note(self, message: str) -> None:
         print(message)
+
+    def notice(self) -> Notice:
+        return Notice.NOTHING
+
+    def saved(self) -> None:
+        """Nobody gives this process notice."""

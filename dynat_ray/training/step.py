@@ -18,6 +18,7 @@ from dynat_ray.collectives import sum_over_workers, world_size
 from dynat_ray.config import TrainConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import Method, Prepared
+from dynat_ray.own_time import own_time
 from dynat_ray.training.weight_perturbation import perturbed_weights
 
 
@@ -133,11 +134,13 @@ class Stepper:
                     (loss * scale).backward()
                 losses.append(loss.detach())
 
-        if config.awp_gamma > 0 and epoch >= config.awp_warmup_epochs:
-            with perturbed_weights(networks.outer, config.awp_gamma, backward):
+        # Gradients are reduced on the way back.
+        with own_time.meeting():
+            if config.awp_gamma > 0 and epoch >= config.awp_warmup_epochs:
+                with perturbed_weights(networks.outer, config.awp_gamma, backward):
+                    backward()
+            else:
                 backward()
-        else:
-            backward()
         _average_gradients(extra)
         if config.clip_grad_norm > 0:
             parameters = [*networks.core.parameters(), *extra]

@@ -1,0 +1,110 @@
+"""What runs on every training worker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+# isort: split
+import ray.train
+import ray.util
+import torch
+
+from dynat_ray.distributed.leftovers import GROUP, current_group
+from dynat_ray.distributed.notices import WorkerNotices
+from dynat_ray.distributed.progress import add_note
+from dynat_ray.training.agreement import SharedUserError
+from dynat_ray.training.checkpoint import checkpoint_folders
+from dynat_ray.training.loop import train
+from dynat_ray.training.mirror import CHECKPOINTS, Mirror
+from dynat_ray.training.notice import Notice, StopRequested
+from dynat_ray.training.run_folder import read_run_config
+
+
+class RaySession:
+    """This worker's surroundings under Ray Train.
+
+    Args:
+        run_folder: The run's, or what stands for it on this machine.
+        mirror: Of `run_folder`, where the run is kept in a store; else None.
+        stop_key: Of the command's `StopOnSignal`.
+    """
+
+    def __init__(self, run_folder: Path, mirror: Mirror | None, stop_key: str) -> None:
+        context = ray.train.get_context()
+        self.rank = context.get_world_rank()
+        self.world_size = context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        self.run_folder = run_folder
+        self.scratch_folder = Path(tempfile.gettempdir())
+        self.place = ray.util.get_node_ip_address()
+        self._mirror = mirror
+        self._group = current_group()
+        self._notices = WorkerNotices(stop_key, self.rank)
+
+    def checkpoints(self) -> Iterable[Path]:
+        if self._mirror is not None:
+            return self._mirror.checkpoints()
+        return checkpoint_folders(self.run_folder / CHECKPOINTS)
+
+    def report(self, metrics: Mapping[str, Any], name: str, folder: Path | None) -> None:
+        # First what belongs to the epoch, then the checkpoint that says it is done.
+        self.push()
+        checkpoint = None if folder is None else ray.train.Checkpoint.from_directory(folder)
+        ray.train.report(
+            {**metrics, GROUP: self._group}, checkpoint=checkpoint, checkpoint_dir_name=name
+        )
+
+    def push(self) -> None:
+        """Sends what the first worker has written to the store, where there is one."""
+        if self._mirror is not None and self.rank == 0:
+            self._mirror.push()
+
+    def note(self, message: str) -> None:
+        add_note(self.run_folder, message)
+        self.push()
+
+    def notice(self) -> Notice:
+        return self._notices.look()
+
+    def saved(self) -> None:
+        self._notices.saved()
+
+
+def run_worker(arguments: dict[str, Any]) -> dict[str, str]:
+    """Trains; a mistake that all workers agree on is returned, not retried.
+
+    Args:
+        arguments: `run_folder`, `address` (of the store; empty: none) and `stop_key`.
+
+    Returns:
+        `error`, what the user can correct, and `stopped`; empty: neither.
+    """
+    # Ray Train logs every report of every worker here, whatever the log level of the run is.
+    import ray.train.v2._internal.execution.context as context
+
+    logging.getLogger(context.__file__).setLevel(logging.CRITICAL)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    if not arguments["address"]:
+        return _train(Path(arguments["run_folder"]), None, arguments["stop_key"])
+    with tempfile.TemporaryDirectory(prefix="dynat-ray-") as scratch:
+        mirror = Mirror(Path(scratch) / Path(arguments["run_folder"]).name, arguments["address"])
+        mirror.pull(leave=("samples", "model", "model_last"))
+        return _train(mirror.folder, mirror, arguments["stop_key"])
+
+
+def _train(run_folder: Path, mirror: Mirror | None, stop_key: str) -> dict[str, str]:
+    session = RaySession(run_folder, mirror, stop_key)
+    answer = {"error": "", "stopped": ""}
+    try:
+        train(read_run_config(run_folder), session)
+    except SharedUserError as error:
+        answer["error"] = str(error)
+    except StopRequested:
+        answer["stopped"] = "yes"
+    session.push()
+    return answer

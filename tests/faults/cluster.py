@@ -1,0 +1,141 @@
+"""A Ray cluster of its own for a test: `ray start --head` on free ports, with a token."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+
+import psutil
+
+_PROGRAMS = Path(sys.executable).parent
+_PATIENCE = 60
+
+
+def free_port() -> int:
+    """Returns a port of loopback that nobody listens on."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return int(place.getsockname()[1])
+
+
+class Head:
+    """A head node on loopback while its context lasts; whatever it started ends with it.
+
+    Args:
+        cpus: Of the node.
+        environment: More variables for its processes.
+    """
+
+    def __init__(self, cpus: int = 2, environment: dict[str, str] | None = None) -> None:
+        # Ray's socket paths must stay short.
+        self.folder = Path(tempfile.mkdtemp(prefix="head", dir="/tmp"))
+        self.home = self.folder / "home"
+        self.home.mkdir()
+        token = self.folder / "token"
+        token.write_text(secrets.token_hex(32))
+        self.port, self.dashboard = free_port(), f"http://127.0.0.1:{(web := free_port())}"
+        self._web = web
+        self._cpus = cpus
+        self.environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "DYNAT_RAY_"))},
+            "PATH": f"{_PROGRAMS}:{os.environ['PATH']}",
+            "HOME": str(self.home),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            **(environment or {}),
+        }
+
+    def __enter__(self) -> Head:
+        command = [
+            *("ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1"),
+            *(f"--port={self.port}", f"--dashboard-port={self._web}", "--dashboard-host=127.0.0.1"),
+            *(f"--num-cpus={self._cpus}", f"--temp-dir={self.folder / 'ray'}", "--num-gpus=0"),
+            *("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
+            *(f"--ray-client-server-port={free_port()}", "--object-store-memory=100000000"),
+        ]
+        self._process = subprocess.Popen(
+            command,
+            env=self.environment,
+            stdout=(self.folder / "start.log").open("w"),
+            stderr=subprocess.STDOUT,
+        )
+        for _ in range(2 * _PATIENCE):
+            if self._answers():
+                return self
+            time.sleep(0.5)
+        log = (self.folder / "start.log").read_text()
+        self.__exit__(None, None, None)
+        raise RuntimeError(f"the head did not start: {log}")
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for process in self.processes():
+            process.kill()
+        self._process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def processes(self) -> list[psutil.Process]:
+        """Returns all living processes of this cluster, jobs and workers included."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("RAY_AUTH_TOKEN_PATH") == str(self.folder / "token"):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return [each for each in found if each.pid != os.getpid()]
+
+    def named(self, words: str) -> list[psutil.Process]:
+        """Returns the processes whose command line has these words."""
+        found = []
+        for process in self.processes():
+            try:
+                if words in " ".join(process.cmdline()):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def ray(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Runs a `ray job` command against the cluster."""
+        group, name, *rest = arguments
+        return subprocess.run(
+            ["ray", group, name, "--address", self.dashboard, *rest],
+            env=self.environment,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def _answers(self) -> bool:
+        if self._process.poll() is not None:
+            return False
+        try:
+            urllib.request.urlopen(f"{self.dashboard}/api/version", timeout=2)
+        except urllib.error.HTTPError as error:
+            return error.code == 401
+        except OSError:
+            return False
+        return True
+
+
+def kill(process: psutil.Process) -> None:
+    """Ends a process as a lost machine would: at once, without a word."""
+    os.kill(process.pid, signal.SIGKILL)

@@ -1,0 +1,108 @@
+"""A folder kept in an object store, against a real S3 protocol on loopback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dynat_ray.errors import UserError
+from dynat_ray.training.mirror import Mirror, is_address, join
+from dynat_ray.training.places import kept_in_store, open_place
+from tests.storage.conftest import names
+
+
+def write(folder: Path, **files: str) -> None:
+    for name, text in files.items():
+        file = folder / name.replace("__", "/").replace("_", ".")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+
+def test_what_one_machine_pushes_another_pulls(s3: str, bucket: str, tmp_path: Path) -> None:
+    address = f"{bucket}/runs/one"
+    here, there = Mirror(tmp_path / "here", address), Mirror(tmp_path / "there", address)
+    write(here.folder, config_yaml="a", samples__epoch_parquet="b", checkpoints__epoch__x="c")
+    write(here.folder, half_tmp="d")
+    here.push()
+    assert sorted(names(s3, address)) == ["config.yaml", "samples/epoch.parquet"]
+    there.pull(leave=("samples",))
+    assert (there.folder / "config.yaml").read_text() == "a"
+    assert not (there.folder / "samples").exists()
+    write(there.folder, metrics_jsonl="one line")
+    there.push()
+    here.pull(only=("metrics.jsonl",))
+    assert (here.folder / "metrics.jsonl").read_text() == "one line"
+    # What is new on one side is not overwritten by what is old on the other.
+    write(here.folder, config_yaml="changed")
+    here.pull()
+    assert (here.folder / "config.yaml").read_text() == "changed"
+    here.push()
+    there.pull()
+    assert (there.folder / "config.yaml").read_text() == "changed"
+
+
+def test_checkpoints_come_newest_first(bucket: str, tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "run", f"{bucket}/run")
+    store, root = mirror.train_storage()
+    for name in ("epoch_0000", "epoch_0001_step_0000040", "epoch_0001", "other"):
+        store.create_dir(f"{root}/checkpoints/{name}")
+        with store.open_output_stream(f"{root}/checkpoints/{name}/state.pt") as file:
+            file.write(name.encode())
+    found = []
+    for folder in mirror.checkpoints():
+        assert (folder / "state.pt").read_text() == folder.name
+        found.append(folder.name)
+    assert found == ["epoch_0001", "epoch_0001_step_0000040", "epoch_0000"]
+
+
+def test_a_folder_below_one_that_is_kept_finds_its_own_place(bucket: str, tmp_path: Path) -> None:
+    assert Mirror.of(tmp_path / "runs" / "x") is None
+    with kept_in_store(f"{bucket}/runs", "search") as folder:
+        mirror = Mirror.of(folder / "trials" / "0001")
+        assert mirror is not None
+        assert mirror.address == f"{bucket}/runs/search/trials/0001"
+
+
+def test_a_place_keeps_what_was_written_even_by_a_command_that_fails(
+    s3: str, bucket: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="too late"), open_place("", bucket, "run") as place:
+        assert place.given
+        assert not place.folder.exists()
+        assert place.written("report.html") == f"{bucket}/run/report.html"
+        write(place.folder, config_yaml="a")
+        raise UserError("too late")
+    assert names(s3, f"{bucket}/run") == ["config.yaml"]
+    with open_place("", bucket, "run") as place:
+        assert (place.folder / "config.yaml").read_text() == "a"
+    assert not place.folder.exists()
+
+
+def test_options_of_an_address_stay_at_its_end() -> None:
+    assert join("s3://b/p?scheme=http", "run") == "s3://b/p/run?scheme=http"
+    assert join("s3://b/p/", "run") == "s3://b/p/run"
+
+
+@pytest.mark.parametrize(
+    "text", ["s3://KEY:SECRET@bucket/runs", "s3://bucket?access_key=A&secret_key=B"]
+)
+def test_keys_in_an_address_are_refused_without_repeating_them(text: str) -> None:
+    with pytest.raises(UserError, match="AWS_ACCESS_KEY_ID") as caught:
+        is_address(text)
+    assert "SECRET@" not in str(caught.value)
+    assert "=A" not in str(caught.value)
+
+
+def test_other_stores_are_refused_and_folders_are_none() -> None:
+    with pytest.raises(UserError, match="s3:// and gs://"):
+        is_address("http://host/runs")
+    assert not is_address("/shared/runs")
+    assert not is_address("runs")
+
+
+def test_a_store_that_is_not_there_is_said_plainly(bucket: str, tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "x", "s3://no-such-bucket-anywhere/run")
+    write(mirror.folder, config_yaml="a")
+    with pytest.raises(UserError, match=r"no-such-bucket-anywhere/run .*--resume"):
+        mirror.push()
