@@ -7,6 +7,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from dynat_ray.data import balanced_subset
 from dynat_ray.errors import UserError
 from dynat_ray.report.evaluation import write_evaluation_page
 from dynat_ray.report.side_by_side import Evaluation, read_evaluation, side_by_side_table
+from dynat_ray.training.places import fetched, lasting_file, written_at
 
 _REQUESTED = (
     *("data", "norm", "eps", "attacks", "samples", "seed", "batch_size", "out"),
@@ -48,11 +50,16 @@ _REQUESTED = (
 )
 
 
-def main(argv: Sequence[str]) -> Path:
+def main(argv: Sequence[str]) -> Path | str:
     """Evaluates what the arguments name; returns the JSON file that was written."""
     options = _parse(argv)
-    subject = load_subject(options.model)
+    with fetched(options.model) as model:
+        return written_at(_evaluate(options, load_subject(model)))
+
+
+def _evaluate(options: Namespace, subject: Subject) -> Path:
     request = complete(subject, **{name: getattr(options, name) for name in _REQUESTED})
+    request = replace(request, out=lasting_file(request.out, given=bool(options.out)))
     others = [read_evaluation(Path(file)) for file in options.compare]
     surrogate = load_subject(options.surrogate).model if options.surrogate else None
     written = evaluate(
@@ -253,11 +260,7 @@ def _default_workers() -> int:
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = command_line.ArgumentParser(prog="python -m dynat_ray.evaluate", description=__doc__)
     add = parser.add_argument
-    add(
-        "model",
-        metavar="RUN_OR_MODEL",
-        help="folder, timm name or module:function",
-    )
+    add("model", metavar="RUN_OR_MODEL", help="folder, s3:// address, timm name, module:function")
     add("--data", metavar="DIR", help="prepared data set; default: the run's")
     add("--norm", choices=("Linf", "L2"), help="default: the run's")
     add("--eps", help="radius, such as 8/255; several, comma-separated, give a curve")
@@ -279,13 +282,8 @@ def _parse(argv: Sequence[str]) -> Namespace:
         help="common corruptions, such as fog,snow-3; default: all 15 at 5 severities",
     )
     add("--surrogate", metavar="MODEL", help="another model to try transfer attacks from")
-    add(
-        "--compare",
-        nargs="+",
-        default=[],
-        metavar="OTHER.json",
-        help="earlier evaluations to show beside this one",
-    )
+    others = "earlier evaluations to show beside this one"
+    add("--compare", nargs="+", default=[], metavar="OTHER.json", help=others)
     add("--out", metavar="FILE", help="JSON file; default: evaluation.json in the run's folder")
     add("--resume", action="store_true", help="go on where a stopped evaluation was")
     options = parser.parse_args(argv)

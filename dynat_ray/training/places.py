@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from dynat_ray.errors import UserError
@@ -66,6 +67,44 @@ def default_out() -> Path:
     home directory.
     """
     return Path.home() / "dynat-ray-runs" if in_submitted_job() else Path("runs")
+
+
+@contextmanager
+def fetched(run: str) -> Iterator[str]:
+    """Gives the folder of a run, fetched if it lies in a store; what is written there is kept.
+
+    Args:
+        run: Folder, address, or anything else, which is given back.
+    """
+    if not is_address(run):
+        yield run
+        return
+    base, mark, options = run.partition("?")
+    parent, _, name = base.rstrip("/").rpartition("/")
+    with kept_in_store(parent + mark + options, name) as folder:
+        yield str(folder)
+
+
+def written_at(file: Path) -> Path | str:
+    """Returns what to call a file: its address, if it lies in a folder that stands for a store."""
+    mirror = Mirror.of(file)
+    return file if mirror is None else mirror.address
+
+
+def lasting_file(file: Path, *, given: bool) -> Path:
+    """Returns where to write a file that by default would go into the working directory.
+
+    Args:
+        file: Where it would go.
+        given: The user said so, with `--out`.
+    """
+    if given:
+        require_lasting(file, "--out")
+    elif in_submitted_job() and not file.is_absolute():
+        folder = default_out()
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{file.stem}-{datetime.now():%Y%m%d-%H%M%S}{file.suffix}"
+    return file
 
 
 @contextmanager

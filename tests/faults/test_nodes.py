@@ -1,0 +1,94 @@
+"""A node is lost, and comes back, in an emulated cluster of two."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynat_ray.config import RunConfig
+from dynat_ray.config_files import override
+from dynat_ray.distributed import training
+from dynat_ray.distributed.run import run
+from dynat_ray.methods import method_settings
+from dynat_ray.models import load_model
+from dynat_ray.training.loop import train
+from dynat_ray.training.optimisation import learning_rate
+from dynat_ray.training.session import LocalSession
+from dynat_ray.training.telemetry import read_metrics
+from tests.faults.jobs import tell, wait_until
+from tests.faults.nodes import two_nodes
+
+pytestmark = pytest.mark.faults
+
+
+def test_a_node_lost_and_back(
+    small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_SECONDS_BETWEEN_RESIZES", 10.0)
+    settings = {
+        "data.limit": 0,
+        "model.kwargs": {"base_width": 16},
+        "attack.steps": 10,
+        "optim.schedule": "cosine",
+        "train.epochs": 25,
+        "train.batch_size": 64,
+        "eval.attacks": ["clean"],
+        "cluster.workers": "1..2",
+        "cluster.max_failures": -1,
+    }
+    config = override(small_config, settings, method_settings())
+    folder = tmp_path / "run"
+    metrics = folder / "metrics.jsonl"
+
+    def lines() -> list[dict[str, float]]:
+        return read_metrics(metrics)
+
+    def workers() -> list[float]:
+        return [line["workers"] for line in lines()]
+
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            run(config, folder)
+        except BaseException as error:
+            failed.append(error)
+
+    with two_nodes() as (cluster, other):
+        thread = threading.Thread(target=work)
+        # Ray adds and removes nodes in the main thread only.
+        thread.start()
+        wait_until(lambda: failed or 2 in workers(), "an epoch with two workers")
+        tell("two workers:", len(lines()), "epochs")
+        cluster.remove_node(other, allow_graceful=False)
+        wait_until(lambda: failed or 1 in workers(), "an epoch with one worker")
+        tell("a node lost; epochs by workers", workers())
+        cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
+        wait_until(
+            lambda: failed or 2 in workers()[workers().index(1) :] or not thread.is_alive(),
+            "two workers again",
+        )
+        tell("a node is back; epochs by workers", workers())
+        thread.join()
+    assert not failed, failed
+    tell("ended; epochs by workers", workers())
+    assert [line["epoch"] for line in lines()] == list(range(25))
+    counts = workers()
+    assert counts[0] == 2
+    assert 1 in counts
+    assert 2 in counts[counts.index(1) :]
+    # The global batch and the schedule are the config's, whatever the number of workers.
+    steps = lines()[0]["step"]
+    for line in lines():
+        assert line["step"] == steps * (line["epoch"] + 1)
+        last = line["epoch"] + (steps - 1) / steps
+        assert line["learning_rate"] == pytest.approx(learning_rate(config.optim, last, 25))
+    # And so what is learnt hardly differs from what one process learns.
+    train(config, LocalSession(tmp_path / "one", torch.device("cpu")))
+    one = read_metrics(tmp_path / "one" / "metrics.jsonl")[-1]
+    tell("train loss", lines()[-1]["loss"], "against", one["loss"], "undisturbed by one worker")
+    assert lines()[-1]["loss"] == pytest.approx(one["loss"], rel=0.25)
+    assert load_model(folder / "model_last").num_classes == 10
