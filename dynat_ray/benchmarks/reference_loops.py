@@ -7,7 +7,9 @@ is what such loops really do.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +18,8 @@ import torchattacks
 from torch import Tensor, nn
 
 Step = Callable[[Tensor, Tensor], None]
+
+CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -84,5 +88,34 @@ def torchattacks_step(
         loss.backward()
         optimizer.step()
         loss.item()
+
+    return step
+
+
+def art_step(model: nn.Module, optimizer: torch.optim.Optimizer, attack: AttackSettings) -> Step:
+    """A step of the Adversarial Robustness Toolbox's Madry trainer, float32, from numpy arrays.
+
+    Needs `adversarial-robustness-toolbox`. Its trainer shuffles, attacks in parts of 32 images and
+    fits; one call is one batch, for `CLASSES` classes.
+    """
+    from art.defences.trainer import AdversarialTrainerMadryPGD
+    from art.estimators.classification import PyTorchClassifier
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        classifier = PyTorchClassifier(
+            model=model,
+            loss=nn.CrossEntropyLoss(),
+            optimizer=optimizer,
+            input_shape=tuple(images.shape[1:]),
+            nb_classes=CLASSES,
+            clip_values=(0.0, 1.0),
+            device_type="gpu" if images.is_cuda else "cpu",
+        )
+        trainer = AdversarialTrainerMadryPGD(
+            classifier, eps=attack.eps, eps_step=attack.step_size, max_iter=attack.steps
+        )
+        one_hot = F.one_hot(labels, CLASSES).float().cpu().numpy()
+        with redirect_stderr(io.StringIO()):  # progress bars
+            trainer.fit(images.cpu().numpy(), one_hot, nb_epochs=1, batch_size=len(images))
 
     return step

@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor
 
 from dynat_ray.benchmarks.reference_loops import (
+    CLASSES,
     AttackSettings,
     Step,
+    art_step,
     robust_overfitting_step,
     torchattacks_step,
 )
@@ -28,8 +31,10 @@ from dynat_ray.perturb.pgd import pgd
 from dynat_ray.perturb.threat import get_ball
 from dynat_ray.training.step import Stepper, wrap
 
-LOOPS = ("ours", "ours_float32", "robust_overfitting", "torchattacks")
-_CLASSES = 10
+_REFERENCES = {"robust_overfitting": robust_overfitting_step, "torchattacks": torchattacks_step}
+if find_spec("art"):
+    _REFERENCES["art"] = art_step
+LOOPS = ("ours", "ours_float32", *_REFERENCES)
 # Student's t for the 95 % interval of a mean of so many paired differences.
 _STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 
@@ -59,7 +64,7 @@ def measure(
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     try:
         images = torch.rand(batch_size, 3, 32, 32, device=device)
-        labels = torch.randint(_CLASSES, (batch_size,), device=device)
+        labels = torch.randint(CLASSES, (batch_size,), device=device)
         steps = {}
         for name in LOOPS:
             model = _classifier(base_width=64, seed=0, shape=(3, 32, 32)).to(device)
@@ -155,8 +160,7 @@ def _make_step(
     if name.startswith("ours"):
         precision: Literal["bf16", "float32"] = "bf16" if name == "ours" else "float32"
         return _our_step(model, optimizer, attack, precision, compiled=compiled)
-    make = {"robust_overfitting": robust_overfitting_step, "torchattacks": torchattacks_step}[name]
-    return make(model, optimizer, attack)
+    return _REFERENCES[name](model, optimizer, attack)
 
 
 def _our_step(
@@ -174,7 +178,7 @@ def _our_step(
         threat=ThreatConfig(eps=attack.eps),
         attack=AttackConfig(steps=attack.steps),
         step_size=attack.step_size,
-        classes=_CLASSES,
+        classes=CLASSES,
     )
     config = TrainConfig(precision=precision, compile=compiled)
     method = build_method(method_settings()["pgd_at"](), context)
@@ -197,7 +201,7 @@ def _classifier(*, base_width: int, seed: int, shape: tuple[int, int, int]) -> C
         torch.manual_seed(seed)
         return build_model(
             "preact_resnet18",
-            num_classes=_CLASSES,
+            num_classes=CLASSES,
             channels=channels,
             size=(height, width),
             mean=[0.5] * channels,

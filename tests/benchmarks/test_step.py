@@ -1,0 +1,42 @@
+"""The loops of the step benchmark really train, and are compared as the report says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dynat_ray.benchmarks import step
+from dynat_ray.benchmarks.reference_loops import AttackSettings
+
+SHORT = AttackSettings(steps=2, step_size=4 / 255)
+
+
+def test_the_references_are_all_there() -> None:
+    assert step.LOOPS == ("ours", "ours_float32", "robust_overfitting", "torchattacks", "art")
+
+
+@pytest.mark.parametrize("name", step.LOOPS)
+def test_a_loop_learns_its_batch(name: str) -> None:
+    model = step._classifier(base_width=8, seed=0, shape=(3, 16, 16))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(20, 3, 16, 16, generator=generator)
+    labels = torch.arange(20) % 10
+    train = step._make_step(name, model, step._sgd(model), SHORT, compiled=False)
+    torch.manual_seed(0)
+    for _ in range(15):
+        train(images, labels)
+    # On the batch's own statistics: running ones lag behind so few steps.
+    with torch.no_grad():
+        loss = torch.nn.functional.cross_entropy(model.float().train()(images), labels)
+    assert float(loss) < 2.0  # from 2.3
+
+
+def test_equal_steps_are_compared_in_pairs(digits: Path) -> None:
+    found = step.compare_accuracy(digits, steps=3, seeds=2, samples=20)
+    ours, theirs = (found["pgd_20_accuracy"][name] for name in ("ours", "robust_overfitting"))
+    assert len(ours) == len(theirs) == 2
+    paired = found["difference"]["ours"]
+    assert paired["mean"] == pytest.approx(sum(ours) / 2 - sum(theirs) / 2, abs=0.01)
+    assert paired["interval"][0] <= paired["mean"] <= paired["interval"][1]
