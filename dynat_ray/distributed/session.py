@@ -22,6 +22,7 @@ from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import ray  # noqa: E402
+from ray._private import ray_constants  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from dynat_ray.errors import UserError  # noqa: E402
@@ -53,11 +54,13 @@ def connect() -> None:
     os.environ.setdefault(
         "RAY_worker_maximum_startup_concurrency", str(max(_QUIET_PROCESSES, os.cpu_count() or 1))
     )
+    # Ray listens on all interfaces even for one machine, unless it thinks that there can be no other.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ.setdefault(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0")
     ray.init(
         address="local",
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
     )
 
 

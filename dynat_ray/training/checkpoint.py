@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import re
 import time
 from collections.abc import Callable
@@ -114,12 +115,12 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """Returns a checkpoint's state on the CPU; None if it is damaged or incomplete."""
+    """Returns a checkpoint's state on the CPU; None if it is damaged, incomplete or not ours."""
     try:
         if (folder / _CHECKSUM).read_text() != _checksum(folder / _STATE):
             return None
         state: dict[str, Any] = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError):
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
         return None
     return state
 
