@@ -54,7 +54,7 @@ def connect() -> None:
     os.environ.setdefault(
         "RAY_worker_maximum_startup_concurrency", str(max(_QUIET_PROCESSES, os.cpu_count() or 1))
     )
-    # Ray listens on all interfaces even for one machine, unless it thinks that there can be no other.
+    # Ray listens on all interfaces even for one machine, unless it thinks that it has no others.
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ.setdefault(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0")
     ray.init(
