@@ -69,7 +69,10 @@ def _measure(part: str, options: Any) -> dict[str, Any]:
         return attack.measure()
     from dynat_ray.benchmarks import scaling
 
-    return scaling.measure(rounds=options.rounds)
+    found = scaling.measure(rounds=options.rounds)
+    print(scaling.table(found["images_per_second"]), end="")
+    scaling.write(found["images_per_second"], options.json.resolve().parent)
+    return found
 
 
 if __name__ == "__main__":

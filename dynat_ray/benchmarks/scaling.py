@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import statistics
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from dynat_ray.config_files import build_config
 from dynat_ray.data import prepare_dataset
@@ -17,8 +18,13 @@ from dynat_ray.methods import method_settings
 from dynat_ray.training.run_folder import open_run_folder
 from dynat_ray.training.telemetry import read_metrics
 
-_EPOCHS = 3
+# The first epoch warms up and is left out.
+_EPOCHS = 4
 _BATCH = 128
+_KINDS = {"strong": "same global batch", "weak": "same batch per worker"}
+
+# Images per second by kind and number of workers, a value for each round.
+Speeds = dict[str, dict[int, list[float]]]
 
 
 def measure(*, rounds: int = 3, workers: int = 0) -> dict[str, Any]:
@@ -31,24 +37,28 @@ def measure(*, rounds: int = 3, workers: int = 0) -> dict[str, Any]:
         workers: Most workers; 0: what the cluster has.
 
     Returns:
-        `images_per_second` by kind and number of workers (all rounds; the first epoch, which
-        warms up, left out) and `ratios`: the largest number of workers against one.
+        `images_per_second` by kind and number of workers, all rounds, and `ratios`: the largest
+        number of workers against one.
     """
     connect()
     gpus = int(cluster_total("GPU"))
     most = workers or gpus or int(cluster_total("CPU"))
     sizes = [2**power for power in range(most.bit_length()) if 2**power <= most]
-    speeds: dict[str, dict[int, list[float]]] = {
-        kind: {size: [] for size in sizes} for kind in ("strong", "weak")
-    }
+    speeds: Speeds = {kind: {size: [] for size in sizes} for kind in _KINDS}
     with tempfile.TemporaryDirectory() as folder:
-        prepare_dataset("digits", Path(folder) / "data", progress=False)
+        data = Path(folder) / "data"
+        prepare_dataset("digits", data, progress=False)
         for number in range(rounds):
+            # With one worker both kinds are the same run.
+            measured: dict[tuple[int, int], float] = {}
             for kind, by_size in speeds.items():
                 for size, found in by_size.items():
-                    run_folder = Path(folder) / f"{kind}-{size}-{number}"
                     batch = _BATCH * (size if kind == "weak" else 1)
-                    found.append(_speed(Path(folder) / "data", run_folder, size, batch, gpus > 0))
+                    if (size, batch) not in measured:
+                        run_folder = Path(folder) / f"{kind}-{size}-{number}"
+                        speed = _speed(data, run_folder, size, batch, gpus > 0)
+                        measured[size, batch] = speed
+                    found.append(measured[size, batch])
     ratios = {}
     for kind, by_size in speeds.items():
         each = [many / one for one, many in zip(by_size[1], by_size[sizes[-1]], strict=True)]
@@ -75,7 +85,53 @@ def _speed(data: Path, folder: Path, workers: int, batch_size: int, gpu: bool) -
     }
     config = build_config([settings], method_settings())
     open_run_folder(folder, config, resume=False)
-    with contextlib.redirect_stdout(io.StringIO()):
-        fit(config, folder)
+    fit(config, folder, quiet=True)
     lines = read_metrics(folder / "metrics.jsonl")[1:]
     return statistics.median(line["images_per_second"] for line in lines)
+
+
+def table(speeds: Mapping[str, Mapping[int, list[float]]]) -> str:
+    """Returns medians over the rounds as Markdown.
+
+    Args:
+        speeds: From `measure`.
+    """
+    lines = [
+        "| workers | scaling | images/s | times one worker | efficiency |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, by_size in speeds.items():
+        one = statistics.median(by_size[1])
+        for size, found in by_size.items():
+            speed = statistics.median(found)
+            lines.append(
+                f"| {size} | {kind}: {_KINDS[kind]} | {speed:,.0f} | {speed / one:.2f} | "
+                f"{100 * speed / one / size:.0f} % |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def write(speeds: Mapping[str, Mapping[int, list[float]]], folder: Path) -> None:
+    """Writes `scaling.md` and `scaling.png`.
+
+    Args:
+        speeds: From `measure`.
+        folder: Where to.
+    """
+    (folder / "scaling.md").write_text(table(speeds))
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for kind, by_size in speeds.items():
+        sizes = list(by_size)
+        one = statistics.median(by_size[1])
+        medians = [statistics.median(found) / one for found in by_size.values()]
+        axes.plot(sizes, medians, marker="o", label=f"{kind} ({_KINDS[kind]})")
+    axes.plot(sizes, sizes, linestyle="--", color="grey", label="as many times faster")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.set_yticks(sizes, [str(size) for size in sizes])
+    axes.set_xlabel("workers")
+    axes.set_ylabel("images/s, times one worker's")
+    axes.legend()
+    figure.savefig(folder / "scaling.png", dpi=120)
