@@ -70,6 +70,14 @@ def cluster_total(kind: str) -> float:
     return float(ray.cluster_resources().get(kind, 0))
 
 
+def cluster_limit(kind: str) -> float:
+    """Returns how much of a resource all nodes have, or can have where Ray starts nodes itself."""
+    present = cluster_total(kind)
+    # The public API tells what is there, not what may come.
+    allowed = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    return max(present, float(allowed.get(kind, 0)))
+
+
 def require_cluster(workers: int, cpus_per_worker: int, gpu: bool) -> None:
     """Raises `UserError` if the cluster can never run so many workers.
 
@@ -78,7 +86,7 @@ def require_cluster(workers: int, cpus_per_worker: int, gpu: bool) -> None:
         cpus_per_worker: CPU cores each.
         gpu: A GPU each.
     """
-    cpus, gpus = cluster_total("CPU"), cluster_total("GPU")
+    cpus, gpus = cluster_limit("CPU"), cluster_limit("GPU")
     if gpu and workers > gpus:
         raise UserError(
             f"{workers} workers need {workers} GPUs, but the cluster has {gpus:g}; set "

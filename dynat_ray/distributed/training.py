@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from dynat_ray.distributed.session import cluster_total, connect, require_cluster
+from dynat_ray.distributed.session import cluster_limit, cluster_total, connect, require_cluster
 
 # isort: split
 import ray.train
@@ -34,7 +34,8 @@ def resolve_workers(cluster: settings.ClusterConfig) -> tuple[int, int, bool]:
     Raises:
         UserError: The cluster has fewer CPUs or GPUs.
     """
-    gpus = int(cluster_total("GPU"))
+    # Where Ray starts nodes itself, none may be there yet.
+    gpus = int(cluster_total("GPU") or cluster_limit("GPU"))
     gpu = gpus > 0 if cluster.gpu == "auto" else cluster.gpu
     wanted = cluster.worker_range()
     if wanted is None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 import ray
 
-from dynat_ray.distributed.session import connect
+from dynat_ray.config import ClusterConfig
+from dynat_ray.distributed.session import connect, require_everywhere
+from dynat_ray.distributed.training import resolve_workers
+from dynat_ray.errors import UserError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -30,3 +34,24 @@ def test_a_local_ray_listens_on_loopback_only() -> None:
     assert len(addresses) > 5
     loopback = ("127.", "::1", "::ffff:127.")
     assert [each for each in addresses if not each[1].startswith(loopback)] == []
+
+
+def test_nodes_that_may_come_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ClusterConfig(workers=64, gpu=True)
+    with pytest.raises(UserError, match="64 workers need 64 GPUs, but the cluster has 0"):
+        resolve_workers(wanted)
+    may_come = {"GPU": 64, "CPU": 512}
+    state = ray._private.state.state
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: may_come)
+    assert resolve_workers(wanted) == (64, 64, True)
+    assert resolve_workers(ClusterConfig()) == (64, 64, True)
+
+
+def test_a_path_that_one_of_two_machines_lacks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nodes = ray.nodes() * 2
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    require_everywhere([tmp_path])
+    with pytest.raises(UserError, match=r"has no .*/missing; prepared data must lie"):
+        require_everywhere([tmp_path, tmp_path / "missing"])
