@@ -103,8 +103,9 @@ def fit(
     )
     with (
         signals,
-        nullcontext() if mirror is None else Follower(mirror),
+        # It ends last, when everything is here.
         nullcontext() if quiet else ProgressPrinter(run_folder, config),
+        nullcontext() if mirror is None else Follower(mirror),
     ):
         try:
             result = trainer.fit()

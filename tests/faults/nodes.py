@@ -8,11 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.cluster_utils import Cluster
 
 # Workers that Ray asks for on a node that has just gone would else be waited for a minute.
 _SHORTER = {
     "RAY_AUTH_MODE": "disabled",
+    ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "5",
@@ -22,14 +24,16 @@ _SHORTER = {
 @contextmanager
 def two_nodes() -> Iterator[tuple[Cluster, Any]]:
     """Gives a cluster of a head and one more node, a CPU each, and that other node."""
+    # As in `distributed.session`: all of it on loopback.
+    ray_constants.ENABLE_RAY_CLUSTER = False
     before = {name: os.environ.get(name) for name in _SHORTER}
     os.environ.update(_SHORTER)
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 1, "include_dashboard": True, "node_ip_address": "127.0.0.1"},
+        head_node_args={"num_cpus": 1, "include_dashboard": True},
     )
     try:
-        other = cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
+        other = cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         ray.init(address=cluster.address, log_to_driver=False)
         yield cluster, other

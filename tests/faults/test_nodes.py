@@ -66,7 +66,7 @@ def test_a_node_lost_and_back(
         cluster.remove_node(other, allow_graceful=False)
         wait_until(lambda: failed or 1 in workers(), "an epoch with one worker")
         tell("a node lost; epochs by workers", workers())
-        cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
+        cluster.add_node(num_cpus=1)
         wait_until(
             lambda: failed or 2 in workers()[workers().index(1) :] or not thread.is_alive(),
             "two workers again",

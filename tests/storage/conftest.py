@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import boto3
@@ -13,6 +14,7 @@ from moto.server import ThreadedMotoServer
 def s3() -> Iterator[str]:
     """The server's URL; keys and endpoint are in the environment, as on a cluster's machines."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server.start()
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"

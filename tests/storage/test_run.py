@@ -17,7 +17,8 @@ from tests.storage.conftest import names
 
 pytestmark = pytest.mark.faults
 
-SETTINGS = "--attack.steps 3 --eval.attacks clean,pgd-3 --recipe digits"
+# A schedule that does not depend on the number of epochs.
+SETTINGS = "--attack.steps 3 --eval.attacks clean,pgd-3 --optim.schedule constant"
 
 
 def call(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -39,9 +40,9 @@ def test_a_run_in_a_bucket_goes_on_from_there(s3: str, bucket: str, tmp_path: Pa
         print(done.stdout, done.stderr)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == f"{address}/one/report.html"
+        assert f"epoch {epochs}/{epochs}" in done.stdout
     assert f"folder    {address}/one" in done.stdout
     assert "epoch 1/2" not in done.stdout
-    assert "epoch 2/2" in done.stdout
     found = names(s3, f"{address}/one")
     for name in ("config.yaml", "environment.json", "metrics.jsonl", "results.json", "report.html"):
         assert name in found
