@@ -47,6 +47,7 @@ _CONTAINER = Fields(
         "env": [_VARIABLE],
         "ports": [Fields({"name": str, "containerPort": int}, ("containerPort",))],
         "resources": _QUANTITIES,
+        "lifecycle": Fields({"preStop": Fields({"exec": Fields({"command": [str]})})}),
         "volumeMounts": [
             Fields({"name": str, "mountPath": str, "readOnly": bool}, ("name", "mountPath"))
         ],

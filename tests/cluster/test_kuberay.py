@@ -81,6 +81,10 @@ def test_a_cluster_has_what_a_run_needs(name: str) -> None:
         assert claim == read("storage.yaml")["metadata"]["name"]
         out = {each["name"]: each["value"] for each in container["env"]}["DYNAT_RAY_OUT"]
         assert out.startswith("/shared/")
+    pod = workers["template"]["spec"]
+    (last_words,) = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][2:]
+    assert last_words.startswith("ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION ")
+    assert int(last_words.split()[-1]) < pod["terminationGracePeriodSeconds"]
     assert workers["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-gpus"] == "0"
 

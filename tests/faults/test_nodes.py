@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -23,23 +25,42 @@ from tests.faults.nodes import two_nodes
 
 pytestmark = pytest.mark.faults
 
+SETTINGS = {
+    "data.limit": 0,
+    "model.kwargs": {"base_width": 16},
+    "attack.steps": 10,
+    "optim.schedule": "cosine",
+    "train.epochs": 25,
+    "train.batch_size": 64,
+    "eval.attacks": ["clean"],
+    "cluster.workers": "1..2",
+    "cluster.max_failures": -1,
+}
+
+
+def start(config: RunConfig, folder: Path) -> tuple[threading.Thread, list[BaseException]]:
+    """Starts a run; returns its thread, and where to find what it raised.
+
+    Ray adds and removes nodes in the main thread only.
+    """
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            run(config, folder)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    return thread, failed
+
 
 def test_a_node_lost_and_back(
     small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "_SECONDS_BETWEEN_RESIZES", 10.0)
-    settings = {
-        "data.limit": 0,
-        "model.kwargs": {"base_width": 16},
-        "attack.steps": 10,
-        "optim.schedule": "cosine",
-        "train.epochs": 25,
-        "train.batch_size": 64,
-        "eval.attacks": ["clean"],
-        "cluster.workers": "1..2",
-        "cluster.max_failures": -1,
-    }
-    config = override(small_config, settings, method_settings())
+    config = override(small_config, SETTINGS, method_settings())
     folder = tmp_path / "run"
     metrics = folder / "metrics.jsonl"
 
@@ -49,18 +70,8 @@ def test_a_node_lost_and_back(
     def workers() -> list[float]:
         return [line["workers"] for line in lines()]
 
-    failed: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            run(config, folder)
-        except BaseException as error:
-            failed.append(error)
-
     with two_nodes() as (cluster, other):
-        thread = threading.Thread(target=work)
-        # Ray adds and removes nodes in the main thread only.
-        thread.start()
+        thread, failed = start(config, folder)
         wait_until(lambda: failed or 2 in workers(), "an epoch with two workers")
         tell("two workers:", len(lines()), "epochs")
         cluster.remove_node(other, allow_graceful=False)
@@ -92,3 +103,31 @@ def test_a_node_lost_and_back(
     tell("train loss", lines()[-1]["loss"], "against", one["loss"], "undisturbed by one worker")
     assert lines()[-1]["loss"] == pytest.approx(one["loss"], rel=0.25)
     assert load_model(folder / "model_last").num_classes == 10
+
+
+def test_a_node_that_will_go_is_told_first(small_config: RunConfig, tmp_path: Path) -> None:
+    """As the pods of `cluster/kuberay` do before they end."""
+    settings = {"train.epochs": 12, "attack.steps": 20, "train.checkpoint_epochs": 12}
+    config = override(small_config, SETTINGS | settings, method_settings())
+    folder = tmp_path / "run"
+    with two_nodes() as (cluster, other):
+        thread, failed = start(config, folder)
+        wait_until(lambda: failed or read_metrics(folder / "metrics.jsonl"), "the first epoch")
+        drain = [
+            *(str(Path(sys.executable).parent / "ray"), "drain-node", "--address", cluster.address),
+            *("--node-id", other.node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION"),
+            *("--reason-message", "a test", "--deadline-remaining-seconds", "60"),
+        ]
+        subprocess.run(drain, check=True, capture_output=True)
+        tell("drained a node")
+        checkpoints = folder / "checkpoints"
+        wait_until(lambda: failed or list(checkpoints.glob("*_step_*/state.pt")), "a checkpoint")
+        (found,) = checkpoints.glob("epoch_*")
+        tell("there is", found.name, "though no other is due in 12 epochs")
+        cluster.remove_node(other, allow_graceful=False)
+        thread.join()
+    assert not failed, failed
+    lines = read_metrics(folder / "metrics.jsonl")
+    tell("ended; epochs by workers", [line["workers"] for line in lines])
+    assert [line["epoch"] for line in lines] == list(range(12))
+    assert lines[-1]["workers"] == 1
