@@ -29,7 +29,7 @@ def explain_missing(error: UserError, arguments: Sequence[str]) -> UserError:
     """
     missing = [path for path in _paths(arguments) if not Path(path).expanduser().exists()]
     named = next((path for path in missing if path in str(error)), "")
-    if not in_submitted_job() or not named:
+    if not in_submitted_job() or not named or "head node" in str(error):
         return error
     return UserError(
         f"{error}. A submitted job runs on the cluster's head node, and {named} is not there: put "

@@ -62,8 +62,9 @@ def test_what_would_vanish_with_the_job_is_refused(job: Path, out: str) -> None:
 
 
 def test_a_folder_of_the_submitting_machine_is_refused(job: Path) -> None:
-    with pytest.raises(UserError, match="does not exist on the cluster's head node"):
+    with pytest.raises(UserError, match="does not exist on the cluster's head node") as caught:
         require_lasting(Path("/Users/anna/runs"), "--out")
+    assert explain_missing(caught.value, ["--out", "/Users/anna/runs"]) is caught.value
 
 
 def test_folders_that_last_are_taken(job: Path, tmp_path: Path) -> None:
