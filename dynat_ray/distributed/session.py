@@ -14,12 +14,15 @@ _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 _QUIET_PROCESSES = 8
+# Said of every small machine on which several runs start side by side.
+_CHATTER = "maximum expected startup concurrency"
 for _name, _value in _QUIET.items():
     os.environ.setdefault(_name, _value)
 
 import logging  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 import ray  # noqa: E402
 from ray._private import ray_constants  # noqa: E402
@@ -41,6 +44,7 @@ def connect() -> None:
         return
     address = os.environ.get("RAY_ADDRESS")
     if address:
+        _leave_out_chatter()
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError) as error:
@@ -62,6 +66,17 @@ def connect() -> None:
         log_to_driver=False,
         logging_level=logging.ERROR,
     )
+
+
+def _leave_out_chatter() -> None:
+    """Keeps from the terminal that Ray started many processes; other messages of nodes stay."""
+    show = ray._private.worker.print_to_stdstream
+
+    def show_others(data: dict[str, Any], ignore_prefix: bool) -> None:
+        if not any(_CHATTER in line for line in data["lines"]):
+            show(data, ignore_prefix)
+
+    ray._private.worker.print_to_stdstream = show_others
 
 
 def cluster_total(kind: str) -> float:

@@ -10,6 +10,7 @@ import pytest
 import ray
 
 from dynat_ray.config import ClusterConfig
+from dynat_ray.distributed import session
 from dynat_ray.distributed.session import connect, require_everywhere
 from dynat_ray.distributed.training import resolve_workers
 from dynat_ray.errors import UserError
@@ -55,3 +56,19 @@ def test_a_path_that_one_of_two_machines_lacks(
     require_everywhere([tmp_path])
     with pytest.raises(UserError, match=r"has no .*/missing; prepared data must lie"):
         require_everywhere([tmp_path, tmp_path / "missing"])
+
+
+def test_of_the_nodes_messages_only_chatter_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[object] = []
+    monkeypatch.setattr(
+        ray._private.worker, "print_to_stdstream", lambda data, ignore_prefix: shown.append(data)
+    )
+    session._leave_out_chatter()
+    for line in (
+        "10 PYTHON processes, 5x the maximum expected startup concurrency",
+        "out of memory",
+    ):
+        ray._private.worker.print_to_stdstream({"lines": [line]}, ignore_prefix=False)
+    assert shown == [{"lines": ["out of memory"]}]

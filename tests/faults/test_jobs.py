@@ -131,6 +131,8 @@ def test_tune(jobs: Jobs) -> None:
         "tune tune_spaces/trades.yaml --trials 2 --train.epochs 1 --cluster.workers 1 "
         f"--no-early-stop --name search {SMALL}"
     )
+    assert log[-1] == str(jobs.runs / "search" / "report.html")
+    assert [line for line in log if "raylet" in line or "WARNING" in line] == []
     assert (jobs.runs / "search" / "best.yaml").exists()
     assert (jobs.runs / "search" / "trials.parquet").exists()
     tell("searched:", log[-1])
