@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import torch
 
 _Moment = float | torch.cuda.Event
+# Spans to remember before the older half, which the GPU has passed long ago, is added up.
+_MOST_SPANS = 512
 
 
 class OwnTime:
@@ -21,11 +23,14 @@ class OwnTime:
     def __init__(self) -> None:
         self._since = _now()
         self._spans: list[tuple[_Moment, _Moment]] = []
+        self._seconds = 0.0
 
     @contextmanager
     def meeting(self) -> Iterator[None]:
         """What happens inside may wait for other workers."""
         self._spans.append((self._since, _now()))
+        if len(self._spans) == _MOST_SPANS:
+            self._add_up(_MOST_SPANS // 2)
         try:
             yield
         finally:
@@ -33,8 +38,13 @@ class OwnTime:
 
     def take(self) -> float:
         """Returns the seconds since the last call; waits for the device."""
-        spans, self._spans = self._spans, []
-        return sum(_seconds(*span) for span in spans)
+        self._add_up(len(self._spans))
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    def _add_up(self, count: int) -> None:
+        self._seconds += sum(_seconds(*span) for span in self._spans[:count])
+        del self._spans[:count]
 
 
 def _now() -> _Moment:
