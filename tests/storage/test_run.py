@@ -74,3 +74,21 @@ def test_an_evaluation_is_kept_beside_the_run(s3: str, bucket: str, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"{bucket}/one/evaluation.json"
     assert "evaluation.json" in names(s3, f"{bucket}/one")
+
+
+def test_a_comparison_and_a_search_are_kept_too(s3: str, bucket: str, tmp_path: Path) -> None:
+    small = f"{SETTINGS} --train.epochs 1 --cluster.workers 1 --out {bucket}"
+    done = call(f"compare --methods pgd_at,trades --name both {small}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"{bucket}/both/compare.html"
+    space = Path(__file__).parents[2] / "tune_spaces" / "trades.yaml"
+    done = call(f"tune {space} --trials 2 --no-early-stop --name search {small}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"{bucket}/search/report.html"
+    both, search = names(s3, f"{bucket}/both"), names(s3, f"{bucket}/search")
+    assert {"compare.csv", "compare.md", "compare.html"} <= set(both)
+    assert sum(name.endswith("model/model.safetensors") for name in both) == 2
+    assert {"best.yaml", "trials.parquet", "report.html"} <= set(search)
+    assert "trials/0001/metrics.jsonl" in search
+    assert "trials/0001/checkpoints/epoch_0000/state.pt" in search
+    assert list(tmp_path.iterdir()) == []
