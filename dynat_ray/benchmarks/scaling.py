@@ -76,7 +76,7 @@ def _speed(data: Path, folder: Path, workers: int, batch_size: int, gpu: bool) -
         "data.path": str(data),
         "data.val_fraction": 0.0,
         "model.name": "preact_resnet18",
-        "model.kwargs": {"base_width": 16},
+        "model.kwargs": {"base_width": 32},
         "threat.eps": 0.1,
         "train.epochs": _EPOCHS,
         "train.batch_size": batch_size,

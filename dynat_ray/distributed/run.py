@@ -18,7 +18,12 @@ from dynat_ray.attacks.shards import plan_shards
 from dynat_ray.config import RunConfig
 from dynat_ray.data import DatasetInfo, balanced_subset, load_info, load_test_images
 from dynat_ray.distributed.evaluation import run_shards_on_ray
-from dynat_ray.distributed.session import connect, require_everywhere, require_shared_storage
+from dynat_ray.distributed.session import (
+    cluster_total,
+    connect,
+    require_everywhere,
+    require_shared_storage,
+)
 from dynat_ray.distributed.training import fit, resolve_workers
 from dynat_ray.errors import UserError
 from dynat_ray.models import load_model
@@ -63,7 +68,9 @@ def run(
         print(f"changed since the run began: {change}", flush=True)
     if not is_trained(config, folder):
         fit(config, folder)
-    results = finish(config, folder, workers=high)
+    # Nodes may have gone while it trained.
+    left = int(cluster_total("GPU" if gpu else "CPU"))
+    results = finish(config, folder, workers=max(1, min(high, left)))
     if mirror is not None:
         mirror.push()
     return results
