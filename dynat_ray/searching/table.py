@@ -49,7 +49,9 @@ def write_trials_table(file: Path, search: Search, trials: Sequence[Trial]) -> N
 
 
 def trials_text(trials: Sequence[Trial], epochs: int, width: int = 0) -> str:
-    """Returns the trials as a text table: id, settings, epoch, clean, robust, state.
+    """Returns the trials as a text table: id, state, epoch, clean, robust, settings, error.
+
+    What a narrow terminal cuts off are the settings, not how a trial does.
 
     Args:
         trials: By number.
@@ -57,19 +59,19 @@ def trials_text(trials: Sequence[Trial], epochs: int, width: int = 0) -> str:
         width: Longest line; 0: no bound.
     """
     keys = list(dict.fromkeys(key for trial in trials for key in trial.settings))
-    rows = [
-        ["trial", *(key.rpartition(".")[2] for key in keys), "epoch", "clean", "robust", "state"]
-    ]
+    names = [key.rpartition(".")[2] for key in keys]
+    rows = [["trial", "state", "epoch", "clean", "robust", *names, ""]]
     for trial in trials:
         best = trial.best
         rows.append(
             [
                 f"{trial.number}{' *' * (trial.number == DEFAULT_TRIAL)}",
-                *(show_value(trial.settings.get(key)) for key in keys),
+                trial.state,
                 f"{trial.epochs}/{epochs}",
                 f"{best['validation_clean_accuracy']:.1f}" if best else "",
                 f"{best['validation_robust_accuracy']:.1f}" if best else "",
-                trial.state + (f": {trial.error}" if trial.error else ""),
+                *(show_value(trial.settings.get(key)) for key in keys),
+                trial.error,
             ]
         )
     # The last column is not padded: an error may be long.

@@ -35,7 +35,7 @@ def test_in_a_log_file_a_line_when_a_trial_starts_and_ends(
     )
     assert "left)" in lines[1]
     assert lines[2].startswith("trial 2 failed: no luck (3 of 4 trials done")
-    assert lines[4].startswith("trial  gap_coef")
+    assert lines[4].startswith("trial  state")
     assert len(lines) == 9
 
 

@@ -125,14 +125,15 @@ def test_tables(tmp_path: Path, add_trial: Callable[..., Trial]) -> None:
     text = trials_text(read_trials(tmp_path), epochs=4).splitlines()
     assert text[0].split() == [
         "trial",
-        "gap_coef",
-        "kl_temperature",
-        "name",
+        "state",
         "epoch",
         "clean",
         "robust",
-        "state",
+        "gap_coef",
+        "kl_temperature",
+        "name",
     ]
-    assert text[1].split() == ["0", "*", "0", "1", "sgd", "4/4", "50.0", "40.0", "finished"]
-    assert text[2].endswith("failed: loss is not finite")
+    assert text[1].split() == ["0", "*", "finished", "4/4", "50.0", "40.0", "0", "1", "sgd"]
+    assert text[2].split()[1] == "failed"
+    assert text[2].endswith("loss is not finite")
     assert max(map(len, trials_text(read_trials(tmp_path), epochs=4, width=30).splitlines())) == 30
