@@ -7,6 +7,9 @@ from torch import Tensor
 
 from dynat_ray.collectives import max_over_workers, sum_over_workers
 
+# Of attacked samples in a batch, as far as their mean goes.
+_LEAST_SHARE = 1 / 6
+
 
 def fragility(kl: Tensor, gap: Tensor, reach: Tensor) -> Tensor:
     """Returns how fragile each sample is, `(B,)`, at least 0.
@@ -28,22 +31,41 @@ def fragility(kl: Tensor, gap: Tensor, reach: Tensor) -> Tensor:
 
 
 def softmax_weights(
-    fragility: Tensor, temperature: float, min_weight: float, max_weight: float
+    fragility: Tensor, temperature: float, min_weight: float, max_weight: float, attacked: Tensor
 ) -> Tensor:
-    """Returns weights `(B,)` with mean 1 over all workers: `softmax(k / T) * B`, clipped.
+    """Returns weights `(B,)`: `softmax(k / T)` over all attacked samples, clipped, with mean 1.
 
-    Every worker must call this for every batch.
+    Every worker must call this for every batch: softmax and mean run over all of them.
 
     Args:
         fragility: `k`, `(B,)`.
         temperature: `T`; large values make all weights 1.
         min_weight: Smallest weight before the last normalisation.
         max_weight: Largest.
+        attacked: Samples `(B,)` (bool) that count; the others get 0.
     """
     scaled = fragility.detach().float() / temperature
+    counted = attacked.float()
     # Shifted by the largest of all workers: the exponential can't overflow, the ratio is the same.
-    exponential = (scaled - max_over_workers(scaled.max())).exp()
-    count = torch.tensor(float(len(scaled)), device=scaled.device)
-    total, count = sum_over_workers(torch.stack([exponential.sum(), count])).unbind()
-    weights = (exponential * count / total).clamp(min_weight, max_weight)
-    return weights * count / sum_over_workers(weights.sum())
+    exponential = (scaled - max_over_workers(scaled.max())).exp() * counted
+    total, count = sum_over_workers(torch.stack([exponential.sum(), counted.sum()])).unbind()
+    smallest = torch.finfo(total.dtype).tiny
+    weights = (exponential * count / total.clamp(min=smallest)).clamp(min_weight, max_weight)
+    weights = weights * counted
+    return weights * count / sum_over_workers(weights.sum()).clamp(min=smallest)
+
+
+def mean_over_attacked(weights: Tensor, attacked: Tensor) -> Tensor:
+    """Returns weights `(B,)` whose mean over the batch is that of `weights` over what is attacked.
+
+    While fewer than a sixth of all samples are attacked, they count as if they were a sixth, so
+    that the first few don't weigh more than all others. Every worker must call this.
+
+    Args:
+        weights: `(B,)`.
+        attacked: Samples `(B,)` (bool) that count; the others get 0.
+    """
+    counted = attacked.float()
+    sizes = torch.stack([counted.sum(), counted.new_tensor(float(len(counted)))])
+    attacked_size, size = sum_over_workers(sizes).unbind()
+    return weights * counted * size / attacked_size.clamp(min=_LEAST_SHARE * size)

@@ -9,22 +9,48 @@ from dynat_ray.perturb.objectives import kl_divergence
 from dynat_ray.perturb.pgd import StopRule, pgd
 from dynat_ray.perturb.signals import signed_gap
 from dynat_ray.perturb.threat import get_ball
-from dynat_ray.weighting import fragility, softmax_weights
+from dynat_ray.weighting import fragility, mean_over_attacked, softmax_weights
+
+
+def all_of(values: torch.Tensor) -> torch.Tensor:
+    return torch.ones_like(values, dtype=torch.bool)
 
 
 def test_weights_by_hand() -> None:
     kl = torch.tensor([0.0, 1.0, 2.0])
-    wide = softmax_weights(kl, temperature=1.0, min_weight=0.0, max_weight=10.0)
+    every = all_of(kl)
+    wide = softmax_weights(kl, 1.0, min_weight=0.0, max_weight=10.0, attacked=every)
     torch.testing.assert_close(wide, kl.softmax(dim=0) * 3)
-    clipped = softmax_weights(kl, temperature=1.0, min_weight=0.5, max_weight=1.5)
+    clipped = softmax_weights(kl, 1.0, min_weight=0.5, max_weight=1.5, attacked=every)
     expected = (kl.softmax(dim=0) * 3).clamp(0.5, 1.5)
     torch.testing.assert_close(clipped, expected / expected.mean())
-    flat = softmax_weights(kl, temperature=1e6, min_weight=0.5, max_weight=2.0)
+    flat = softmax_weights(kl, 1e6, min_weight=0.5, max_weight=2.0, attacked=every)
     torch.testing.assert_close(flat, torch.ones(3))
 
 
+def test_only_attacked_samples_count() -> None:
+    kl = torch.tensor([0.0, 5.0, 1.0, 2.0])
+    attacked = torch.tensor([True, False, True, True])
+    weights = softmax_weights(kl, 1.0, min_weight=0.0, max_weight=10.0, attacked=attacked)
+    assert float(weights[1]) == 0
+    torch.testing.assert_close(weights[attacked], kl[attacked].softmax(dim=0) * 3)
+    losses = torch.tensor([1.0, 100.0, 2.0, 4.0])
+    over_batch = (mean_over_attacked(weights, attacked) * losses).mean()
+    torch.testing.assert_close(over_batch, (weights * losses)[attacked].mean())
+
+
+def test_few_attacked_samples_count_as_a_sixth() -> None:
+    attacked = torch.arange(24) == 3
+    weights = mean_over_attacked(torch.ones(24), attacked)
+    assert weights.sum() == weights[3] == 6
+    nothing = torch.zeros(24, dtype=torch.bool)
+    none = softmax_weights(torch.zeros(24), 1.0, min_weight=0.5, max_weight=2.0, attacked=nothing)
+    assert not mean_over_attacked(none, nothing).any()
+
+
 def test_large_values_do_not_overflow() -> None:
-    weights = softmax_weights(torch.tensor([0.0, 1e6]), 1.0, min_weight=0.5, max_weight=2.0)
+    values = torch.tensor([0.0, 1e6])
+    weights = softmax_weights(values, 1.0, min_weight=0.5, max_weight=2.0, attacked=all_of(values))
     assert bool(torch.isfinite(weights).all())
     assert float(weights.mean()) == pytest.approx(1)
 
@@ -61,6 +87,6 @@ def test_a_sample_nearer_the_boundary_never_weighs_less(
     kl = kl_divergence(clean.log_softmax(1), outcome.logits.log_softmax(1))
     reach = torch.minimum(outcome.steps * step, eps) / 0.1
     found = fragility(kl, signed_gap(clean.softmax(1), labels), reach)
-    weights = softmax_weights(found, 1.0, min_weight=0.5, max_weight=2.0)
+    weights = softmax_weights(found, 1.0, 0.5, 2.0, all_of(found))
     assert bool((weights.diff() <= 1e-4).all())
     assert float(weights[0]) > float(weights[-1])

@@ -28,7 +28,7 @@ from dynat_ray.methods.trades import trades_loss
 from dynat_ray.perturb.budget import BudgetRule
 from dynat_ray.perturb.pgd import StopRule
 from dynat_ray.perturb.signals import signed_gap
-from dynat_ray.weighting import fragility, softmax_weights
+from dynat_ray.weighting import fragility, mean_over_attacked, softmax_weights
 
 
 @dataclass(kw_only=True)
@@ -36,16 +36,17 @@ class DynATSettings:
     """Settings of DynAT; the coefficients are what `tune_spaces/dynat.yaml` searches.
 
     Attributes:
-        objective: `trades`: `mean CE(f(x), y) + beta mean w KL`, the attack maximises the KL;
-            `at`: `mean w CE(f(x'), y)`, the attack maximises the cross-entropy.
+        objective: `trades`: `mean CE(f(x), y) + beta mean w KL`, the second mean over what is
+            attacked, which maximises the KL; `at`: `mean w CE(f(x'), y)`, the attack maximises
+            the cross-entropy.
         beta: Weight of the KL term of `trades`.
         budgets: (c) Per-sample budgets; off: eps for all.
         gap_coef: Weight of the confidence gap in the budget.
         skew_coef: Weight of the skewness in the budget.
         eps_min_ratio: Smallest budget factor.
         eps_max_ratio: Largest budget factor.
-        misclassified: (b) Wrong clean samples are attacked with the `uniform` budget eps, or left
-            `clean`.
+        misclassified: (b) Wrong clean samples are left `clean`, which spares their attacks, or are
+            attacked with the `uniform` budget eps.
         early_stop: (c) Stop a sample's attack once it has won by `stop_margin`.
         stop_margin: Adversarial gap `max_{k != y} p'_k - p'_y`, in [-1, 1], at which it stops.
         min_steps: Steps before it may stop.
@@ -63,12 +64,12 @@ class DynATSettings:
     skew_coef: float = 0.3
     eps_min_ratio: float = 0.5
     eps_max_ratio: float = 1.5
-    misclassified: Literal["uniform", "clean"] = "uniform"
+    misclassified: Literal["clean", "uniform"] = "clean"
     early_stop: bool = True
     stop_margin: float = 0.3
     min_steps: int = 1
     weights: bool = True
-    kl_temperature: float = 1.0
+    kl_temperature: float = 4.0
     min_weight: float = 0.5
     max_weight: float = 2.0
 
@@ -117,21 +118,32 @@ class DynAT(Method[DynATSettings]):
         )
         eps = self.context.threat.eps
         record |= attack_record(outcome, batch.labels, eps * ratios, clean_logits)
-        weights = None
+        record["weight"] = weights = self._weights(record, clean_logits, batch.labels, ratios)
+        return Prepared(batch, outcome.images, weights, record, outcome.passes)
+
+    def _weights(
+        self, record: dict[str, Tensor], clean_logits: Tensor, labels: Tensor, ratios: Tensor
+    ) -> Tensor:
+        settings, attacked = self.settings, ratios > 0
+        weights = attacked.float()
         if settings.weights:
             # How far the attack could go, as a part of eps.
+            eps = self.context.threat.eps
             step = self.context.step_size / eps if eps > 0 else 0.0
-            reach = ratios * (outcome.steps * step).clamp(max=1)
-            gap = signed_gap(clean_logits.softmax(dim=1), batch.labels)
+            reach = ratios * (record["attack_steps"] * step).clamp(max=1)
+            gap = signed_gap(clean_logits.softmax(dim=1), labels)
             record["fragility"] = fragility(record["kl"], gap, reach)
             weights = softmax_weights(
                 record["fragility"],
                 settings.kl_temperature,
                 settings.min_weight,
                 settings.max_weight,
+                attacked,
             )
-            record["weight"] = weights
-        return Prepared(batch, outcome.images, weights, record, outcome.passes)
+        if settings.objective == "trades":
+            return mean_over_attacked(weights, attacked)
+        # Samples without an attack are learnt as they are.
+        return torch.where(attacked, weights, torch.ones_like(weights))
 
     def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
         if self.settings.objective == "trades":

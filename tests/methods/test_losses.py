@@ -25,7 +25,7 @@ def test_standard(network: nn.Module, batch: Batch) -> None:
 def test_pgd_at(network: nn.Module, batch: Batch) -> None:
     loss, prepared = loss_of(make("pgd_at", smoothing=0.1), network, batch)
     logits = network(prepared.adversarial)
-    log_probs = logits.log_softmax(dim=1)
+    log_probs = logits.detach().log_softmax(dim=1)
     by_hand = 0.0
     for number, label in enumerate(batch.labels):
         by_hand -= 0.9 * float(log_probs[number, label]) + 0.1 * float(log_probs[number].mean())
@@ -52,7 +52,12 @@ def test_the_gradient_flows_through_both_sides_of_the_kl(network: nn.Module, bat
 
 
 def test_dynat_with_everything_off_is_trades_or_pgd_at(network: nn.Module, batch: Batch) -> None:
-    off = {"budgets": False, "early_stop": False, "weights": False}
+    off = {
+        "budgets": False,
+        "early_stop": False,
+        "weights": False,
+        "misclassified": "uniform",
+    }
     for objective, plain in (("trades", make("trades", beta=6.0)), ("at", make("pgd_at"))):
         # Each with running statistics of its own: a loss in training mode moves them.
         ours, _ = loss_of(make("dynat", objective=objective, **off), deepcopy(network), batch)
@@ -62,7 +67,8 @@ def test_dynat_with_everything_off_is_trades_or_pgd_at(network: nn.Module, batch
 
 def test_dynat_against_a_loop_over_the_samples(network: nn.Module, batch: Batch) -> None:
     """Budgets, weights and loss of the first batch, one sample at a time."""
-    method = make("dynat", gap_coef=1.0, skew_coef=0.7, early_stop=False, kl_temperature=0.5)
+    settings = {"gap_coef": 1.0, "skew_coef": 0.7, "early_stop": False, "kl_temperature": 0.5}
+    method = make("dynat", misclassified="uniform", **settings)
     probs = deepcopy(network).eval()(batch.images).softmax(dim=1).detach()
     loss, prepared = loss_of(method, network, batch)
     facts = []
@@ -98,7 +104,7 @@ def test_dynat_against_a_loop_over_the_samples(network: nn.Module, batch: Batch)
 
 
 def test_dynat_stops_only_correct_samples(network: nn.Module, batch: Batch) -> None:
-    method = make("dynat", objective="at", stop_margin=-1.0)
+    method = make("dynat", objective="at", stop_margin=-1.0, misclassified="uniform")
     _, prepared = loss_of(method, network, batch)
     correct = prepared.record["predicted"] == batch.labels
     assert prepared.record["attack_steps"][correct].unique().tolist() == [1]
@@ -110,6 +116,13 @@ def test_dynat_can_leave_misclassified_samples_clean(network: nn.Module, batch: 
     wrong = prepared.record["predicted"] != batch.labels
     assert torch.equal(prepared.adversarial[wrong], batch.images[wrong])
     assert not torch.equal(prepared.adversarial[~wrong], batch.images[~wrong])
+    # Their KL is none of an attack, and the others' mean is theirs alone.
+    assert not prepared.weights[wrong].any()
+    assert float(prepared.weights.mean()) == pytest.approx(1)
+    assert prepared.passes == 4 * int((~wrong).sum())
+    _, prepared = loss_of(make("dynat", objective="at"), network, batch)
+    assert prepared.weights[wrong].tolist() == [1] * int(wrong.sum())
+    assert float(prepared.weights[~wrong].mean()) == pytest.approx(1)
 
 
 def test_soft_labels_reach_the_loss(network: nn.Module, batch: Batch) -> None:
