@@ -29,7 +29,7 @@ def test_pgd_at(network: nn.Module, batch: Batch) -> None:
     by_hand = 0.0
     for number, label in enumerate(batch.labels):
         by_hand -= 0.9 * float(log_probs[number, label]) + 0.1 * float(log_probs[number].mean())
-    assert float(loss) == pytest.approx(by_hand / 12, rel=1e-5)
+    assert loss.item() == pytest.approx(by_hand / 12, rel=1e-5)
     assert prepared.passes == 48
 
 
@@ -44,7 +44,8 @@ def test_the_gradient_flows_through_both_sides_of_the_kl(network: nn.Module, bat
     loss, prepared = loss_of(make("trades", beta=1.0), network, batch)
     parameters = list(network.parameters())
     ours = torch.autograd.grad(loss, parameters)
-    clean, attacked = network(batch.images), network(prepared.adversarial)
+    with torch.no_grad():
+        clean, attacked = network(batch.images), network(prepared.adversarial)
     p, q = clean.softmax(dim=1), attacked.softmax(dim=1)
     direct = F.cross_entropy(clean, batch.labels) + (p * (p / q).log()).sum(dim=1).mean()
     for one, other in zip(ours, torch.autograd.grad(direct, parameters), strict=True):
@@ -93,14 +94,15 @@ def test_dynat_against_a_loop_over_the_samples(network: nn.Module, batch: Batch)
     assert float(prepared.weights.mean()) == pytest.approx(1)
     change = (prepared.adversarial - batch.images).flatten(1).abs().amax(dim=1)
     assert bool((change <= torch.tensor(eps) + 1e-6).all())
-    clean, attacked = network(batch.images), network(prepared.adversarial)
+    with torch.no_grad():
+        clean, attacked = network(batch.images), network(prepared.adversarial)
     p, q = clean.log_softmax(dim=1), attacked.log_softmax(dim=1)
     total = sum(
         float(F.cross_entropy(clean[n : n + 1], batch.labels[n : n + 1]))
         + 6 * float(prepared.weights[n]) * float((p[n].exp() * (p[n] - q[n])).sum())
         for n in range(12)
     )
-    assert float(loss) == pytest.approx(total / 12, rel=1e-4)
+    assert loss.item() == pytest.approx(total / 12, rel=1e-4)
 
 
 def test_dynat_stops_only_correct_samples(network: nn.Module, batch: Batch) -> None:

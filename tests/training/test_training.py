@@ -46,8 +46,11 @@ def test_a_run_leaves_what_it_should(small_config: RunConfig, tmp_path: Path) ->
     assert lines[-1]["loss"] < lines[0]["loss"]
     table = pq.read_table(tmp_path / "samples" / "epoch_0001.parquet").to_pandas()
     assert len(table) == table["index"].nunique() == 180
-    assert table["eps"].mean() == pytest.approx(small_config.threat.eps, rel=0.1)
-    assert table["attack_steps"].between(1, 3).all()
+    # Wrong samples are not attacked; the others get eps on average.
+    right = table["predicted"] == table["label"]
+    assert table["eps"][right].mean() == pytest.approx(small_config.threat.eps, rel=0.1)
+    assert table["attack_steps"][right].between(1, 3).all()
+    assert not table[["eps", "attack_steps", "weight"]][~right].any(axis=None)
     assert table["weight"].mean() == pytest.approx(1, abs=0.05)
     assert list((tmp_path / "tensorboard").iterdir())
     assert load_model(tmp_path)(torch.rand(2, 1, 8, 8)).shape == (2, 10)
