@@ -44,8 +44,7 @@ def test_the_gradient_flows_through_both_sides_of_the_kl(network: nn.Module, bat
     loss, prepared = loss_of(make("trades", beta=1.0), network, batch)
     parameters = list(network.parameters())
     ours = torch.autograd.grad(loss, parameters)
-    with torch.no_grad():
-        clean, attacked = network(batch.images), network(prepared.adversarial)
+    clean, attacked = network(batch.images), network(prepared.adversarial)
     p, q = clean.softmax(dim=1), attacked.softmax(dim=1)
     direct = F.cross_entropy(clean, batch.labels) + (p * (p / q).log()).sum(dim=1).mean()
     for one, other in zip(ours, torch.autograd.grad(direct, parameters), strict=True):
