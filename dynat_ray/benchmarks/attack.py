@@ -21,7 +21,7 @@ _RADII = {"none fall": 0.05 / 255, "some fall": 0.5 / 255}
 
 
 def measure(
-    *, model: str = "preact_resnet18", width: int = 16, images: int = 24, threads: int = 0
+    *, model: str = "preact_resnet18", width: int = 16, images: int = 8, threads: int = 0
 ) -> dict[str, Any]:
     """Times AutoAttack `standard` under Linf on random 32 x 32 images that keep their class.
 

@@ -96,6 +96,9 @@ def _build(name: str, pretrained: bool, stages: int, settings: dict[str, Any]) -
 def _preact(
     name: str, pretrained: bool, layers: list[int], *, basic: bool, base_width: int, **settings: Any
 ) -> nn.Module:
+    if base_width < 8 or base_width % 8:
+        # timm rounds all channels to multiples of 8, but for the stem's.
+        raise ValueError(f"base_width is {base_width}; it must be a multiple of 8")
     expansion = 1 if basic else 4
     shape = {
         "layers": layers,

@@ -65,6 +65,7 @@ def test_without_a_size_the_architecture_says_it() -> None:
         ("preact_resnet18", {"kwargs": {"base_widht": 8}}, ["base_widht", "model.kwargs"]),
         ("preact_resnet18", {"kwargs": {"act_layer": "rellu"}}, ["rellu", "model.kwargs"]),
         ("preact_resnet18", {"kwargs": {"base_width": "wide"}}, ["wide", "model.kwargs"]),
+        ("preact_resnet18", {"kwargs": {"base_width": 12}}, ["12", "multiple of 8"]),
         ("preact_resnet18", {"pretrained": True}, ["weights", "model.pretrained"]),
         ("resnet18.nonsense", {"pretrained": True}, ["nonsense"]),
         ("preact_resnet18", {"pretrained": True, "init_from": "x"}, ["exclude"]),
