@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from types import TracebackType
+from contextlib import suppress
 
 from dynat_ray.distributed.progress import NOTES
+from dynat_ray.distributed.watching import Watching
 from dynat_ray.errors import UserError
 from dynat_ray.training.mirror import Mirror
 
@@ -13,7 +13,7 @@ _SECONDS_BETWEEN_LOOKS = 2.0
 _METRICS = "metrics.jsonl"
 
 
-class Follower:
+class Follower(Watching):
     """Fetches new metrics and notes while its context lasts, and everything when it ends.
 
     Args:
@@ -21,28 +21,15 @@ class Follower:
     """
 
     def __init__(self, mirror: Mirror) -> None:
+        super().__init__(_SECONDS_BETWEEN_LOOKS)
         self._mirror = mirror
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
 
-    def __enter__(self) -> Follower:
-        self._thread.start()
-        return self
+    def look(self) -> None:
+        """Fetches metrics and notes."""
+        # The workers will say what is wrong with the store, if it lasts.
+        with suppress(UserError):
+            self._mirror.pull(only=(_METRICS, NOTES))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._done.set()
-        self._thread.join()
+    def look_last(self) -> None:
+        """Fetches everything."""
         self._mirror.pull()
-
-    def _follow(self) -> None:
-        while not self._done.wait(_SECONDS_BETWEEN_LOOKS):
-            try:
-                self._mirror.pull(only=(_METRICS, NOTES))
-            except UserError:
-                # The workers will say what is wrong, if it lasts.
-                continue

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from dynat_ray.config import RunConfig
+from dynat_ray.distributed.watching import Watching
 from dynat_ray.training.header import describe_eps
 from dynat_ray.training.telemetry import read_metrics
 
@@ -23,7 +22,7 @@ def add_note(run_folder: Path, message: str) -> None:
         file.write(message + "\n")
 
 
-class ProgressPrinter:
+class ProgressPrinter(Watching):
     """Prints new lines of a run's metrics and notes while its context lasts.
 
     Args:
@@ -32,32 +31,14 @@ class ProgressPrinter:
     """
 
     def __init__(self, run_folder: Path, config: RunConfig) -> None:
+        super().__init__(_SECONDS_BETWEEN_LOOKS)
         self._folder = run_folder
         self._config = config
         self._printed = len(read_metrics(run_folder / "metrics.jsonl"))
         self._notes = len(self._read_notes())
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
 
-    def __enter__(self) -> ProgressPrinter:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
-        while not self._done.wait(_SECONDS_BETWEEN_LOOKS):
-            self._look()
-        self._look()
-
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Prints what is new."""
         notes = self._read_notes()
         for note in notes[self._notes :]:
             print(f"note: {note}", file=sys.stderr, flush=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sys
-import threading
 import time
 from pathlib import Path
-from types import TracebackType
 
 from dynat_ray.distributed.progress import describe_seconds
+from dynat_ray.distributed.watching import Watching
 from dynat_ray.searching.options import Search
 from dynat_ray.searching.records import Trial, read_trials
 from dynat_ray.searching.table import show_value, trials_text
@@ -18,7 +17,7 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 _UP_AND_CLEAR = "\x1b[{lines}F\x1b[J"
 
 
-class SearchPrinter:
+class SearchPrinter(Watching):
     """Shows the trials while its context lasts.
 
     On a terminal that is a table that renews itself; elsewhere, in a log file, a line whenever a
@@ -31,6 +30,7 @@ class SearchPrinter:
     """
 
     def __init__(self, folder: Path, search: Search, time_budget: float | None) -> None:
+        super().__init__(_SECONDS_BETWEEN_LOOKS)
         self._folder, self._search, self._budget = folder, search, time_budget
         self._live = sys.stdout.isatty()
         self._shown_lines = 0
@@ -41,31 +41,16 @@ class SearchPrinter:
         # Epochs of before a resume took no time of this one.
         self._epochs_before = {trial.number: trial.epochs for trial in before}
         self._began = time.monotonic()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
 
-    def __enter__(self) -> SearchPrinter:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._done.set()
-        self._thread.join()
-        self._look()
+    def look_last(self) -> None:
+        """Looks once more and, in a log file, prints the whole table."""
+        self.look()
         if not self._live:
             table = trials_text(read_trials(self._folder), self._search.default.train.epochs)
             print(f"\n{table}\n", flush=True)
 
-    def _follow(self) -> None:
-        while not self._done.wait(_SECONDS_BETWEEN_LOOKS):
-            self._look()
-
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Shows what is new."""
         trials = read_trials(self._folder)
         if self._live:
             self._draw(trials)

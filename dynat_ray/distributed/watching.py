@@ -1,0 +1,49 @@
+"""A look at something that changes, again and again while a context lasts."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import TypeVar
+
+WatchingT = TypeVar("WatchingT", bound="Watching")
+
+
+class Watching(ABC):
+    """Looks in a thread of its own, and once more when the context ends.
+
+    Args:
+        seconds: Between two looks.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self: WatchingT) -> WatchingT:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+        self.look_last()
+
+    @abstractmethod
+    def look(self) -> None:
+        """Takes in what has changed."""
+
+    def look_last(self) -> None:
+        """The look when all is over."""
+        self.look()
+
+    def _follow(self) -> None:
+        while not self._done.wait(self._seconds):
+            self.look()
