@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dynat_ray.attacks.probes import Measured
+from dynat_ray.attacks.probes import Measured, Probe
 from dynat_ray.attacks.stages import Setting
 from dynat_ray.errors import UserError, unknown_name
 
@@ -51,7 +51,7 @@ _NAMED = re.compile(r"([a-z_]+)(?:-([1-5]))?")
 
 
 @dataclass(frozen=True)
-class Corruption:
+class Corruption(Probe):
     """One corruption at one severity.
 
     Attributes:
@@ -62,7 +62,6 @@ class Corruption:
     kind: str
     severity: int
     costly: bool = False
-    stages: tuple[()] = ()
 
     @property
     def name(self) -> str:
@@ -102,9 +101,6 @@ class Corruption:
         # Grey images come back as RGB, whose channels differ at most by noise.
         stacked = torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2)[:, : images.shape[1]]
         return stacked.to(torch.float32) / 255
-
-    def note(self, classes: int) -> str:
-        return ""
 
 
 def get_corruptions(names: Sequence[str]) -> list[Corruption]:

@@ -14,7 +14,7 @@ from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor, nn
 
 from dynat_ray.attacks.ensemble import ITERATIONS, logits_of, target_count
-from dynat_ray.attacks.probes import Measured
+from dynat_ray.attacks.probes import Measured, Probe
 from dynat_ray.attacks.stages import Setting
 from dynat_ray.config import Norm
 from dynat_ray.perturb.deepfool import deepfool
@@ -25,7 +25,7 @@ OVERSHOOT = 0.02
 
 
 @dataclass(frozen=True)
-class DeepFool:
+class DeepFool(Probe):
     """The L2 length of DeepFool's perturbation away from the predicted class.
 
     As Deep Defense measures it: five steps, after which a few images may still be where they
@@ -34,7 +34,6 @@ class DeepFool:
 
     name: str = "deepfool"
     costly: bool = False
-    stages: tuple[()] = ()
 
     def measure(
         self,
@@ -51,12 +50,9 @@ class DeepFool:
             predicted = model(images + change).argmax(dim=1)
         return Measured(predicted, _lengths(change, "L2"))
 
-    def note(self, classes: int) -> str:
-        return ""
-
 
 @dataclass(frozen=True)
-class Fab:
+class Fab(Probe):
     """The distance, in the norm of the evaluation, of the nearest adversarial image FAB finds.
 
     Targeted at every wrong class (the nine most likely ones), as in AutoAttack, but each image
@@ -66,7 +62,6 @@ class Fab:
 
     name: str = "fab"
     costly: bool = True
-    stages: tuple[()] = ()
 
     def measure(
         self,
@@ -92,9 +87,6 @@ class Fab:
                 nearest[nearer] = lengths[nearer]
                 predicted[nearer] = answer[nearer]
         return Measured(predicted, nearest)
-
-    def note(self, classes: int) -> str:
-        return ""
 
 
 def _lengths(change: Tensor, norm: Norm) -> Tensor:

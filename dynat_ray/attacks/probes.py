@@ -5,8 +5,9 @@ They run in shards like attacks, so that they too are spread over workers and re
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,24 +29,26 @@ class Measured:
     distances: Tensor | None = None
 
 
-class Probe(Protocol):
-    """One measurement."""
+class Probe(ABC):
+    """One measurement.
+
+    Attributes:
+        stages: None: what is shared with attacks asks for them.
+    """
+
+    stages: ClassVar[tuple[()]] = ()
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """Name in results."""
-        ...
 
     @property
+    @abstractmethod
     def costly(self) -> bool:
         """Whether a run may give it fewer samples."""
-        ...
 
-    @property
-    def stages(self) -> tuple[()]:
-        """None: what is shared with attacks asks for them."""
-        ...
-
+    @abstractmethod
     def measure(
         self,
         model: nn.Module,
@@ -64,8 +67,7 @@ class Probe(Protocol):
             positions: Places of the images in the evaluation, `(n,)`; with the seed they key
                 random numbers, so that shards do not matter.
         """
-        ...
 
     def note(self, classes: int) -> str:
-        """As a stage's."""
-        ...
+        """As a stage's: there is nothing to say."""
+        return ""

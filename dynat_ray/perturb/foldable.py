@@ -14,18 +14,18 @@ from torch.autograd.graph import Node
 _BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
 
-def watch(probe: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, str]]:
+def find_foldable(probe: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, str]]:
     """Puts images through a network and looks which batch normalisation follows which convolution.
 
     Args:
         probe: A copy that may be changed: its batch normalisations get random statistics, since new
             ones change nothing and so would hide a mistake.
-        images: `(B, C, H, W)`.
+        images: `(B, C, H, W)` in [0, 1].
 
     Returns:
-        The logits, and the names of all batch normalisations that were used, each with that of the
-        convolution that can take it in: one whose output goes there and nowhere else, both being
-        used once. Where there is none the name is empty.
+        The logits `(B, K)`, and the names of all batch normalisations that were used, each with
+        that of the convolution that can take it in: one whose output goes there and nowhere else,
+        both being used once. Where there is none the name is empty.
     """
     norms = {name: module for name, module in probe.named_modules() if _is_batch_norm(module)}
     for norm in norms.values():

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynat_ray.perturb.foldable import watch
+from dynat_ray.perturb.foldable import find_foldable
 
 # Exact types: a subclass may do something else with its weights.
 _WEIGHTED = (nn.Conv2d, nn.Linear)
@@ -119,9 +119,10 @@ class _Weights:
 
     def _take(self, name: str, value: Tensor, dtype: torch.dtype | None) -> None:
         parameters, now = self._twin._parameters, getattr(self._twin, name)
-        if value is getattr(self._original, name) and dtype in (None, value.dtype):
+        original, dtype = getattr(self._original, name), dtype or value.dtype
+        if value is original and dtype == value.dtype:
             parameters[name] = value
-        elif now is None or now is getattr(self._original, name) or now.dtype != dtype:
+        elif now is None or now is original or now.dtype != dtype:
             parameters[name] = nn.Parameter(value.to(dtype, copy=True), requires_grad=False)
         else:
             now.copy_(value)  # in place: compiled graphs keep their inputs
@@ -198,7 +199,7 @@ def _convolutions_before(model: nn.Module, images: Tensor) -> dict[str, str] | N
     ):
         try:
             probe = copy.deepcopy(model)
-            logits, after = watch(probe, images)
+            logits, after = find_foldable(probe, images)
             for candidate in (after, dict.fromkeys(after, "")):
                 twin = _Twin(probe, candidate, compiled=False).refreshed(None)
                 if twin is None:

@@ -44,7 +44,8 @@ def rank_by_fragility(samples: Columns) -> tuple[NDArray[np.int64], str]:
     """Returns all rows, the most fragile first, and what they are ranked by.
 
     The method's own measure comes first; a method that has none ranks by how far the attack got,
-    or, without an attack, by how close the second class is.
+    or, without an attack, by how close the second class is. Samples that a method left unattacked,
+    since they are wrong as they are, lie beyond the boundary: they come before all others.
     """
     rankings = (
         (
@@ -57,8 +58,13 @@ def rank_by_fragility(samples: Columns) -> tuple[NDArray[np.int64], str]:
     )
     for name, sign, words in rankings:
         if name in samples:
-            order = np.argsort(sign * samples[name].astype(np.float64), kind="stable")
-            return order, words
+            values = sign * samples[name].astype(np.float64)
+            if name == "fragility" and (unattacked := samples["eps"] == 0).any():
+                # By how much the wrong class is ahead; below all measures, which are 0 at most.
+                values = np.where(unattacked, -np.inf, values)
+                order = np.lexsort((-samples["adversarial_gap"], values))
+                return order, f"wrong without an attack first; then {words}"
+            return np.argsort(values, kind="stable"), words
     return np.empty(0, dtype=np.int64), ""
 
 

@@ -100,6 +100,16 @@ def test_weights_are_brought_up_to_date_and_shared() -> None:
     assert all(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_weights_of_its_own_stay_where_they_are(autocast: bool) -> None:
+    """Compiled graphs keep their inputs."""
+    model = _settled(timm.create_model("preact_resnet10", base_width=8))
+    images = torch.rand(2, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        before = [id(p) for p in _twin(model, images).parameters()]
+        assert [id(p) for p in _twin(model, images).parameters()] == before
+
+
 def test_tensors_that_were_replaced_are_noticed() -> None:
     model = _settled(timm.create_model("preact_resnet10", base_width=8))
     images = torch.rand(2, 3, 32, 32)

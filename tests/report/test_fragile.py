@@ -16,12 +16,24 @@ from tests.report.conftest import MakeRun
 def test_the_methods_own_measure_ranks_first() -> None:
     values = np.array([0.2, 0.9, 0.5], dtype=np.float32)
     samples = {"fragility": values, "adversarial_gap": -values, "confidence_gap": values}
+    samples["eps"] = np.full(3, 0.1)
     assert rank_by_fragility(samples)[0].tolist() == [1, 2, 0]
     del samples["fragility"]
     assert rank_by_fragility(samples)[0].tolist() == [0, 2, 1]
     del samples["adversarial_gap"]
     assert rank_by_fragility(samples)[0].tolist() == [0, 2, 1]
     assert rank_by_fragility({})[0].tolist() == []
+
+
+def test_samples_left_unattacked_since_they_are_wrong_come_first() -> None:
+    samples = {
+        "eps": np.array([0.1, 0.0, 0.1, 0.0]),
+        "fragility": np.array([0.2, 0.0, 0.7, 0.0]),
+        "adversarial_gap": np.array([0.9, 0.1, -0.5, 0.6]),
+    }
+    order, words = rank_by_fragility(samples)
+    assert order.tolist() == [3, 1, 2, 0]
+    assert words.startswith("wrong without an attack first")
 
 
 def test_pictures_are_those_of_the_samples(make_run: MakeRun, digits: Path) -> None:
