@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynat_ray.attacks.ensemble import Square
 from dynat_ray.attacks.exact import device_of, exact
 from dynat_ray.attacks.gradient import GradientAttack
 from dynat_ray.attacks.outcomes import Outcome
+from dynat_ray.attacks.square import Square
 from dynat_ray.attacks.stages import Setting, Stage
 from dynat_ray.config import Norm
 from dynat_ray.perturb.objectives import cw_margin

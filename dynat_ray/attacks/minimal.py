@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pyautoattack.fab_pt import FABAttack_PT
 from torch import Tensor, nn
 
-from dynat_ray.attacks.ensemble import ITERATIONS, logits_of, target_count
+from dynat_ray.attacks.fab import nearest_towards
 from dynat_ray.attacks.probes import Measured, Probe
-from dynat_ray.attacks.stages import Setting
+from dynat_ray.attacks.stages import Setting, target_count
 from dynat_ray.config import Norm
 from dynat_ray.perturb.deepfool import deepfool
 
@@ -71,21 +70,20 @@ class Fab(Probe):
         at: Setting,
         positions: NDArray[np.int64],
     ) -> Measured:
-        logits = logits_of(model)
-        attack = FABAttack_PT(logits, norm=at.norm, n_iter=ITERATIONS, device=images.device)
         with torch.no_grad():
-            predicted = logits(images).argmax(dim=1)
-            nearest = torch.full(labels.shape, torch.inf, device=images.device)
-            nearest[predicted != labels] = 0.0
-            for place in range(target_count(at.classes)):
-                # The library counts likely classes from the top one, which is 1.
-                attack.target_class = place + 2
-                found = attack.attack_single_run(images, labels, is_targeted=True)
-                answer = logits(found).argmax(dim=1)
-                lengths = _lengths(found - images, at.norm)
-                nearer = (answer != labels) & (lengths < nearest)
-                nearest[nearer] = lengths[nearer]
-                predicted[nearer] = answer[nearer]
+            predicted = model(images).argmax(dim=1)
+        nearest = torch.full(labels.shape, torch.inf, device=images.device)
+        nearest[predicted != labels] = 0.0
+        right = (predicted == labels).nonzero().squeeze(1)
+        for rank in range(target_count(at.classes) if len(right) else 0):
+            found, lengths = nearest_towards(
+                model, images[right], labels[right], rank, norm=at.norm
+            )
+            with torch.no_grad():
+                answer = model(found).argmax(dim=1)
+            nearer = (answer != labels[right]) & (lengths < nearest[right])
+            nearest[right[nearer]] = lengths[nearer]
+            predicted[right[nearer]] = answer[nearer]
         return Measured(predicted, nearest)
 
 

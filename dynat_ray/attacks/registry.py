@@ -6,17 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dynat_ray.attacks.apgd import RANDOM_DRAWS, AutoPgd, TargetedAutoPgd
 from dynat_ray.attacks.corruptions import get_corruptions
-from dynat_ray.attacks.ensemble import (
-    RANDOM_DRAWS,
-    AutoPgd,
-    Square,
-    TargetedAutoPgd,
-    TargetedFab,
-)
+from dynat_ray.attacks.fab import TargetedFab
 from dynat_ray.attacks.gradient import GradientAttack
 from dynat_ray.attacks.minimal import DeepFool, Fab
 from dynat_ray.attacks.probes import Probe
+from dynat_ray.attacks.square import Square
 from dynat_ray.attacks.stages import Stage
 from dynat_ray.errors import UserError, unknown_name
 

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from dynat_ray.config import Norm
 
+_MOST_TARGETS = 9
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
@@ -54,3 +56,18 @@ class Stage(Protocol):
     def note(self, classes: int) -> str:
         """Returns what is done otherwise than in the literature with so few classes, or ``""``."""
         ...
+
+
+def target_count(classes: int) -> int:
+    """Returns how many wrong classes targeted attacks try: all, but at most nine."""
+    return min(_MOST_TARGETS, classes - 1)
+
+
+def likely_wrong_class(logits: Tensor, rank: int) -> Tensor:
+    """Returns int64 classes `(B,)`: the wrong one of that rank, 0 being the most likely.
+
+    Args:
+        logits: Of images that are classified right, `(B, K)`.
+        rank: In [0, K - 2].
+    """
+    return logits.sort(dim=1).indices[:, -2 - rank]

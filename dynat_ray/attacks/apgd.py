@@ -1,8 +1,8 @@
-"""The attacks of AutoAttack (Croce and Hein, ICML 2020), as pyautoattack has them.
+"""APGD, the gradient attack of AutoAttack (Croce and Hein, ICML 2020), from pyautoattack.
 
-The four attacks are called one by one instead of through `pyautoattack.AutoAttack`: so a sample
-is attacked only while it is right, global random states stay as they were, no check traces the
-interpreter, and models with fewer than ten classes work. Parameters are those of versions
+The attacks of AutoAttack are called one by one instead of through `pyautoattack.AutoAttack`: so a
+sample is attacked only while it is right, global random states stay as they were, no check traces
+the interpreter, and models with fewer than ten classes work. Parameters are those of versions
 `standard` and `rand`.
 """
 
@@ -16,20 +16,14 @@ from typing import Any, Literal
 
 import torch
 from pyautoattack.autopgd_base import APGDAttack
-from pyautoattack.fab_pt import FABAttack_PT
-from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
 from dynat_ray.attacks.sparing import SparingApgd, SparingTargetedApgd
-from dynat_ray.attacks.stages import Setting
-from dynat_ray.errors import UserError
+from dynat_ray.attacks.stages import Setting, target_count
 from dynat_ray.perturb.objectives import cw_margin
 
 ITERATIONS = 100
 STEP_SIZE_DECAY = 0.75
-SQUARE_QUERIES = 5000
-SQUARE_START = 0.8
-MOST_TARGETS = 9
 # Draws per gradient of version `rand`, for models that answer at random.
 RANDOM_DRAWS = 20
 
@@ -95,62 +89,6 @@ class TargetedAutoPgd:
         )
 
 
-@dataclass(frozen=True)
-class TargetedFab:
-    """FAB (Croce and Hein 2020) towards every wrong class (the nine most likely ones)."""
-
-    name: str = "fab-t"
-
-    def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
-        attack = FABAttack_PT(
-            logits_of(model),
-            norm=at.norm,
-            n_restarts=1,
-            n_iter=ITERATIONS,
-            eps=at.eps,
-            targeted=True,
-            n_target_classes=target_count(at.classes),
-            seed=at.seed,
-            device=images.device,
-        )
-        return _run(attack, images, labels)
-
-    def note(self, classes: int) -> str:
-        return ""
-
-
-@dataclass(frozen=True)
-class Square:
-    """Square Attack (Andriushchenko et al. 2020): random search, without gradients."""
-
-    name: str = "square"
-    queries: int = SQUARE_QUERIES
-
-    def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
-        smallest = 2 if at.norm == "Linf" else 5
-        if min(images.shape[-2:]) < smallest:
-            raise UserError(
-                f"Square Attack under {at.norm} needs images of at least {smallest} pixels a "
-                f"side; these have {images.shape[-2]} x {images.shape[-1]}; leave out 'square' "
-                "and 'autoattack'"
-            )
-        attack = SquareAttack(
-            logits_of(model),
-            norm=at.norm,
-            n_queries=self.queries,
-            eps=at.eps,
-            p_init=SQUARE_START,
-            n_restarts=1,
-            seed=at.seed,
-            resc_schedule=False,
-            device=images.device,
-        )
-        return _run(attack, images, labels)
-
-    def note(self, classes: int) -> str:
-        return ""
-
-
 def _apgd_settings(images: Tensor, at: Setting) -> dict[str, Any]:
     return {
         "n_restarts": 1,
@@ -165,13 +103,13 @@ def _apgd_settings(images: Tensor, at: Setting) -> dict[str, Any]:
 
 
 def _run(attack: Any, images: Tensor, labels: Tensor) -> Tensor:
-    with torch.no_grad(), _own_random_state(images.device):
+    with torch.no_grad(), own_random_state(images.device):
         adversarial: Tensor = attack.perturb(images, labels)
     return adversarial
 
 
 @contextmanager
-def _own_random_state(device: torch.device) -> Iterator[None]:
+def own_random_state(device: torch.device) -> Iterator[None]:
     """Keeps the library, which seeds PyTorch's global generators, from changing the caller's."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -188,11 +126,6 @@ def logits_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
         return answer.clone()
 
     return logits
-
-
-def target_count(classes: int) -> int:
-    """Returns how many wrong classes targeted attacks try."""
-    return min(MOST_TARGETS, classes - 1)
 
 
 def _difference(logits: Tensor, one: Tensor, other: Tensor) -> Tensor:
