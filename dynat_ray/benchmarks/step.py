@@ -63,11 +63,10 @@ def measure(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     try:
-        images = torch.rand(batch_size, 3, 32, 32, device=device)
-        labels = torch.randint(CLASSES, (batch_size,), device=device)
+        images, labels = random_batch(batch_size, device)
         steps = {}
         for name in LOOPS:
-            model = _classifier(base_width=64, seed=0, shape=(3, 32, 32)).to(device)
+            model = _classifier(seed=0, shape=(3, 32, 32)).to(device)
             attack = AttackSettings()
             steps[name] = _make_step(name, model, _sgd(model), attack, compiled=compiled)
             steps[name](images, labels)
@@ -138,6 +137,20 @@ def compare_accuracy(
     }
 
 
+def random_batch(batch_size: int, device: str) -> tuple[Tensor, Tensor]:
+    """Returns random images `(B, 3, 32, 32)` in [0, 1] and labels `(B,)`."""
+    images = torch.rand(batch_size, 3, 32, 32, device=device)
+    return images, torch.randint(CLASSES, (batch_size,), device=device)
+
+
+def our_step(
+    model: str, precision: Literal["float32", "bf16"], *, device: str, compiled: bool = False
+) -> Step:
+    """Returns our PGD-AT step on a new network for images like those of `random_batch`."""
+    network = _classifier(model, seed=0, shape=(3, 32, 32)).to(device)
+    return _our_step(network, _sgd(network), AttackSettings(), precision, compiled=compiled)
+
+
 def _paired(ours: list[float], theirs: list[float]) -> dict[str, Any]:
     differences = [a - b for a, b in zip(ours, theirs, strict=True)]
     mean = statistics.mean(differences)
@@ -195,18 +208,20 @@ def _our_step(
     return step
 
 
-def _classifier(*, base_width: int, seed: int, shape: tuple[int, int, int]) -> Classifier:
+def _classifier(
+    name: str = "preact_resnet18", *, seed: int, shape: tuple[int, int, int], **kwargs: int
+) -> Classifier:
     channels, height, width = shape
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return build_model(
-            "preact_resnet18",
+            name,
             num_classes=CLASSES,
             channels=channels,
             size=(height, width),
             mean=[0.5] * channels,
             std=[0.25] * channels,
-            kwargs={"base_width": base_width},
+            kwargs=kwargs,
         )
 
 
@@ -230,14 +245,15 @@ def _robust_accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float
 
 
 def _time(step: Step, images: Tensor, labels: Tensor) -> float:
-    _wait(images.device)
+    wait(images.device)
     began = time.perf_counter()
     step(images, labels)
-    _wait(images.device)
+    wait(images.device)
     return time.perf_counter() - began
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Waits until an accelerator has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 

@@ -58,7 +58,7 @@ class DynATSettings:
 
     name: str = "dynat"
     objective: Literal["trades", "at"] = "trades"
-    beta: float = 6.0
+    beta: float = 5.0
     budgets: bool = True
     gap_coef: float = 0.6
     skew_coef: float = 0.3

@@ -1,0 +1,183 @@
+"""Where a PGD-AT step spends its time, against what the hardware allows at least."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+from torch.utils.flop_counter import flop_registry
+
+from dynat_ray.benchmarks.step import our_step, random_batch, wait
+
+# The first word of these that an operation's name contains says what it belongs to.
+_KINDS = {
+    "convolution_backward": "convolutions, backward",
+    "convolution": "convolutions, forward",
+    "mm": "linear layer",
+    "batch_norm": "batch normalisation",
+    "_Normalise": "batch normalisation",
+    "_foreach": "optimiser",
+    "_fused": "optimiser",
+    "copy": "casts and copies",
+    "threshold": "ReLU",
+    "clamp_min": "ReLU",
+    "relu": "ReLU",
+    "add": "sums",
+}
+_OTHERS = "everything else"
+_MATRIX = 2048
+_BANDWIDTH_BYTES = 2**28
+
+
+def measure(
+    *,
+    model: str = "preact_resnet18",
+    batch_size: int = 64,
+    device: str = "cpu",
+    precision: Literal["float32", "bf16"] = "bf16",
+    compiled: bool = False,
+    threads: int = 0,
+) -> dict[str, Any]:
+    """Profiles a PGD-10 step on random 32 x 32 images.
+
+    Args:
+        model: Architecture.
+        batch_size: Images of a step.
+        device: Where.
+        precision: Of training.
+        compiled: `torch.compile` it.
+        threads: CPU threads; 0: all cores.
+
+    Returns:
+        `seconds` of a step without the profiler, `by_kind` (seconds in the profiler's run),
+        `flops`, `matrix_rate` (FLOP/s), `bytes` (read and written, by operations that are no
+        matrix products), `bandwidth` (bytes/s), `floor_seconds` (products at the matrix rate) and
+        `floor_share` (that by `seconds`).
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    try:
+        images, labels = random_batch(batch_size, device)
+        step = our_step(model, precision, device=device, compiled=compiled)
+        for _ in range(2):
+            step(images, labels)
+        seconds = min(_time(lambda: step(images, labels), device) for _ in range(3))
+        # Its library writes lines of no use to stderr.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+        activities = [ProfilerActivity.CPU]
+        if device == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        with profile(activities=activities) as profiled:
+            step(images, labels)
+            wait(torch.device(device))
+        with _Counter() as counted:
+            step(images, labels)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        rate, bandwidth = _matrix_rate(device, dtype), _bandwidth(device)
+    finally:
+        torch.set_num_threads(before)
+    flops = counted.flops
+    return {
+        "model": model,
+        "batch_size": batch_size,
+        "precision": precision,
+        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+        "seconds": seconds,
+        "by_kind": _by_kind(profiled, device),
+        "flops": flops,
+        "matrix_rate": rate,
+        "bytes": counted.bytes,
+        "bandwidth": bandwidth,
+        "floor_seconds": flops / rate,
+        "floor_share": flops / rate / seconds,
+    }
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """Returns what `measure` found as Markdown."""
+    total = sum(found["by_kind"].values())
+    lines = [
+        f"{found['model']}, batch {found['batch_size']}, PGD-10, {found['precision']}: "
+        f"{found['seconds'] * 1e3:,.0f} ms a step",
+        "",
+        "| where | ms | share |",
+        "|---|---|---|",
+    ]
+    for kind, seconds in sorted(found["by_kind"].items(), key=lambda item: -item[1]):
+        lines.append(f"| {kind} | {seconds * 1e3:,.1f} | {100 * seconds / total:.1f} % |")
+    lines += [
+        "",
+        f"matrix products: {found['flops'] / 1e9:,.0f} GFLOP at {found['matrix_rate'] / 1e9:,.0f} "
+        f"GFLOP/s are {found['floor_seconds'] * 1e3:,.0f} ms, "
+        f"{100 * found['floor_share']:.0f} % of the step",
+        f"all other operations touch {found['bytes'] / 1e9:,.2f} GB; at "
+        f"{found['bandwidth'] / 1e9:,.0f} GB/s that is "
+        f"{found['bytes'] / found['bandwidth'] * 1e3:,.0f} ms where nothing stays in a cache",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _by_kind(profiled: Any, device: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for event in profiled.key_averages():
+        spent = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
+        kind = next((kind for word, kind in _KINDS.items() if word in event.key), _OTHERS)
+        found[kind] = found.get(kind, 0.0) + spent / 1e6
+    return found
+
+
+class _Counter(TorchDispatchMode):
+    """Counts the FLOPs of matrix products, and the bytes that all other operations touch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        answer = function(*args, **kwargs)
+        count = flop_registry.get(function._overloadpacket)
+        if count is not None:
+            self.flops += count(*args, **kwargs, out_val=answer)
+        elif not function.is_view:
+            tensors = {
+                id(each): each
+                for each in tree_iter((args, kwargs, answer))
+                if isinstance(each, Tensor)
+            }
+            self.bytes += sum(each.numel() * each.element_size() for each in tensors.values())
+        return answer
+
+
+def _matrix_rate(device: str, dtype: torch.dtype) -> float:
+    """Returns the FLOP/s of a large matrix product."""
+    one, other = (torch.randn(_MATRIX, _MATRIX, device=device, dtype=dtype) for _ in range(2))
+    best = min(_time(lambda: one @ other, device) for _ in range(8))
+    return 2 * _MATRIX**3 / best
+
+
+def _bandwidth(device: str) -> float:
+    """Returns the bytes per second of a copy, read and written."""
+    source = torch.zeros(_BANDWIDTH_BYTES // 4, device=device)
+    target = torch.empty_like(source)
+    best = min(_time(lambda: target.copy_(source), device) for _ in range(8))
+    return 2 * _BANDWIDTH_BYTES / best
+
+
+def _time(call: Callable[[], object], device: str) -> float:
+    wait(torch.device(device))
+    began = time.perf_counter()
+    call()
+    wait(torch.device(device))
+    return time.perf_counter() - began

@@ -1,0 +1,89 @@
+"""What DynAT's early stops save: passes on paper, and time."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynat_ray.benchmarks.step import wait
+from dynat_ray.data import Batch, load_split
+from dynat_ray.methods import MethodContext, build_method, method_settings
+from dynat_ray.models import load_model
+from dynat_ray.training.run_folder import read_run_config
+
+_BATCHES = 4
+
+
+def measure(
+    run: Path, *, batch_size: int = 128, rounds: int = 3, device: str = "cpu", threads: int = 0
+) -> dict[str, Any]:
+    """Times DynAT's attack on training images as it is, and with all steps for all samples.
+
+    Args:
+        run: Run folder of a trained model; its threat, attack, precision and data are used, and
+            its DynAT settings if it has any.
+        batch_size: Images of a batch; four batches are attacked.
+        rounds: How often, both in turn.
+        device: Where.
+        threads: CPU threads; 0: all cores.
+
+    Returns:
+        `passes_saved` and `time_saved` (shares of the full attack, the clean forward pass
+        included in the time), and `paid`, the second by the first.
+    """
+    config = read_run_config(run)
+    settings = config.method if config.method.name == "dynat" else method_settings()["dynat"]()
+    everything = replace(settings, early_stop=False, misclassified="uniform")
+    network = load_model(run).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images, labels = (
+        each[: _BATCHES * batch_size] for each in load_split(config.data.path, "train")
+    )
+    context = MethodContext(
+        threat=config.threat,
+        attack=config.attack,
+        step_size=config.step_size(),
+        classes=int(labels.max()) + 1,
+    )
+    batches = [
+        Batch(
+            pixels.to(device).float().div(255).contiguous(memory_format=torch.channels_last),
+            truth.to(device),
+            torch.arange(len(truth), device=device),
+        )
+        for pixels, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True)
+    ]
+
+    def attack(chosen: Any) -> tuple[int, float]:
+        method = build_method(chosen, context)
+        wait(torch.device(device))
+        began, passes = time.perf_counter(), 0
+        for batch in batches:
+            with torch.autocast(device, torch.bfloat16, enabled=config.train.precision == "bf16"):
+                passes += method.prepare(network, batch, batch.indices).passes
+        wait(torch.device(device))
+        return passes, time.perf_counter() - began
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    try:
+        attack(settings)
+        times = []
+        for _ in range(rounds):
+            passes, seconds = attack(settings)
+            all_passes, all_seconds = attack(everything)
+            times.append(1 - seconds / all_seconds)
+    finally:
+        torch.set_num_threads(before)
+    passes_saved, time_saved = 1 - passes / all_passes, statistics.median(times)
+    return {
+        "run": run.name,
+        "passes_saved": round(passes_saved, 3),
+        "time_saved": round(time_saved, 3),
+        "paid": round(time_saved / passes_saved, 2) if passes_saved > 0 else None,
+    }

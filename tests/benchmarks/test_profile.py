@@ -1,0 +1,31 @@
+"""What the profile counts."""
+
+from __future__ import annotations
+
+import pytest
+
+from dynat_ray.benchmarks import profile
+
+
+def test_a_pgd_10_step_is_23_forward_passes() -> None:
+    """Ten passes forwards and back to the images, and one with weight gradients."""
+    found = profile.measure(model="preact_resnet10", batch_size=2, precision="float32", threads=1)
+    stem = 3 * 64 * 9 * 32 * 32
+    first = 2 * 64 * 64 * 9 * 32 * 32
+    rest = sum(
+        (width // 2) * width * (9 + 1) * side**2 + width * width * 9 * side**2
+        for width, side in ((128, 16), (256, 8), (512, 4))
+    )
+    forward = 2 * 2 * (stem + first + rest + 512 * 10)
+    # The training pass needs no gradient of the images.
+    assert found["flops"] == pytest.approx(23 * forward, rel=0.02)
+    assert found["floor_share"] == pytest.approx(
+        found["flops"] / found["matrix_rate"] / found["seconds"]
+    )
+    kinds = found["by_kind"]
+    assert kinds["convolutions, forward"] > 0
+    assert kinds["convolutions, backward"] > 0
+    assert sum(kinds.values()) < 10 * found["seconds"]
+    shown = profile.table(found)
+    assert "convolutions, backward" in shown
+    assert f"{100 * found['floor_share']:.0f} % of the step" in shown
