@@ -58,7 +58,7 @@ def test_dynat_with_everything_off_is_trades_or_pgd_at(network: nn.Module, batch
         "weights": False,
         "misclassified": "uniform",
     }
-    for objective, plain in (("trades", make("trades", beta=6.0)), ("at", make("pgd_at"))):
+    for objective, plain in (("trades", make("trades", beta=5.0)), ("at", make("pgd_at"))):
         # Each with running statistics of its own: a loss in training mode moves them.
         ours, _ = loss_of(make("dynat", objective=objective, **off), deepcopy(network), batch)
         theirs, _ = loss_of(plain, deepcopy(network), batch)
