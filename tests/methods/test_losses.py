@@ -98,7 +98,7 @@ def test_dynat_against_a_loop_over_the_samples(network: nn.Module, batch: Batch)
     p, q = clean.log_softmax(dim=1), attacked.log_softmax(dim=1)
     total = sum(
         float(F.cross_entropy(clean[n : n + 1], batch.labels[n : n + 1]))
-        + 6 * float(prepared.weights[n]) * float((p[n].exp() * (p[n] - q[n])).sum())
+        + 5 * float(prepared.weights[n]) * float((p[n].exp() * (p[n] - q[n])).sum())
         for n in range(12)
     )
     assert loss.item() == pytest.approx(total / 12, rel=1e-4)
