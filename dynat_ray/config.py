@@ -116,6 +116,10 @@ class AttackConfig:
         steps: Gradient steps (PGD-10: 10); 0: no attack.
         step_size: Length of a step in the norm of the threat; 0: `2.5 * eps / steps`, at most eps.
             Samples with a budget of their own step in proportion to it.
+        first_steps: Steps at the beginning of the run, when a weak attack teaches as much; they
+            grow in a straight line, and what is left of `steps` makes each step longer, at most
+            eps. 0: `steps` from the beginning.
+        growth: Part of the run, in (0, 1], after which all `steps` are made.
         random_start: `uniform` in the ball, `gaussian` (0.001 times normal noise), `none`, or
             `auto`: what the method's paper does (TRADES: gaussian; PGD: uniform). `true` and
             `false` stand for `auto` and `none`.
@@ -125,6 +129,8 @@ class AttackConfig:
 
     steps: int = 10
     step_size: float = 0.0
+    first_steps: int = 0
+    growth: float = 0.5
     random_start: Literal["auto", "uniform", "gaussian", "none"] | bool = "auto"
     batch_norm: Literal["eval", "train"] = "eval"
 
@@ -132,8 +138,24 @@ class AttackConfig:
         _require_finite("attack", self, "step_size")
         require(self.steps >= 0, "attack.steps", self.steps, "0 or more")
         require(self.step_size >= 0, "attack.step_size", self.step_size, "0 (from eps) or more")
+        require(
+            0 <= self.first_steps <= self.steps,
+            "attack.first_steps",
+            self.first_steps,
+            f"from 0 to attack.steps, which is {self.steps}",
+        )
+        require(0 < self.growth <= 1, "attack.growth", self.growth, "in (0, 1]")
         if isinstance(self.random_start, bool):
             self.random_start = "auto" if self.random_start else "none"
+
+    def steps_at(self, progress: float) -> int:
+        """Returns how many steps are made.
+
+        Args:
+            progress: Part of the run that is over, in [0, 1].
+        """
+        first = self.first_steps or self.steps
+        return round(first + (self.steps - first) * min(1.0, progress / self.growth))
 
 
 @dataclass(kw_only=True)
@@ -185,6 +207,8 @@ class TrainConfig:
         precision: `float32`, or `bf16` autocast (evaluation is float32 always).
         channels_last: Memory format of images and weights.
         compile: `torch.compile` for the attack and the training graph.
+        activation_checkpointing: Compute activations again on the way back instead of keeping them:
+            less memory, about a third more time.
         ema_decay: Decay of the weight average that is evaluated and saved; 0: none.
         awp_gamma: Size of the adversarial weight perturbation (Wu et al. 2020); 0: none.
         awp_warmup_epochs: Epochs before it starts.
@@ -201,6 +225,7 @@ class TrainConfig:
     precision: Literal["float32", "bf16"] = "float32"
     channels_last: bool = True
     compile: bool = False
+    activation_checkpointing: bool = False
     ema_decay: float = 0.0
     awp_gamma: float = 0.0
     awp_warmup_epochs: int = 0

@@ -121,3 +121,11 @@ def test_the_step_follows_eps_unless_given() -> None:
     assert build("--threat.eps", "8/255").step_size() == pytest.approx(2 / 255)
     assert build("--attack.step_size", "0.01").step_size() == 0.01
     assert build("--attack.steps", "1", "--threat.eps", "0.1").step_size() == 0.1
+
+
+def test_steps_grow_to_those_asked_for() -> None:
+    attack = build("--attack.steps", "10", "--attack.first_steps", "3").attack
+    assert [attack.steps_at(part / 4) for part in range(5)] == [3, 6, 10, 10, 10]
+    assert build("--attack.steps", "7").attack.steps_at(0.0) == 7
+    with pytest.raises(UserError, match=r"attack.first_steps is 11; .*attack.steps, which is 10"):
+        build("--attack.steps", "10", "--attack.first_steps", "11")

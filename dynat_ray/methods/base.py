@@ -144,6 +144,18 @@ class Method(ABC, Generic[SettingsT]):
         """Part of the run that is over, in [0, 1)."""
         return self.epoch / self.context.epochs
 
+    @property
+    def steps(self) -> int:
+        """Most steps of this epoch's attacks."""
+        return self.context.attack.steps_at(self.progress)
+
+    @property
+    def step_size(self) -> float:
+        """Length of their steps at the full budget: fewer steps are longer, at most eps."""
+        full, eps = self.context.step_size, self.context.threat.eps
+        fewer = self.context.attack.steps / max(1, self.steps)
+        return full if fewer == 1 else max(full, min(full * fewer, eps))
+
     @abstractmethod
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         """Attacks a batch.
@@ -220,8 +232,8 @@ class Method(ABC, Generic[SettingsT]):
             batch.labels,
             ball=self.ball,
             eps=self.context.threat.eps * ratios,
-            step_size=self.context.step_size * ratios,
-            steps=settings.steps,
+            step_size=self.step_size * ratios,
+            steps=self.steps,
             objective=objective,
             random_start=own_start if configured == "auto" else configured,
             batch_norm=settings.batch_norm,

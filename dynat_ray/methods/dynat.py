@@ -129,7 +129,7 @@ class DynAT(Method[DynATSettings]):
         if settings.weights:
             # How far the attack could go, as a part of eps.
             eps = self.context.threat.eps
-            step = self.context.step_size / eps if eps > 0 else 0.0
+            step = self.step_size / eps if eps > 0 else 0.0
             reach = ratios * (record["attack_steps"] * step).clamp(max=1)
             gap = signed_gap(clean_logits.softmax(dim=1), labels)
             record["fragility"] = fragility(record["kl"], gap, reach)

@@ -58,7 +58,7 @@ class GAIRAT(Method[GAIRATSettings]):
     def _weights(self, survived: Tensor) -> Tensor:
         if self.progress < self.settings.start:
             return torch.ones(len(survived), device=survived.device)
-        distance = survived.float() / max(1, self.context.attack.steps)
+        distance = survived.float() / max(1, self.steps)
         weights = (1 + (self.settings.shift + 5 * (1 - 2 * distance)).tanh()) / 2
         count = torch.tensor(float(len(weights)), device=weights.device)
         total, count = sum_over_workers(torch.stack([weights.sum(), count])).unbind()

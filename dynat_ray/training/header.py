@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dynat_ray.config import RunConfig
+from dynat_ray.config import AttackConfig, RunConfig
 from dynat_ray.data import DatasetInfo
 
 
@@ -49,11 +49,16 @@ def run_facts(
         ),
         "method": config.method.name,
         "threat": f"{threat.norm}, eps {describe_eps(threat.eps, threat.norm)}; "
-        f"training attack: {attack.steps} steps",
+        f"training attack: {_steps(attack)} steps",
         "training": f"{config.train.epochs} epochs, batch {config.train.batch_size}, "
         f"{config.train.precision}, seed {config.train.seed}",
         "workers": workers,
     }
+
+
+def _steps(attack: AttackConfig) -> str:
+    growing = 0 < attack.first_steps < attack.steps
+    return f"{attack.first_steps} to {attack.steps}" if growing else str(attack.steps)
 
 
 def describe_eps(eps: float, norm: str) -> str:

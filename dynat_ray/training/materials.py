@@ -25,6 +25,7 @@ from dynat_ray.data import (
 from dynat_ray.errors import UserError
 from dynat_ray.methods import Method, MethodContext, build_method
 from dynat_ray.models import Classifier, build_model
+from dynat_ray.training.activation_checkpointing import checkpoint_activations
 from dynat_ray.training.optimisation import build_optimizer
 from dynat_ray.training.session import Session
 from dynat_ray.training.telemetry import RunWriter
@@ -86,6 +87,8 @@ def build_materials(config: RunConfig, session: Session) -> Materials:
             shuffle=False,
         )
     model = _build_model(config, info)
+    if config.train.activation_checkpointing:
+        checkpoint_activations(model)
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
     model = model.to(device=session.device, memory_format=memory_format)  # type: ignore[call-overload]
     augmentation, method = _build_parts(config, info, model, decoder_crops=train_loader.crops)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from dynat_ray.config import TrainConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import Method, Prepared
 from dynat_ray.own_time import own_time
+from dynat_ray.training.activation_checkpointing import unchanged_statistics
 from dynat_ray.training.weight_perturbation import perturbed_weights
 
 
@@ -131,7 +132,8 @@ class Stepper:
                 with nullcontext() if synchronised else networks.outer.no_sync():  # type: ignore[operator]
                     with self._autocast():
                         loss = self.method.loss(networks.outer, part) * len(part.batch.labels)
-                    (loss * scale).backward()
+                    with self._statistics_as_they_are():
+                        (loss * scale).backward()
                 losses.append(loss.detach())
 
         # Gradients are reduced on the way back.
@@ -155,6 +157,10 @@ class Stepper:
         return torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
         )
+
+    def _statistics_as_they_are(self) -> AbstractContextManager[None]:
+        checkpointing = self.config.activation_checkpointing
+        return unchanged_statistics(self.networks.core) if checkpointing else nullcontext()
 
     def _average_buffers(self) -> None:
         """Makes running statistics the same on all workers, in one reduction."""

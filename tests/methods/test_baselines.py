@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from dynat_ray.data import Batch
+from dynat_ray.methods import build_method
 from dynat_ray.models import Classifier
 from tests.methods.cases import KEYS, loss_of, make
 
@@ -154,3 +156,20 @@ def test_mwpb_budgets_grow_with_the_margin(
     assert method.prepare(network, batch, KEYS).record["eps"].unique().tolist() == pytest.approx(
         [0.2]
     )
+
+
+def test_growing_steps(network: Classifier, batch: Batch) -> None:
+    """Two steps in the first epoch, all four after half of the run; fewer are longer."""
+    plain = make("pgd_at", epochs=8)
+    attack = replace(plain.context.attack, first_steps=2)
+    method = build_method(plain.settings, replace(plain.context, attack=attack))
+    made = []
+    for epoch in range(8):
+        method.start_epoch(epoch)
+        prepared = method.prepare(network, batch, KEYS)
+        made.append(prepared.passes / len(batch.labels))
+        assert float((prepared.adversarial - batch.images).abs().max()) <= 0.2 + 1e-6
+        assert method.step_size == pytest.approx({2: 0.16, 3: 0.08 * 4 / 3, 4: 0.08}[made[-1]])
+    # Steps grow by half a step an epoch, rounded to even.
+    assert made == [2, 2, 3, 4, 4, 4, 4, 4]
+    assert [plain.steps, plain.step_size] == [4, 0.08]
