@@ -12,10 +12,6 @@ import torch
 from dynat_ray.command_line import ArgumentParser, run
 from dynat_ray.errors import UserError
 
-_PARTS = ("step", "profile", "loader", "attack", "scaling")
-# Needs a trained run.
-_STOPPING = "stopping"
-
 
 def main(argv: Sequence[str]) -> Path | str:
     """Measures the parts asked for, prints a table and writes the JSON file."""
@@ -23,9 +19,9 @@ def main(argv: Sequence[str]) -> Path | str:
         prog="python -m dynat_ray.benchmark",
         description="Measures speed as ratios: our loops and others in turn, in one run.",
     )
-    parser.add_argument("part", nargs="?", default="all", choices=[*_PARTS, _STOPPING, "all"])
+    parser.add_argument("part", nargs="?", default="all", choices=[*_PARTS, "all"])
     parser.add_argument("--data", type=Path, help="prepared data set, for robust accuracy too")
-    parser.add_argument("--run", type=Path, help="trained run, for `stopping`")
+    parser.add_argument("--run", type=Path, help="trained run, for attack and stopping")
     parser.add_argument("--json", type=Path, default=Path("benchmark.json"), metavar="FILE")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=int, default=64, help="of a training step")
@@ -35,12 +31,10 @@ def main(argv: Sequence[str]) -> Path | str:
     options = parser.parse_args(argv)
     if options.rounds < 1 or options.batch_size < 1:
         raise UserError("--rounds and --batch-size must be at least 1")
-    if options.part == _STOPPING and options.run is None:
-        raise UserError("'stopping' needs a trained run: give --run RUN")
     found: dict[str, Any] = {"ratios": {}}
-    parts = _PARTS if options.part == "all" else (options.part,)
-    for part in parts:
-        found[part] = _measure(part, options)
+    for part in _ALL if options.part == "all" else (options.part,):
+        print(f"measuring {part} ...", flush=True)
+        found[part] = _PARTS[part](options)
         found["ratios"] |= found[part].pop("ratios", {})
     for name, ratio in found["ratios"].items():
         print(f"{name:<20} {ratio['median']:6.2f} times ({ratio['min']:.2f} to {ratio['max']:.2f})")
@@ -51,54 +45,90 @@ def main(argv: Sequence[str]) -> Path | str:
     return options.json
 
 
-def _measure(part: str, options: Any) -> dict[str, Any]:
-    print(f"measuring {part} ...", flush=True)
-    if part == "step":
-        from dynat_ray.benchmarks import step
+def _step(options: Any) -> dict[str, Any]:
+    from dynat_ray.benchmarks import step
 
-        found = step.measure(
-            batch_size=options.batch_size,
-            rounds=options.rounds,
-            device=options.device,
-            compiled=options.compile,
-        )
-        if options.data:
-            found["accuracy"] = step.compare_accuracy(options.data, device=options.device)
-        return found
-    if part == "profile":
-        from dynat_ray.benchmarks import profile
+    found = step.measure(
+        batch_size=options.batch_size,
+        rounds=options.rounds,
+        device=options.device,
+        compiled=options.compile,
+    )
+    if options.data:
+        found["accuracy"] = step.compare_accuracy(options.data, device=options.device)
+    return found
 
-        found = profile.measure(
-            model=options.model,
-            batch_size=options.batch_size,
-            device=options.device,
-            compiled=options.compile,
-        )
-        print(profile.table(found), end="")
-        return found
-    if part == _STOPPING:
-        from dynat_ray.benchmarks import stopping
 
-        found = stopping.measure(options.run, rounds=options.rounds, device=options.device)
-        print(
-            f"attack of DynAT: {100 * found['passes_saved']:.0f} % of the passes saved, "
-            f"{100 * found['time_saved']:.0f} % of the time"
-        )
-        return found
-    if part == "loader":
-        from dynat_ray.benchmarks import loader
+def _profile(options: Any) -> dict[str, Any]:
+    from dynat_ray.benchmarks import profile
 
-        return loader.measure(path=options.data, device=options.device)
-    if part == "attack":
-        from dynat_ray.benchmarks import attack
+    found = profile.measure(
+        model=options.model,
+        batch_size=options.batch_size,
+        device=options.device,
+        compiled=options.compile,
+    )
+    print(profile.table(found), end="")
+    return found
 
-        return attack.measure()
+
+def _loader(options: Any) -> dict[str, Any]:
+    from dynat_ray.benchmarks import loader
+
+    return loader.measure(path=options.data, device=options.device)
+
+
+def _attack(options: Any) -> dict[str, Any]:
+    from dynat_ray.benchmarks import attack
+
+    return attack.measure(run=options.run)
+
+
+def _scaling(options: Any) -> dict[str, Any]:
     from dynat_ray.benchmarks import scaling
 
     found = scaling.measure(rounds=options.rounds)
     print(scaling.table(found["images_per_second"]), end="")
     scaling.write(found["images_per_second"], options.json.resolve().parent)
     return found
+
+
+def _stopping(options: Any) -> dict[str, Any]:
+    if options.run is None:
+        raise UserError("'stopping' needs a trained run: give --run RUN")
+    from dynat_ray.benchmarks import stopping
+
+    found = stopping.measure(options.run, rounds=options.rounds, device=options.device)
+    print(
+        f"attack of DynAT: {100 * found['passes_saved']:.0f} % of the passes saved, "
+        f"{100 * found['time_saved']:.0f} % of the time"
+    )
+    return found
+
+
+def _speedrun(options: Any) -> dict[str, Any]:
+    if options.data is None:
+        raise UserError("'speedrun' needs prepared CIFAR-10 images: give --data DIR")
+    from dynat_ray.benchmarks import speedrun
+
+    found = speedrun.measure(options.data, device=options.device)
+    for name, entry in found.items():
+        print(
+            f"{name:<10} {entry['seconds']:8.1f} s of training, clean {entry['clean']:.1f} %, "
+            f"AutoAttack {entry['autoattack']:.1f} % on {entry['samples']} images"
+        )
+    return found
+
+
+_ALL = {
+    "step": _step,
+    "profile": _profile,
+    "loader": _loader,
+    "attack": _attack,
+    "scaling": _scaling,
+}
+# The first needs a trained run, the second takes minutes on a GPU and a day on a CPU.
+_PARTS = _ALL | {"stopping": _stopping, "speedrun": _speedrun}
 
 
 if __name__ == "__main__":

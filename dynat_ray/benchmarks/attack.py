@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,49 +14,73 @@ from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from dynat_ray.attacks import evaluate_attacks
-from dynat_ray.models import build_model
+from dynat_ray.data import load_test_images
+from dynat_ray.models import build_model, load_model
+from dynat_ray.training.run_folder import read_run_config
 
 # The smallest is so small that no sample falls and every stage attacks all of them; at the others
 # some fall early, as they do in use.
 _RADII = {"none fall": 0.05 / 255, "some fall": 0.5 / 255}
+# So many of a trained run's test images.
+_TRAINED_IMAGES = 64
 
 
 def measure(
-    *, model: str = "preact_resnet18", width: int = 16, images: int = 8, threads: int = 0
+    *,
+    model: str = "preact_resnet18",
+    width: int = 16,
+    images: int = 8,
+    threads: int = 0,
+    run: Path | None = None,
 ) -> dict[str, Any]:
-    """Times AutoAttack `standard` under Linf on random 32 x 32 images that keep their class.
+    """Times AutoAttack `standard` under Linf.
 
     Args:
-        model: Architecture, with random weights; it decides the labels.
+        model: Architecture, with random weights that decide the labels of random 32 x 32 images.
         width: Its `base_width`.
         images: How many, in one batch.
         threads: CPU threads; 0: all cores.
+        run: A trained run: its model, test images and eps, under Linf, instead of random ones.
 
     Returns:
         For each case `seconds` of both, `ratio` (theirs by ours), `agreement` (share of samples
-        with the same outcome) and the share `still_right`.
+        with the same outcome) and the share `still_right`; and `ratios`, the same for a table.
     """
     threads = threads or len(os.sched_getaffinity(0))
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            network = build_model(
-                model,
-                num_classes=10,
-                channels=3,
-                size=(32, 32),
-                mean=[0.5] * 3,
-                std=[0.25] * 3,
-                kwargs={"base_width": width},
-            ).eval()
-            pixels = torch.rand(images, 3, 32, 32)
-            labels = network(pixels).argmax(dim=1)
-        cases = {name: _time(network, pixels, labels, eps) for name, eps in _RADII.items()}
+        if run is None:
+            network, pixels, labels = _random(model, width, images)
+            cases = {name: _time(network, pixels, labels, eps) for name, eps in _RADII.items()}
+        else:
+            config = read_run_config(run)
+            pixels, labels = load_test_images(config.data.path, _TRAINED_IMAGES)
+            cases = {run.name: _time(load_model(run), pixels, labels, config.threat.eps)}
     finally:
         torch.set_num_threads(before)
-    return {"images": images, "threads": threads, "cases": cases}
+    ratios = {
+        f"autoattack, {name}": dict.fromkeys(("median", "min", "max"), round(case["ratio"], 2))
+        for name, case in cases.items()
+    }
+    return {"images": len(labels), "threads": threads, "cases": cases, "ratios": ratios}
+
+
+def _random(model: str, width: int, images: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """Returns a network with random weights, and random images with the classes it gives them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_model(
+            model,
+            num_classes=10,
+            channels=3,
+            size=(32, 32),
+            mean=[0.5] * 3,
+            std=[0.25] * 3,
+            kwargs={"base_width": width},
+        ).eval()
+        pixels = torch.rand(images, 3, 32, 32)
+        return network, pixels, network(pixels).argmax(dim=1)
 
 
 def _time(network: nn.Module, pixels: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
