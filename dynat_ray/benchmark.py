@@ -32,9 +32,16 @@ def main(argv: Sequence[str]) -> Path | str:
     if options.rounds < 1 or options.batch_size < 1:
         raise UserError("--rounds and --batch-size must be at least 1")
     found: dict[str, Any] = {"ratios": {}}
-    for part in _ALL if options.part == "all" else (options.part,):
+    parts = _ALL if options.part == "all" else {options.part: _PARTS[options.part]}
+    for part, measure in parts.items():
         print(f"measuring {part} ...", flush=True)
-        found[part] = _PARTS[part](options)
+        try:
+            found[part] = measure(options)
+        except ModuleNotFoundError as error:
+            if options.part != "all":
+                raise UserError(f"'{part}' needs the package {error.name}") from error
+            print(f"left out: the package {error.name} is not installed")
+            continue
         found["ratios"] |= found[part].pop("ratios", {})
     for name, ratio in found["ratios"].items():
         print(f"{name:<20} {ratio['median']:6.2f} times ({ratio['min']:.2f} to {ratio['max']:.2f})")

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-import torchattacks
 from torch import Tensor, nn
 
 Step = Callable[[Tensor, Tensor], None]
@@ -77,7 +76,9 @@ def robust_overfitting_step(
 def torchattacks_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, attack: AttackSettings
 ) -> Step:
-    """A plain training loop around torchattacks' PGD, float32."""
+    """A plain training loop around torchattacks' PGD, float32. Needs `torchattacks`."""
+    import torchattacks
+
     pgd = torchattacks.PGD(model, eps=attack.eps, alpha=attack.step_size, steps=attack.steps)
 
     def step(images: Tensor, labels: Tensor) -> None:

@@ -31,9 +31,15 @@ from dynat_ray.perturb.pgd import pgd
 from dynat_ray.perturb.threat import get_ball
 from dynat_ray.training.step import Stepper, wrap
 
-_REFERENCES = {"robust_overfitting": robust_overfitting_step, "torchattacks": torchattacks_step}
-if find_spec("art"):
-    _REFERENCES["art"] = art_step
+_REFERENCES = {
+    name: loop
+    for name, loop, package in (
+        ("robust_overfitting", robust_overfitting_step, "torch"),
+        ("torchattacks", torchattacks_step, "torchattacks"),
+        ("art", art_step, "art"),
+    )
+    if find_spec(package)
+}
 LOOPS = ("ours", "ours_float32", *_REFERENCES)
 # Student's t for the 95 % interval of a mean of so many paired differences.
 _STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}

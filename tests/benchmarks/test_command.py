@@ -1,0 +1,43 @@
+"""The benchmark command where a part's package is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynat_ray import benchmark
+from dynat_ray.errors import UserError
+
+
+def _lacking(options: Any) -> dict[str, Any]:
+    raise ModuleNotFoundError("No module named 'ray'", name="ray")
+
+
+def _measured(options: Any) -> dict[str, Any]:
+    return {"value": 1, "ratios": {"x": {"median": 2.0, "min": 1.5, "max": 2.5}}}
+
+
+def test_all_leaves_out_what_cannot_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(benchmark, "_ALL", {"scaling": _lacking, "loader": _measured})
+    file = tmp_path / "b.json"
+    assert benchmark.main(["all", "--json", str(file)]) == file
+    found = json.loads(file.read_text())
+    assert found == {
+        "ratios": {"x": {"median": 2.0, "min": 1.5, "max": 2.5}},
+        "loader": {"value": 1},
+    }
+    shown = capsys.readouterr().out
+    assert "the package ray is not installed" in shown
+    assert "2.00 times (1.50 to 2.50)" in shown
+
+
+def test_one_part_alone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: dict[str, Any] = dict.fromkeys(benchmark._PARTS, _lacking)
+    monkeypatch.setattr(benchmark, "_PARTS", parts)
+    with pytest.raises(UserError, match="'scaling' needs the package ray"):
+        benchmark.main(["scaling"])
