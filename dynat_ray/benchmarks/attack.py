@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from dynat_ray.attacks import evaluate_attacks
+from dynat_ray.attacks.registry import get_attacks
+from dynat_ray.attacks.shards import plan_shards
+from dynat_ray.benchmarks.step import spread
 from dynat_ray.data import load_test_images
 from dynat_ray.models import build_model, load_model
 from dynat_ray.training.run_folder import read_run_config
@@ -23,6 +27,8 @@ from dynat_ray.training.run_folder import read_run_config
 _RADII = {"none fall": 0.05 / 255, "some fall": 0.5 / 255}
 # So many of a trained run's test images.
 _TRAINED_IMAGES = 64
+# Two workers against one: so many shards of so many images, all of which stand.
+_SHARDS, _SHARD, _ROUNDS = 16, 16, 2
 
 
 def measure(
@@ -33,7 +39,7 @@ def measure(
     threads: int = 0,
     run: Path | None = None,
 ) -> dict[str, Any]:
-    """Times AutoAttack `standard` under Linf.
+    """Times AutoAttack `standard` under Linf, and two Ray workers against one.
 
     Args:
         model: Architecture, with random weights that decide the labels of random 32 x 32 images.
@@ -44,7 +50,8 @@ def measure(
 
     Returns:
         For each case `seconds` of both, `ratio` (theirs by ours), `agreement` (share of samples
-        with the same outcome) and the share `still_right`; and `ratios`, the same for a table.
+        with the same outcome) and the share `still_right`; and `ratios`, these and, where Ray is
+        installed, `two workers`: the shards per second of two by those of one.
     """
     threads = threads or len(os.sched_getaffinity(0))
     before = torch.get_num_threads()
@@ -59,11 +66,33 @@ def measure(
             cases = {run.name: _time(load_model(run), pixels, labels, config.threat.eps)}
     finally:
         torch.set_num_threads(before)
-    ratios = {
-        f"autoattack, {name}": dict.fromkeys(("median", "min", "max"), round(case["ratio"], 2))
-        for name, case in cases.items()
-    }
+    ratios = {f"autoattack, {name}": spread([case["ratio"]]) for name, case in cases.items()}
+    if find_spec("ray"):
+        ratios["two workers"] = spread([_two_workers(model, width) for _ in range(_ROUNDS)])
     return {"images": len(labels), "threads": threads, "cases": cases, "ratios": ratios}
+
+
+def _two_workers(model: str, width: int) -> float:
+    """Returns how much faster two Ray workers do shards than one, once they have started."""
+    from dynat_ray.distributed.evaluation import run_shards_on_ray
+    from dynat_ray.distributed.session import connect
+
+    connect()
+    network, pixels, labels = _random(model, width, _SHARDS * _SHARD)
+    shards = plan_shards(
+        len(labels), get_attacks(["apgd-ce"]), eps=[_RADII["none fall"]], batch_size=_SHARD
+    )
+    rates = {}
+    for workers in (1, 2):
+        ends = [
+            time.perf_counter()
+            for _ in run_shards_on_ray(
+                network, pixels, labels, shards, norm="Linf", seed=0, workers=workers
+            )
+        ]
+        # The first shard of each has the worker's start in it.
+        rates[workers] = (len(ends) - workers) / (ends[-1] - ends[workers - 1])
+    return rates[2] / rates[1]
 
 
 def _random(model: str, width: int, images: int) -> tuple[nn.Module, Tensor, Tensor]:

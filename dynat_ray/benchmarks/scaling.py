@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from dynat_ray.benchmarks.step import spread
 from dynat_ray.config_files import build_config
 from dynat_ray.data import prepare_dataset
 from dynat_ray.distributed.session import cluster_total, connect
@@ -66,11 +67,7 @@ def measure(*, rounds: int = 3, workers: int = 0) -> dict[str, Any]:
     ratios = {}
     for kind, by_size in speeds.items():
         each = [many / one for one, many in zip(by_size[1], by_size[sizes[-1]], strict=True)]
-        ratios[f"scaling_{kind}_{sizes[-1]}"] = {
-            "median": round(statistics.median(each), 2),
-            "min": round(min(each), 2),
-            "max": round(max(each), 2),
-        }
+        ratios[f"scaling_{kind}_{sizes[-1]}"] = spread(each)
     return {"images_per_second": speeds, "ratios": ratios}
 
 

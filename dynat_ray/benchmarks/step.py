@@ -88,7 +88,7 @@ def measure(
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
         "seconds": {name: round(statistics.median(each), 4) for name, each in seconds.items()},
         "ratios": {
-            name: _spread([a / b for a, b in zip(each, seconds["ours"], strict=True)])
+            name: spread([a / b for a, b in zip(each, seconds["ours"], strict=True)])
             for name, each in seconds.items()
             if name != "ours"
         },
@@ -264,7 +264,8 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def _spread(ratios: list[float]) -> dict[str, float]:
+def spread(ratios: list[float]) -> dict[str, float]:
+    """Returns median, smallest and largest of some ratios, rounded."""
     return {
         "median": round(statistics.median(ratios), 2),
         "min": round(min(ratios), 2),
