@@ -28,7 +28,7 @@ _RADII = {"none fall": 0.05 / 255, "some fall": 0.5 / 255}
 # So many of a trained run's test images.
 _TRAINED_IMAGES = 64
 # Two workers against one: so many shards of so many images, all of which stand.
-_SHARDS, _SHARD, _ROUNDS = 16, 16, 2
+_SHARDS, _SHARD, _ROUNDS = 24, 16, 2
 
 
 def measure(
@@ -51,7 +51,7 @@ def measure(
     Returns:
         For each case `seconds` of both, `ratio` (theirs by ours), `agreement` (share of samples
         with the same outcome) and the share `still_right`; and `ratios`, these and, where Ray is
-        installed, `two workers`: the shards per second of two by those of one.
+        installed and has room for them, `two workers`: the shards per second of two by those of one.
     """
     threads = threads or len(os.sched_getaffinity(0))
     before = torch.get_num_threads()
@@ -67,17 +67,22 @@ def measure(
     finally:
         torch.set_num_threads(before)
     ratios = {f"autoattack, {name}": spread([case["ratio"]]) for name, case in cases.items()}
-    if find_spec("ray"):
+    if find_spec("ray") and _room_for_two():
         ratios["two workers"] = spread([_two_workers(model, width) for _ in range(_ROUNDS)])
     return {"images": len(labels), "threads": threads, "cases": cases, "ratios": ratios}
+
+
+def _room_for_two() -> bool:
+    from dynat_ray.distributed.session import cluster_total, connect
+
+    connect()
+    return (cluster_total("GPU") or cluster_total("CPU")) >= 2
 
 
 def _two_workers(model: str, width: int) -> float:
     """Returns how much faster two Ray workers do shards than one, once they have started."""
     from dynat_ray.distributed.evaluation import run_shards_on_ray
-    from dynat_ray.distributed.session import connect
 
-    connect()
     network, pixels, labels = _random(model, width, _SHARDS * _SHARD)
     shards = plan_shards(
         len(labels), get_attacks(["apgd-ce"]), eps=[_RADII["none fall"]], batch_size=_SHARD
