@@ -51,7 +51,7 @@ def measure(
     Returns:
         For each case `seconds` of both, `ratio` (theirs by ours), `agreement` (share of samples
         with the same outcome) and the share `still_right`; and `ratios`, these and, where Ray is
-        installed and has room for them, `two workers`: the shards per second of two by those of one.
+        installed and has room, `two workers`: the shards per second of two by those of one.
     """
     threads = threads or len(os.sched_getaffinity(0))
     before = torch.get_num_threads()
