@@ -208,7 +208,7 @@ class TrainConfig:
         channels_last: Memory format of images and weights.
         compile: `torch.compile` for the attack and the training graph.
         activation_checkpointing: Compute activations again on the way back instead of keeping them:
-            less memory, about a third more time.
+            less memory, for one more forward pass in every backward pass, attacks included.
         ema_decay: Decay of the weight average that is evaluated and saved; 0: none.
         awp_gamma: Size of the adversarial weight perturbation (Wu et al. 2020); 0: none.
         awp_warmup_epochs: Epochs before it starts.

@@ -9,8 +9,6 @@ the interpreter, and models with fewer than ten classes work. Parameters are tho
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +16,7 @@ import torch
 from pyautoattack.autopgd_base import APGDAttack
 from torch import Tensor, nn
 
+from dynat_ray.attacks.library import logits_of, run_library_attack
 from dynat_ray.attacks.sparing import SparingApgd, SparingTargetedApgd
 from dynat_ray.attacks.stages import Setting, target_count
 from dynat_ray.perturb.objectives import cw_margin
@@ -55,7 +54,7 @@ class AutoPgd:
         )
         if self.note(at.classes):
             attack.dlr_loss = lambda logits, right: cw_margin(logits, right, None)
-        return _run(attack, images, labels)
+        return run_library_attack(attack, images, labels)
 
     def note(self, classes: int) -> str:
         if self.loss == "ce" or classes >= _DLR_CLASSES:
@@ -79,7 +78,7 @@ class TargetedAutoPgd:
             attack.dlr_loss_targeted = lambda logits, right: (
                 -_difference(logits, right, attack.y_target)
             )
-        return _run(attack, images, labels)
+        return run_library_attack(attack, images, labels)
 
     def note(self, classes: int) -> str:
         if classes >= _TARGETED_DLR_CLASSES:
@@ -100,32 +99,6 @@ def _apgd_settings(images: Tensor, at: Setting) -> dict[str, Any]:
         "device": images.device,
         "logger": _SILENT,
     }
-
-
-def _run(attack: Any, images: Tensor, labels: Tensor) -> Tensor:
-    with torch.no_grad(), own_random_state(images.device):
-        adversarial: Tensor = attack.perturb(images, labels)
-    return adversarial
-
-
-@contextmanager
-def own_random_state(device: torch.device) -> Iterator[None]:
-    """Keeps the library, which seeds PyTorch's global generators, from changing the caller's."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        yield
-
-
-def logits_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Returns the model as the library calls it."""
-
-    # The library works on contiguous images; convolutions are faster on channels_last ones. It
-    # also writes into the logits, which may be views of something the model keeps.
-    def logits(images: Tensor) -> Tensor:
-        answer: Tensor = model(images.contiguous(memory_format=torch.channels_last))
-        return answer.clone()
-
-    return logits
 
 
 def _difference(logits: Tensor, one: Tensor, other: Tensor) -> Tensor:

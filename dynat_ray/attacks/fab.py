@@ -14,15 +14,17 @@ from torch import Tensor, nn
 
 from dynat_ray.attacks.stages import Setting, likely_wrong_class, target_count
 from dynat_ray.config import Norm
+from dynat_ray.perturb.threat import change_sizes, per_sample
 
-ITERATIONS = 100
+_ITERATIONS = 100
 # Largest weight of the step that starts from the clean image.
 _ALPHA_MAX = 0.1
 # How far beyond the boundary a step goes.
 _OVERSHOOT = 1.05
 # What is left of the perturbation when a step has crossed the boundary.
 _BACKWARD = 0.9
-# Newton's iteration on a concave function with finitely many pieces ends by itself, here after 5.
+# Newton's iteration on a concave function of finitely many pieces ends by itself; a bound for what
+# rounding may do.
 _MOST_NEWTON_STEPS = 50
 
 
@@ -78,17 +80,17 @@ def nearest_towards(
         target = likely_wrong_class(model(_channels_last(images)), rank)
     left = torch.arange(len(images), device=images.device)
     clean, own, point = images, labels, images
-    for _ in range(ITERATIONS):
+    for _ in range(_ITERATIONS):
         plane = _linearised(model, point, own, target)
         point = _towards(plane, point, clean, norm)
         with torch.no_grad():
             crossed = model(_channels_last(point)).argmax(dim=1) != own
         change = point - clean
-        length = torch.where(crossed, _length(change, norm), torch.inf)
+        length = torch.where(crossed, change_sizes(change, norm), torch.inf)
         nearer = length < distances[left]
         nearest[left[nearer]] = point[nearer]
         distances[left[nearer]] = length[nearer]
-        point = torch.where(_wide(crossed), clean + change * _BACKWARD, point)
+        point = torch.where(per_sample(crossed, point), clean + change * _BACKWARD, point)
         searching = distances[left] > enough
         if not bool(searching.all()):
             left, clean, own = left[searching], clean[searching], own[searching]
@@ -124,8 +126,8 @@ def _towards(plane: _Plane, point: Tensor, clean: Tensor, norm: Norm) -> Tensor:
     """Returns the next point: beyond the plane, drawn a little towards the clean image."""
     from_point = step_to_plane(point, plane.normal, plane.at(point), norm)
     from_clean = step_to_plane(clean, plane.normal, plane.at(clean), norm)
-    one, other = (_length(step, norm).clamp(min=1e-8) for step in (from_point, from_clean))
-    alpha = _wide((one / (one + other)).clamp(max=_ALPHA_MAX))
+    one, other = (change_sizes(step, norm).clamp(min=1e-8) for step in (from_point, from_clean))
+    alpha = per_sample((one / (one + other)).clamp(max=_ALPHA_MAX), point)
     mixed = (point + _OVERSHOOT * from_point) * (1 - alpha)
     return (mixed + (clean + _OVERSHOOT * from_clean) * alpha).clamp(0, 1)
 
@@ -166,15 +168,6 @@ def step_to_plane(points: Tensor, normal: Tensor, value: Tensor, norm: Norm) -> 
         reached = (weight * torch.minimum(ahead, room)).sum(dim=1)
         moving = (rate * (ahead < room)).sum(dim=1)
     return (direction * torch.minimum(length[:, None] * speed, room)).reshape(shape)
-
-
-def _length(change: Tensor, norm: Norm) -> Tensor:
-    flat = change.flatten(1)
-    return flat.abs().amax(dim=1) if norm == "Linf" else flat.norm(dim=1)
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)
 
 
 def _channels_last(images: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from dynat_ray.attacks.fab import nearest_towards
 from dynat_ray.attacks.probes import Measured, Probe
 from dynat_ray.attacks.stages import Setting, target_count
-from dynat_ray.config import Norm
 from dynat_ray.perturb.deepfool import deepfool
+from dynat_ray.perturb.threat import change_sizes
 
 # As Deep Defense (Yan et al., NeurIPS 2018) measures rho_2.
 DEEPFOOL_STEPS = 5
@@ -47,7 +47,7 @@ class DeepFool(Probe):
         ).perturbation.detach()
         with torch.no_grad():
             predicted = model(images + change).argmax(dim=1)
-        return Measured(predicted, _lengths(change, "L2"))
+        return Measured(predicted, change_sizes(change, "L2"))
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,3 @@ class Fab(Probe):
             nearest[right[nearer]] = lengths[nearer]
             predicted[right[nearer]] = answer[nearer]
         return Measured(predicted, nearest)
-
-
-def _lengths(change: Tensor, norm: Norm) -> Tensor:
-    flat = change.flatten(1)
-    return flat.abs().amax(dim=1) if norm == "Linf" else flat.norm(dim=1)

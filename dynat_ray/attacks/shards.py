@@ -23,6 +23,7 @@ from dynat_ray.attacks.stages import Setting
 from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
 from dynat_ray.perturb.folding import folded
+from dynat_ray.perturb.threat import change_sizes
 
 # In `ShardOutcome.fooled_by`.
 STILL_RIGHT, WRONG_WHEN_CLEAN = -1, -2
@@ -216,8 +217,7 @@ def _measure(
 
 
 def _check_ball(stage: str, adversarial: Tensor, images: Tensor, at: Setting) -> None:
-    change = (adversarial - images).flatten(1)
-    sizes = change.abs().amax(dim=1) if at.norm == "Linf" else change.norm(dim=1)
+    sizes = change_sizes(adversarial - images, at.norm)
     # Comparisons with NaN are false, so that a NaN fails here too.
     inside = bool((sizes <= at.eps * (1 + 1e-4) + 1e-6).all())
     assert inside, f"{stage} left the {at.norm} ball of {at.eps}: {float(sizes.max())}"

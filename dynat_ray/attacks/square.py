@@ -14,7 +14,7 @@ import torch
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
-from dynat_ray.attacks.apgd import logits_of, own_random_state
+from dynat_ray.attacks.library import logits_of, run_library_attack
 from dynat_ray.attacks.stages import Setting
 from dynat_ray.errors import UserError
 from dynat_ray.perturb.objectives import cw_margin
@@ -54,9 +54,7 @@ class Square:
             resc_schedule=False,
             device=images.device,
         )
-        with torch.no_grad(), own_random_state(images.device):
-            found: Tensor = attack.perturb(images, labels)
-        return found
+        return run_library_attack(attack, images, labels)
 
     def note(self, classes: int) -> str:
         return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +16,9 @@ from torch import Tensor, nn
 from dynat_ray.attacks import evaluate_attacks
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.attacks.shards import plan_shards
-from dynat_ray.benchmarks.step import spread
+from dynat_ray.benchmarks.timing import cpu_threads, spread
 from dynat_ray.data import load_test_images
+from dynat_ray.errors import UserError
 from dynat_ray.models import build_model, load_model
 from dynat_ray.training.run_folder import read_run_config
 
@@ -53,19 +53,16 @@ def measure(
         with the same outcome) and the share `still_right`; and `ratios`, these and, where Ray is
         installed and has room, `two workers`: the shards per second of two by those of one.
     """
-    threads = threads or len(os.sched_getaffinity(0))
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with cpu_threads(threads) as threads:
         if run is None:
             network, pixels, labels = _random(model, width, images)
             cases = {name: _time(network, pixels, labels, eps) for name, eps in _RADII.items()}
         else:
             config = read_run_config(run)
+            if config.threat.norm != "Linf":
+                raise UserError(f"{run} was trained under {config.threat.norm}; give a run of Linf")
             pixels, labels = load_test_images(config.data.path, _TRAINED_IMAGES)
             cases = {run.name: _time(load_model(run), pixels, labels, config.threat.eps)}
-    finally:
-        torch.set_num_threads(before)
     ratios = {f"autoattack, {name}": spread([case["ratio"]]) for name, case in cases.items()}
     if find_spec("ray") and _room_for_two():
         ratios["two workers"] = spread([_two_workers(model, width) for _ in range(_ROUNDS)])

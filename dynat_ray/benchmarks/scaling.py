@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from dynat_ray.benchmarks.step import spread
+from dynat_ray.benchmarks.timing import spread
 from dynat_ray.config_files import build_config
 from dynat_ray.data import prepare_dataset
 from dynat_ray.distributed.session import cluster_total, connect

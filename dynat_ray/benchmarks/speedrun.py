@@ -37,7 +37,6 @@ def measure(
     path: Path,
     *,
     device: str = "cpu",
-    reference: bool = True,
     samples: int = 1000,
     settings: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -46,18 +45,14 @@ def measure(
     Args:
         path: Prepared data set.
         device: Where.
-        reference: Train PGD-AT too.
         samples: Class-balanced number of test images that are attacked.
         settings: On top of both configurations.
 
     Returns:
         For `speedrun` and `reference`: `seconds` of training (validation left out),
-        `seconds_per_epoch`, `peak_memory_bytes`, and accuracies in percent of the best model by
-        attack.
+        `seconds_per_epoch`, and accuracies in percent of the best model by attack.
     """
-    runs: dict[str, dict[str, Any]] = {"speedrun": {}}
-    if reference:
-        runs["reference"] = _REFERENCE
+    runs = {"speedrun": {}, "reference": _REFERENCE}
     return {name: _run(path, device, samples, own, settings or {}) for name, own in runs.items()}
 
 
@@ -91,7 +86,6 @@ def _run(
     return {
         "seconds": round(seconds, 1),
         "seconds_per_epoch": round(seconds / len(lines), 2),
-        "peak_memory_bytes": max(line["peak_memory_bytes"] for line in lines),
         "samples": len(labels),
         **{name: round(100 * float(found.correct.mean()), 2) for name, found in outcomes.items()},
     }

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 import statistics
-import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +21,7 @@ from dynat_ray.benchmarks.reference_loops import (
     robust_overfitting_step,
     torchattacks_step,
 )
+from dynat_ray.benchmarks.timing import cpu_threads, seconds_of, spread
 from dynat_ray.config import AttackConfig, ThreatConfig, TrainConfig
 from dynat_ray.data import Batch, load_split, load_test_images
 from dynat_ray.methods import MethodContext, build_method, method_settings
@@ -66,9 +66,7 @@ def measure(
         `seconds` (median of a step, by loop) and `ratios` (by loop, its time by that of ours in
         bf16: `median`, `min`, `max` over the rounds).
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-    try:
+    with cpu_threads(threads):
         images, labels = random_batch(batch_size, device)
         steps = {}
         for name in LOOPS:
@@ -79,9 +77,7 @@ def measure(
         seconds: dict[str, list[float]] = {name: [] for name in LOOPS}
         for _ in range(rounds):
             for name, step in steps.items():
-                seconds[name].append(_time(step, images, labels))
-    finally:
-        torch.set_num_threads(before)
+                seconds[name].append(seconds_of(partial(step, images, labels), device))
     return {
         "model": "preact_resnet18",
         "batch_size": batch_size,
@@ -248,26 +244,3 @@ def _robust_accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float
         with frozen(model), torch.no_grad():
             right += int((model(found.images).argmax(dim=1) == truth).sum())
     return 100 * right / len(labels)
-
-
-def _time(step: Step, images: Tensor, labels: Tensor) -> float:
-    wait(images.device)
-    began = time.perf_counter()
-    step(images, labels)
-    wait(images.device)
-    return time.perf_counter() - began
-
-
-def wait(device: torch.device) -> None:
-    """Waits until an accelerator has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def spread(ratios: list[float]) -> dict[str, float]:
-    """Returns median, smallest and largest of some ratios, rounded."""
-    return {
-        "median": round(statistics.median(ratios), 2),
-        "min": round(min(ratios), 2),
-        "max": round(max(ratios), 2),
-    }

@@ -81,6 +81,12 @@ def _length(values: Tensor) -> Tensor:
     return lengths.clamp(min=1e-12)
 
 
+def change_sizes(change: Tensor, norm: Norm) -> Tensor:
+    """Returns the size `(B,)` of changes `(B, C, H, W)` in a norm."""
+    flat = change.flatten(1)
+    return flat.abs().amax(dim=1) if norm == "Linf" else flat.norm(dim=1)
+
+
 def get_ball(norm: Norm) -> Ball:
     """Returns the ball of a norm."""
     return LinfBall() if norm == "Linf" else L2Ball()
