@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from dynat_ray.errors import Stopped, UserError, disk_error
@@ -13,6 +15,7 @@ from dynat_ray.submitted_job import explain_missing
 
 USER_MISTAKE = 2
 TOLD_TO_END = 143
+_INTERRUPTED = 130
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -23,6 +26,26 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help lists the options)")
+
+
+class _SigTerm:
+    """What this process was told."""
+
+    received = False
+
+
+def interrupt_on_sigterm() -> None:
+    """From now on SIGTERM ends a command as Ctrl-C does, with a word instead of a stack trace.
+
+    A library that listens to it itself must have been started before. Only on the main thread.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        _SigTerm.received = True
+        # Of all exceptions Ray passes on this one alone while it waits for something.
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 def run(main: Callable[[Sequence[str]], Path | str]) -> NoReturn:
@@ -45,7 +68,7 @@ def run(main: Callable[[Sequence[str]], Path | str]) -> NoReturn:
         sys.exit(TOLD_TO_END)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(TOLD_TO_END if _SigTerm.received else _INTERRUPTED)
     print(written, flush=True)
     sys.exit(0)
 

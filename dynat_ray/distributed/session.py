@@ -20,6 +20,7 @@ for _name, _value in _QUIET.items():
     os.environ.setdefault(_name, _value)
 
 import logging  # noqa: E402
+import threading  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -28,6 +29,7 @@ import ray  # noqa: E402
 from ray._private import ray_constants  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
+from dynat_ray.command_line import interrupt_on_sigterm  # noqa: E402
 from dynat_ray.errors import UserError  # noqa: E402
 
 
@@ -42,6 +44,12 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
+    _start()
+    if threading.current_thread() is threading.main_thread():
+        interrupt_on_sigterm()
+
+
+def _start() -> None:
     address = os.environ.get("RAY_ADDRESS")
     if address:
         _leave_out_chatter()

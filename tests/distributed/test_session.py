@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,3 +75,24 @@ def test_of_the_nodes_messages_only_chatter_is_left_out(
     ):
         ray._private.worker.print_to_stdstream({"lines": [line]}, ignore_prefix=False)
     assert shown == [{"lines": ["out of memory"]}]
+
+
+def test_a_command_that_is_told_to_end_says_one_word() -> None:
+    command = (
+        "import ray, time\n"
+        "from dynat_ray.command_line import run\n"
+        "from dynat_ray.distributed.session import connect\n"
+        "def main(argv):\n"
+        "    connect()\n"
+        "    print('waiting', flush=True)\n"
+        "    ray.wait([ray.remote(num_cpus=0)(time.sleep).remote(600)])\n"
+        "run(main)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGTERM)
+    _, message = process.communicate(timeout=60)
+    assert (process.returncode, message) == (143, "stopped\n")
