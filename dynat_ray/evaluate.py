@@ -23,6 +23,7 @@ from dynat_ray.attacks.identity import identify
 from dynat_ray.attacks.outcomes import FinishedShard, Outcome, collect
 from dynat_ray.attacks.probe_results import probe_lines, summarise
 from dynat_ray.attacks.progress import progress_bar
+from dynat_ray.attacks.reference_radius import MULTIPLES, in_units_of
 from dynat_ray.attacks.registry import DISTANCES, get_attacks, get_probe
 from dynat_ray.attacks.request import Request, complete
 from dynat_ray.attacks.results import (
@@ -58,7 +59,11 @@ def main(argv: Sequence[str]) -> Path | str:
 
 
 def _evaluate(options: Namespace, subject: Subject) -> Path:
+    if options.eps_ref and options.eps is None:
+        options.eps = MULTIPLES
     request = complete(subject, **{name: getattr(options, name) for name in _REQUESTED})
+    if options.eps_ref:
+        request = in_units_of(options.eps_ref, request)
     request = replace(request, out=lasting_file(request.out, given=bool(options.out)))
     others = [read_evaluation(Path(file)) for file in options.compare]
     surrogate = load_subject(options.surrogate).model if options.surrogate else None
@@ -264,6 +269,12 @@ def _parse(argv: Sequence[str]) -> Namespace:
     add("--data", metavar="DIR", help="prepared data set; default: the run's")
     add("--norm", choices=("Linf", "L2"), help="default: the run's")
     add("--eps", help="radius, such as 8/255; several, comma-separated, give a curve")
+    add(
+        "--eps-ref",
+        metavar="MODEL",
+        help="--eps are multiples (default: 0.2,0.5,1) of the radius at which FGSM leaves this "
+        "model half right: Deep Defense's Acc.@eps_ref",
+    )
     add("--attacks", help="comma-separated, such as clean,pgd-20,autoattack")
     add("--samples", type=int, help="class-balanced number of test images for every attack")
     add("--seed", type=int, help="default: the run's")

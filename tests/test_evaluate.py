@@ -112,6 +112,16 @@ def test_several_radii_give_a_falling_curve_from_clean_accuracy(run: Path, tmp_p
     assert robust[-1] < robust[0]
 
 
+def test_radii_in_units_of_the_one_that_fools_half(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "reference.json"
+    main([str(run), "--attacks", "fgsm", "--eps-ref", str(run), "--out", str(out)])
+    curve = json.loads(out.read_text())["curve"]
+    reference = curve[-1]["eps"]
+    assert [entry["eps"] / reference for entry in curve] == pytest.approx([0.2, 0.5, 1])
+    accuracies = [entry["results"]["fgsm"]["accuracy"] for entry in curve]
+    assert accuracies[0] > accuracies[1] > accuracies[2] == pytest.approx(50, abs=2)
+
+
 def test_killed_and_resumed_is_as_if_undisturbed(run: Path, tmp_path: Path) -> None:
     arguments = [str(run), "--attacks", "clean,pgd-40,apgd-t", "--batch-size", "4"]
     whole = main([*arguments, "--out", str(tmp_path / "whole.json")])
