@@ -29,7 +29,8 @@ class DeepFoolOutcome:
     Attributes:
         perturbation: `(B, C, H, W)`, overshoot included.
         logits: Logits `(B, K)` of the clean images, differentiable if asked for.
-        passes: Backward passes spent, one a class looked at, summed over the samples.
+        passes: Backward passes spent, summed over the samples: in each step one a class looked at
+            and, if differentiable, one more.
     """
 
     perturbation: Tensor
@@ -63,11 +64,12 @@ def deepfool(
     """
     start = images.detach().clone().requires_grad_(True)
     walked = torch.zeros_like(images)
+    walking = torch.arange(len(images), device=images.device)
     clean_logits = targets = towards = None
     passes = 0
     with torch.enable_grad():
         for _ in range(steps):
-            current = start + (1 + overshoot) * walked
+            current = start[walking] + (1 + overshoot) * walked[walking]
             logits = network(current)
             predicted = logits.argmax(dim=1)
             if clean_logits is None:
@@ -78,16 +80,17 @@ def deepfool(
             assert labels is not None
             assert targets is not None
             assert towards is not None
-            crossed = (predicted == labels) == towards
+            crossed = (predicted == labels[walking]) == towards[walking]
             if bool(crossed.all()):
                 break
             # Seen from where a sample is now: the class to leave.
-            sources = torch.where(towards, predicted, labels)
-            step = _step(current, logits, sources, targets, differentiable)
-            passes += len(images) * (targets.shape[1] + 1)
-            walked = walked + step * (~crossed).view(-1, 1, 1, 1)
-            if not differentiable:
-                walked = walked.detach()
+            sources = torch.where(towards[walking], predicted, labels[walking])
+            step = _step(current, logits, sources, targets[walking], differentiable)
+            passes += len(walking) * (targets.shape[1] + differentiable)
+            step = step * (~crossed).view(-1, 1, 1, 1)
+            walked = walked.index_add(0, walking, step if differentiable else step.detach())
+            # Those that have crossed cost nothing from now on.
+            walking = walking[~crossed]
     assert clean_logits is not None
     return DeepFoolOutcome((1 + overshoot) * walked, clean_logits, passes)
 
@@ -133,23 +136,26 @@ def _step(
     current: Tensor, logits: Tensor, sources: Tensor, targets: Tensor, differentiable: bool
 ) -> Tensor:
     """Returns the step `(B, C, H, W)` to the nearest linearised boundary."""
+    margins = logits.gather(1, targets) - logits.gather(1, sources[:, None])
 
-    def gradient(classes: Tensor) -> Tensor:
-        chosen = logits.gather(1, classes[:, None]).sum()
+    def gradient(margin: Tensor, create_graph: bool) -> Tensor:
         (found,) = torch.autograd.grad(
-            chosen, current, retain_graph=True, create_graph=differentiable
+            margin.sum(), current, retain_graph=True, create_graph=create_graph
         )
         return found
 
-    from_source = gradient(sources)
-    directions = torch.stack([gradient(each) - from_source for each in targets.unbind(1)], dim=1)
-    differences = logits.gather(1, targets) - logits.gather(1, sources[:, None])
+    directions = torch.stack([gradient(each, False) for each in margins.unbind(1)], dim=1)
     lengths = _length(directions + _OFFSET, 2)
-    distances = differences.abs() / lengths
-    nearest = distances.detach().argmin(dim=1)
+    nearest = (margins.detach().abs() / lengths).argmin(dim=1)
     rows = torch.arange(len(current), device=current.device)
-    factor = distances[rows, nearest] / lengths[rows, nearest]
-    return factor.view(-1, 1, 1, 1) * directions[rows, nearest]
+    # Which boundary is nearest has no derivative: a graph is built for that one alone.
+    margin = margins[rows, nearest]
+    if differentiable:
+        direction = gradient(margin, True)
+        length = _length(direction + _OFFSET, 1)
+    else:
+        direction, length = directions[rows, nearest], lengths[rows, nearest]
+    return (margin.abs() / length.square()).view(-1, 1, 1, 1) * direction
 
 
 def _length(values: Tensor, kept: int) -> Tensor:

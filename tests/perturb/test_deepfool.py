@@ -81,7 +81,8 @@ def test_few_candidates_are_the_likeliest(network: nn.Module, images: Tensor) ->
     logits = network(images)
     second = logits.topk(2, dim=1).indices[:, 1]
     assert torch.equal(network(images + found.perturbation).argmax(dim=1), second)
-    assert found.passes % (9 * 2) == 0
+    # A pass a step, as long as a sample walks.
+    assert 9 <= found.passes <= 9 * 5
 
 
 def test_the_gradient_through_the_steps_is_that_of_differences(
