@@ -20,7 +20,7 @@ from dynat_ray.config_files import (
     split_arguments,
 )
 from dynat_ray.errors import UserError, unknown_name
-from dynat_ray.methods import method_settings, standard_model_key
+from dynat_ray.methods import ablation, method_settings, standard_model_key
 
 if TYPE_CHECKING:
     from dynat_ray.distributed.comparison import ComparedRun
@@ -51,13 +51,16 @@ class Variant:
 def read_variants(text: str) -> list[Variant]:
     """Returns the methods of a list such as `trades,dynat,dynat:weights=false`, or `all`.
 
+    `dynat:ablation` stands for the method whole and without each of its parts.
+
     `standard` comes first wherever a method needs its model.
 
     Raises:
         UserError: An unknown method, or something that is no setting.
     """
     known = method_settings()
-    labels = list(known) if text == "all" else [part.strip() for part in text.split(",")]
+    written = list(known) if text == "all" else [part.strip() for part in text.split(",")]
+    labels = [label for each in written for label in _labels(each)]
     variants = []
     for label in dict.fromkeys(labels):
         name, *parts = label.split(":")
@@ -74,6 +77,17 @@ def read_variants(text: str) -> list[Variant]:
         standard = Variant(_STANDARD, {"method.name": _STANDARD})
         variants = [standard, *(each for each in variants if each.label != _STANDARD)]
     return variants
+
+
+def _labels(written: str) -> list[str]:
+    """Returns what is written, or for `NAME:ablation` the method whole and without each part."""
+    name, _, rest = written.partition(":")
+    if rest != "ablation" or name not in method_settings():
+        return [written]
+    parts = ablation(name)
+    if not parts:
+        raise UserError(f"--methods {written}: '{name}' has no parts that switch off")
+    return [name, *(f"{name}:{part}" for part in parts)]
 
 
 def main(argv: Sequence[str]) -> str:
@@ -149,7 +163,8 @@ def _parser() -> ArgumentParser:
     add(
         "--methods",
         default="all",
-        help="comma-separated, or all (default); settings of one: dynat:weights=false:beta=3",
+        help="comma-separated, or all (default); settings of one: dynat:weights=false:beta=3; "
+        "dynat:ablation: whole and without each of its parts",
     )
     add("--seeds", type=int, default=1, help="how many, counted from train.seed (default: 1)")
     add("--recipe", help=f"one of {', '.join(recipe_names())} (default: {_DEFAULT_RECIPE})")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from dynat_ray.compare import main, read_variants
+from dynat_ray.config_files import build_config
 from dynat_ray.errors import UserError
-from dynat_ray.methods import method_settings
+from dynat_ray.methods import ablation, method_settings
 
 
 def test_variants_are_methods_with_settings() -> None:
@@ -19,6 +20,16 @@ def test_variants_are_methods_with_settings() -> None:
         "method.weights": "false",
         "method.beta": "3",
     }
+
+
+@pytest.mark.parametrize("name", [n for n in method_settings() if ablation(n)])
+def test_an_ablation_is_the_method_and_each_part_without(name: str) -> None:
+    labels = [each.label for each in read_variants(f"{name}:ablation")]
+    # Deep Defense needs a standard model, whose run comes first.
+    assert labels[-len(ablation(name)) - 1 :] == [name, *(f"{name}:{p}" for p in ablation(name))]
+    for variant in read_variants(f"{name}:ablation"):
+        # Every setting exists and may have this value.
+        assert build_config([variant.settings], method_settings()).method.name in (name, "standard")
 
 
 def test_all_are_all_and_the_standard_model_comes_first() -> None:
@@ -32,6 +43,8 @@ def test_all_are_all_and_the_standard_model_comes_first() -> None:
     ("arguments", "words"),
     [
         (["--methods", "dinat"], "dynat"),
+        (["--methods", "dinat:ablation"], "dynat"),
+        (["--methods", "trades:ablation"], "no parts"),
         (["--methods", "dynat:weights"], "KEY=VALUE"),
         (["--methods", "dynat:weihgts=false"], "method.weights"),
         (["--methods", "trades", "--method.beta", "3"], "NAME:beta"),

@@ -19,12 +19,18 @@ from dynat_ray.methods import (  # noqa: F401  (they register)
     uad_at,
 )
 from dynat_ray.methods.base import Method, MethodContext, Prepared
-from dynat_ray.methods.registry import build_method, method_settings, standard_model_key
+from dynat_ray.methods.registry import (
+    ablation,
+    build_method,
+    method_settings,
+    standard_model_key,
+)
 
 __all__ = [
     "Method",
     "MethodContext",
     "Prepared",
+    "ablation",
     "build_method",
     "method_settings",
     "standard_model_key",

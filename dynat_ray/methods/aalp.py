@@ -62,6 +62,7 @@ class AALP(Method[AALPSettings]):
     """Logit pairing with guided dropout and sample weights."""
 
     settings_class = AALPSettings
+    ablation = ("guided_dropout=false", "weights=false")
 
     def attach(self, network: Classifier) -> None:
         self._axis = channel_axis(network)

@@ -90,6 +90,7 @@ class Method(ABC, Generic[SettingsT]):
             method that needs one; empty: it needs none.
         learning_rate_ratio: Its learning rate as a part of the recipe's, for fine-tuning.
         extra_learning_rate_ratio: That of `extra`, as a part of the classifier's.
+        ablation: Settings, as `key=value`, each of which switches off one part of the method.
         differentiates_twice: Its loss holds input gradients, which compiled graphs can't do.
         extra: Networks of its own, made by `attach`, that are trained along with the classifier:
             they get the optimiser's other groups, gradients are averaged over workers and their
@@ -98,6 +99,7 @@ class Method(ABC, Generic[SettingsT]):
 
     settings_class: ClassVar[type]
     standard_model_key: ClassVar[str] = ""
+    ablation: ClassVar[tuple[str, ...]] = ()
     differentiates_twice: ClassVar[bool] = False
 
     def __init__(self, settings: SettingsT, context: MethodContext) -> None:

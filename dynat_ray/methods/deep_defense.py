@@ -64,6 +64,7 @@ class DeepDefense(Method[DeepDefenseSettings]):
     """
 
     settings_class = DeepDefenseSettings
+    ablation = ("regularisation=0",)
     standard_model_key = "model.init_from"
     differentiates_twice = True
 

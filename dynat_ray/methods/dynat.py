@@ -91,6 +91,7 @@ class DynAT(Method[DynATSettings]):
     """Budgets, stops and weights decided per sample."""
 
     settings_class = DynATSettings
+    ablation = ("budgets=false", "early_stop=false", "weights=false", "misclassified=uniform")
 
     def __init__(self, settings: DynATSettings, context: MethodContext) -> None:
         super().__init__(settings, context)

@@ -104,6 +104,7 @@ class GenerativeSSL(Method[GenerativeSSLSettings]):
     """Standard training that also learns from screened adversarial images."""
 
     settings_class = GenerativeSSLSettings
+    ablation = ("screening=none", "screening=raw", "attack_images=false", "train_jointly=false")
 
     def attach(self, network: Classifier) -> None:
         if self.settings.screening != "raw":

@@ -26,6 +26,11 @@ def standard_model_key(name: str) -> str:
     return _METHODS[name].standard_model_key
 
 
+def ablation(name: str) -> tuple[str, ...]:
+    """Returns the settings, as `key=value`, each of which switches off one part of a method."""
+    return _METHODS[name].ablation
+
+
 def build_method(settings: Any, context: MethodContext) -> Method[Any]:
     """Returns the method that `settings` (`config.method`) chose."""
     return _METHODS[settings.name](settings, context)

@@ -72,6 +72,7 @@ class UADAT(Method[UADATSettings]):
     """Matches the distribution of adversarial predictions to that of clean ones."""
 
     settings_class = UADATSettings
+    ablation = ("alignment=0", "gradients=0", "refine=false")
     differentiates_twice = True
 
     def attach(self, network: Classifier) -> None:
