@@ -24,9 +24,10 @@ from dynat_ray.methods.base import Method, MethodContext, Prepared
 from dynat_ray.methods.pgd_at import adversarial_loss
 from dynat_ray.methods.records import attack_record, clean_record
 from dynat_ray.methods.registry import register
-from dynat_ray.methods.trades import trades_loss
+from dynat_ray.methods.trades import trades_terms
 from dynat_ray.perturb.budget import BudgetRule
 from dynat_ray.perturb.pgd import StopRule
+from dynat_ray.perturb.shrinking import places_to_keep
 from dynat_ray.perturb.signals import signed_gap
 from dynat_ray.weighting import fragility, mean_over_attacked, softmax_weights
 
@@ -120,7 +121,9 @@ class DynAT(Method[DynATSettings]):
         eps = self.context.threat.eps
         record |= attack_record(outcome, batch.labels, eps * ratios, clean_logits)
         record["weight"] = weights = self._weights(record, clean_logits, batch.labels, ratios)
-        return Prepared(batch, outcome.images, weights, record, outcome.passes)
+        prepared = Prepared(batch, outcome.images, weights, record, outcome.passes)
+        prepared.kept["attacked"] = ratios > 0
+        return prepared
 
     def _weights(
         self, record: dict[str, Tensor], clean_logits: Tensor, labels: Tensor, ratios: Tensor
@@ -147,9 +150,26 @@ class DynAT(Method[DynATSettings]):
         return torch.where(attacked, weights, torch.ones_like(weights))
 
     def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
-        if self.settings.objective == "trades":
-            return trades_loss(self, network, prepared, self.settings.beta)
-        return adversarial_loss(self, network, prepared)
+        if self.settings.objective == "at":
+            return adversarial_loss(self, network, prepared)
+        return self._trades_loss(network, prepared)
+
+    def _trades_loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+        """Returns `mean CE(f(x), y) + beta mean w KL(p(x) || p(x'))`.
+
+        Clean images and those that were attacked go through the network in one batch: what has no
+        attack is not computed twice, and batch normalisation sees enough images however few
+        were attacked.
+        """
+        images, adversarial = prepared.batch.images, prepared.adversarial
+        assert adversarial is not None
+        places = places_to_keep(~prepared.kept["attacked"], len(images))
+        changed = adversarial if places is None else adversarial[places]
+        logits: Tensor = network(torch.cat([images, changed])).float()
+        clean_logits, adversarial_logits = logits.split([len(images), len(changed)])
+        if places is not None:
+            adversarial_logits = clean_logits.index_copy(0, places, adversarial_logits)
+        return trades_terms(self, prepared, clean_logits, adversarial_logits, self.settings.beta)
 
     def state_dict(self) -> dict[str, Any]:
         return {"budget": self.budget.state_dict()}

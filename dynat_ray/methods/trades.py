@@ -63,6 +63,17 @@ def trades_loss(method: Method[Any], network: nn.Module, prepared: Prepared, bet
     assert prepared.adversarial is not None
     clean_logits = network(prepared.batch.images).float()
     adversarial_logits = network(prepared.adversarial).float()
+    return trades_terms(method, prepared, clean_logits, adversarial_logits, beta)
+
+
+def trades_terms(
+    method: Method[Any],
+    prepared: Prepared,
+    clean_logits: Tensor,
+    adversarial_logits: Tensor,
+    beta: float,
+) -> Tensor:
+    """Returns the loss of `trades_loss` from logits `(B, K)`, and records its terms."""
     clean = method.cross_entropies(clean_logits, prepared.batch)
     kl = kl_divergence(clean_logits.log_softmax(dim=1), adversarial_logits.log_softmax(dim=1))
     prepared.record["clean_loss"] = clean.detach()

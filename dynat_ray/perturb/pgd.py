@@ -15,13 +15,13 @@ from dynat_ray import keyed_random
 from dynat_ray.perturb.folding import folded
 from dynat_ray.perturb.frozen import BatchNormMode, frozen
 from dynat_ray.perturb.objectives import Objective, ObjectiveName, get_objective
+from dynat_ray.perturb.shrinking import places_to_keep
 from dynat_ray.perturb.signals import adversarial_gap
 from dynat_ray.perturb.threat import Ball, RandomStart, per_sample, starting_point
 
-# On an accelerator the number of running samples is read this often (each reading waits for the
-# device) and the batch shrinks in this many sizes (each is a shape that kernels are chosen for).
+# On an accelerator the number of running samples is read this often: each reading waits for the
+# device.
 _STEPS_BETWEEN_READINGS = 2
-_BATCH_SIZES = 8
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ def _ascend(
         survived.index_add_(0, samples.rows, (correct & ~done).long())
         if stop is None or not (on_host or (step + 1) % _STEPS_BETWEEN_READINGS == 0):
             continue
-        kept = _places_to_keep(done, 1 if on_host else max(1, len(start) // _BATCH_SIZES))
+        kept = places_to_keep(done, len(start))
         if kept is not None:
             adversarial = adversarial.index_copy(0, samples.rows, current)
             samples, current = samples.select(kept), current[kept]
@@ -220,19 +220,6 @@ def _input_gradient(
         total = loss(logits, samples.labels, samples.clean_log_probs).sum()
     (gradient,) = torch.autograd.grad(total, current)
     return gradient, logits.detach()
-
-
-def _places_to_keep(done: Tensor, granularity: int) -> Tensor | None:
-    """Returns the running samples' places, filled up to a multiple of `granularity`.
-
-    None while the batch would not shrink. Reads one number from the device.
-    """
-    running = int((~done).sum())
-    size = -(-running // granularity) * granularity
-    if size >= len(done):
-        return None
-    # Stable, so that samples keep their order and results don't depend on the granularity.
-    return torch.argsort(done.to(torch.uint8), stable=True)[:size]
 
 
 def _as_tensor(value: float | Tensor, images: Tensor) -> Tensor:

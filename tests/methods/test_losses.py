@@ -13,7 +13,7 @@ from torch import nn
 from dynat_ray.config import AttackConfig, ThreatConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import MethodContext, build_method, method_settings
-from tests.methods.cases import loss_of, make, tiny_classifier
+from tests.methods.cases import KEYS, loss_of, make, tiny_classifier
 
 
 def test_standard(network: nn.Module, batch: Batch) -> None:
@@ -58,10 +58,13 @@ def test_dynat_with_everything_off_is_trades_or_pgd_at(network: nn.Module, batch
         "weights": False,
         "misclassified": "uniform",
     }
+    # In training mode DynAT's clean and attacked images share the statistics that normalise them.
+    network.eval()
     for objective, plain in (("trades", make("trades", beta=5.0)), ("at", make("pgd_at"))):
-        # Each with running statistics of its own: a loss in training mode moves them.
-        ours, _ = loss_of(make("dynat", objective=objective, **off), deepcopy(network), batch)
-        theirs, _ = loss_of(plain, deepcopy(network), batch)
+        ours, theirs = (
+            method.loss(network, method.prepare(network, batch, KEYS))
+            for method in (make("dynat", objective=objective, **off), plain)
+        )
         torch.testing.assert_close(ours, theirs)
 
 
@@ -94,7 +97,7 @@ def test_dynat_against_a_loop_over_the_samples(network: nn.Module, batch: Batch)
     change = (prepared.adversarial - batch.images).flatten(1).abs().amax(dim=1)
     assert bool((change <= torch.tensor(eps) + 1e-6).all())
     with torch.no_grad():
-        clean, attacked = network(batch.images), network(prepared.adversarial)
+        clean, attacked = network(torch.cat([batch.images, prepared.adversarial])).chunk(2)
     p, q = clean.log_softmax(dim=1), attacked.log_softmax(dim=1)
     total = sum(
         float(F.cross_entropy(clean[n : n + 1], batch.labels[n : n + 1]))
@@ -124,6 +127,28 @@ def test_dynat_can_leave_misclassified_samples_clean(network: nn.Module, batch: 
     _, prepared = loss_of(make("dynat", objective="at"), network, batch)
     assert prepared.weights[wrong].tolist() == [1] * int(wrong.sum())
     assert float(prepared.weights[~wrong].mean()) == pytest.approx(1)
+
+
+def test_dynat_computes_what_is_not_attacked_once(network: nn.Module, batch: Batch) -> None:
+    """The loss is that of a batch of clean images and attacked ones alone."""
+    method = make("dynat", misclassified="clean", beta=3.0)
+    seen: list[int] = []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    prepared = method.prepare(network, batch, KEYS)
+    network.train()
+    seen.clear()
+    loss = method.loss(network, prepared)
+    attacked = prepared.record["predicted"] == batch.labels
+    assert seen == [12 + int(attacked.sum())]
+    logits = network(torch.cat([batch.images, prepared.adversarial[attacked]]))
+    clean, changed = logits[:12], logits[12:]
+    kl = F.kl_div(changed.log_softmax(dim=1), clean[attacked].softmax(dim=1), reduction="none").sum(
+        dim=1
+    )
+    expected = (
+        F.cross_entropy(clean, batch.labels) + 3 * (prepared.weights[attacked] * kl).sum() / 12
+    )
+    torch.testing.assert_close(loss, expected)
 
 
 def test_soft_labels_reach_the_loss(network: nn.Module, batch: Batch) -> None:
