@@ -108,7 +108,8 @@ def _stopping(options: Any) -> dict[str, Any]:
     found = stopping.measure(options.run, rounds=options.rounds, device=options.device)
     print(
         f"attack of DynAT: {100 * found['passes_saved']:.0f} % of the passes saved, "
-        f"{100 * found['time_saved']:.0f} % of the time"
+        f"{100 * found['time_saved']:.0f} % of the time; a whole step by one of PGD-AT: "
+        f"{found['ratios']['dynat_step_by_pgd_at']['median']:.2f}"
     )
     return found
 

@@ -1,19 +1,23 @@
-"""What DynAT spares by wrong samples that are left alone and by early stops: passes and time."""
+"""What DynAT spares by wrong samples that are left alone and by early stops, and what its step
+costs beside one of PGD-AT."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dynat_ray.benchmarks.timing import cpu_threads, seconds_of
+from dynat_ray.benchmarks.timing import cpu_threads, seconds_of, spread
 from dynat_ray.data import Batch, load_split
 from dynat_ray.methods import MethodContext, build_method, method_settings
 from dynat_ray.models import load_model
 from dynat_ray.training.run_folder import read_run_config
+from dynat_ray.training.step import Stepper, wrap
 
 _BATCHES = 4
 
@@ -33,7 +37,8 @@ def measure(
 
     Returns:
         `passes_saved` and `time_saved` (shares of the full attack, the clean forward pass
-        included in the time), and `paid`, the second by the first.
+        included in the time), `paid`, the second by the first, and among `ratios` the time of
+        DynAT's whole training step by that of PGD-AT's on the same weights and batches.
     """
     config = read_run_config(run)
     settings = config.method if config.method.name == "dynat" else method_settings()["dynat"]()
@@ -69,6 +74,24 @@ def measure(
             seconds = seconds_of(every_batch, device)
         return passes, seconds
 
+    def training(chosen: Any) -> Callable[[], None]:
+        core = deepcopy(network)
+        # The weights stay those of the run.
+        optimizer = torch.optim.SGD(core.parameters(), lr=0.0)
+        stepper = Stepper(
+            wrap(core, config.train),
+            build_method(chosen, context),
+            optimizer,
+            config.train,
+            torch.device(device),
+        )
+
+        def every_batch() -> None:
+            for number, batch in enumerate(batches):
+                stepper.step(batch, 0, number, len(batch.labels))
+
+        return every_batch
+
     with cpu_threads(threads):
         attack(settings)
         times = []
@@ -76,10 +99,14 @@ def measure(
             passes, seconds = attack(settings)
             all_passes, all_seconds = attack(everything)
             times.append(1 - seconds / all_seconds)
+        dynat, pgd_at = training(settings), training(method_settings()["pgd_at"]())
+        dynat()
+        steps = [seconds_of(dynat, device) / seconds_of(pgd_at, device) for _ in range(rounds)]
     passes_saved, time_saved = 1 - passes / all_passes, statistics.median(times)
     return {
         "run": run.name,
         "passes_saved": round(passes_saved, 3),
         "time_saved": round(time_saved, 3),
         "paid": round(time_saved / passes_saved, 2) if passes_saved > 0 else None,
+        "ratios": {"dynat_step_by_pgd_at": spread(steps)},
     }

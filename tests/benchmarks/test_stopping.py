@@ -24,6 +24,7 @@ def test_saved_passes_are_those_of_wrong_and_stopped_samples(
     train(small_config, LocalSession(run, torch.device("cpu")))
     found = stopping.measure(run, rounds=1, threads=1)
     assert 0 < found["passes_saved"] < 1
+    assert found["ratios"]["dynat_step_by_pgd_at"]["median"] > 0
     assert found["paid"] == pytest.approx(found["time_saved"] / found["passes_saved"], abs=0.02)
     everything = dataclasses.replace(small_config.method, early_stop=False, misclassified="uniform")
     (run / "config.yaml").unlink()
