@@ -127,7 +127,10 @@ def _run_all(
 
     while waiting or running:
         ready = [r for r in waiting if not r.after or (r.after, r.seed) in ended]
-        for each in ready[: slots - len(running)]:
+        for each in ready:
+            # Runs that have ended take no slot.
+            if len(running) == slots:
+                break
             waiting.remove(each)
             place = run_folder(folder, each.label, each.seed)
             if (each.after, each.seed) in failed:
