@@ -46,5 +46,5 @@ def test_a_model_without_gradients_has_none() -> None:
             return super().forward(images.detach().round() + 0 * images)
 
     images, labels = _images([0.2, 0.2])
-    with pytest.raises(UserError, match="more than half right even at eps 1"):
+    with pytest.raises(UserError, match="more than half of the images right at eps 1"):
         reference_radius(Rounded(), images, labels, norm="Linf")
