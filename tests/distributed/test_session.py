@@ -84,8 +84,9 @@ def test_a_command_that_is_told_to_end_says_one_word() -> None:
         "from dynat_ray.distributed.session import connect\n"
         "def main(argv):\n"
         "    connect()\n"
+        "    answer = ray.remote(num_cpus=0)(lambda: time.sleep(600)).remote()\n"
         "    print('waiting', flush=True)\n"
-        "    ray.wait([ray.remote(num_cpus=0)(time.sleep).remote(600)])\n"
+        "    ray.wait([answer])\n"
         "run(main)\n"
     )
     process = subprocess.Popen(
