@@ -89,7 +89,7 @@ def deepfool(
             passes += len(walking) * (targets.shape[1] + differentiable)
             step = step * (~crossed).view(-1, 1, 1, 1)
             walked = walked.index_add(0, walking, step if differentiable else step.detach())
-            # Those that have crossed cost nothing from now on.
+            # Those that have crossed cost nothing from the next step on.
             walking = walking[~crossed]
     assert clean_logits is not None
     return DeepFoolOutcome((1 + overshoot) * walked, clean_logits, passes)
