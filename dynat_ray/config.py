@@ -120,6 +120,8 @@ class AttackConfig:
             grow in a straight line, and what is left of `steps` makes each step longer, at most
             eps. 0: `steps` from the beginning.
         growth: Part of the run, in (0, 1], after which all `steps` are made.
+        carry_epochs: Start where the attack on the same image ended in the epoch before, and anew
+            after so many epochs, so that fewer `steps` do (ATTA: 10). 0: always anew.
         random_start: `uniform` in the ball, `gaussian` (0.001 times normal noise), `none`, or
             `auto`: what the method's paper does (TRADES: gaussian; PGD: uniform). `true` and
             `false` stand for `auto` and `none`.
@@ -131,6 +133,7 @@ class AttackConfig:
     step_size: float = 0.0
     first_steps: int = 0
     growth: float = 0.5
+    carry_epochs: int = 0
     random_start: Literal["auto", "uniform", "gaussian", "none"] | bool = "auto"
     batch_norm: Literal["eval", "train"] = "eval"
 
@@ -145,6 +148,7 @@ class AttackConfig:
             f"from 0 to attack.steps, which is {self.steps}",
         )
         require(0 < self.growth <= 1, "attack.growth", self.growth, "in (0, 1]")
+        require(self.carry_epochs >= 0, "attack.carry_epochs", self.carry_epochs, "0 or more")
         if isinstance(self.random_start, bool):
             self.random_start = "auto" if self.random_start else "none"
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample, one_hot, pad
+from torch.nn.functional import grid_sample, one_hot
 
+from dynat_ray.data.placing import Placement
 from dynat_ray.data.randaugment import RandAugment
 from dynat_ray.data.resized_crop import RATIO, SCALE
 from dynat_ray.errors import UserError, unknown_name
@@ -25,12 +26,15 @@ class Batch:
         labels: int64 `(B,)`.
         indices: int64 `(B,)`, see `RawBatch`.
         targets: float32 `(B, K)` soft labels if images were mixed, else None.
+        carried: What the attack had changed in the epoch before, float32 `(B, C, H, W)`, all 0 for
+            a sample that it had not changed; None: nothing is carried along.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     targets: Tensor | None = None
+    carried: Tensor | None = None
 
 
 class Augmentation:
@@ -50,6 +54,9 @@ class Augmentation:
             Taylor, 2017).
         `cutmix[-ALPHA]`: a box from another image of the batch, area from Beta(ALPHA, ALPHA)
             (default 1), labels mixed by area (Yun et al., ICCV 2019).
+
+    Attributes:
+        unplaced: A change that `placement` does not tell of, by name; empty where there is none.
     """
 
     def __init__(self, names: list[str], seed: int, *, decoder_crops: bool = False) -> None:
@@ -65,6 +72,7 @@ class Augmentation:
         """
         self._seed = seed
         self._values = _parse(names)
+        self.unplaced = next((name for name in self._values if name not in _PLACED), "")
         if decoder_crops:
             self._values.pop("resized-crop", None)
         self._randaugment = (
@@ -73,11 +81,6 @@ class Augmentation:
         self._mix_table = (
             _beta_quantiles(self._values["cutmix"]) if "cutmix" in self._values else None
         )
-
-    @property
-    def resizes(self) -> bool:
-        """Whether random resized crops are wanted of the loader or made here."""
-        return "resized-crop" in self._values
 
     def __call__(
         self, images: Tensor, labels: Tensor, indices: Tensor, epoch: int, num_classes: int
@@ -98,7 +101,7 @@ class Augmentation:
         last = images.is_contiguous(memory_format=torch.channels_last)
         pixels = images.permute(0, 2, 3, 1).contiguous()
         if "crop" in self._values or "flip" in self._values:
-            pixels = self._shift(pixels, keys)
+            pixels = self.placement(indices, epoch).apply(pixels)
         result = pixels.to(torch.float32).div_(255).permute(0, 3, 1, 2)
         result = result if last else result.contiguous()
         if "resized-crop" in self._values:
@@ -110,23 +113,10 @@ class Augmentation:
             return Batch(result, labels, indices, targets)
         return Batch(result, labels, indices)
 
-    def _shift(self, pixels: Tensor, keys: Tensor) -> Tensor:
-        """Shifts and mirrors uint8 `(B, H, W, C)`."""
-        batch, height, width, channels = pixels.shape
-        choices = uniform(keys, 3, stream=1)
-        if reach := int(self._values.get("crop", 0)):
-            padded = pad(pixels, (0, 0, reach, reach, reach, reach))
-            top, left = (choices[:, :2] * (2 * reach + 1)).to(torch.int64).unbind(1)
-            # All horizontal shifts as overlapping views, so that a row is copied in one piece.
-            rows = padded.view(batch, height + 2 * reach, (width + 2 * reach) * channels)
-            windows = rows.unfold(2, width * channels, channels)
-            samples = torch.arange(batch, device=keys.device)[:, None]
-            lines = top[:, None] + torch.arange(height, device=keys.device)
-            pixels = windows[samples, lines, left[:, None]].view(batch, height, width, channels)
-        if "flip" in self._values:
-            mirror = (choices[:, 2] < 0.5)[:, None, None, None]
-            pixels = torch.where(mirror, pixels.flip(2), pixels)
-        return pixels
+    def placement(self, indices: Tensor, epoch: int) -> Placement:
+        """Returns where `crop` and `flip` put the images `indices` `(B,)` in an epoch."""
+        keys = combine(self._seed, epoch, indices)
+        return Placement.draw(keys, int(self._values.get("crop", 0)), flip="flip" in self._values)
 
 
 def _boxes(images: Tensor, keys: Tensor, side: int) -> Tensor:
@@ -212,6 +202,8 @@ _DEFAULTS = {
     "resized-crop": 0.0,
     "randaugment": 9.0,
 }
+# They move an image as a whole, or leave it where it is.
+_PLACED = ("crop", "flip", "cutout")
 _ALLOWED: dict[str, tuple[str, Callable[[float], bool]]] = {
     "crop": ("a whole number of pixels from 1 to 64", lambda v: 1 <= v <= 64 and v == int(v)),
     "cutout": ("a whole number of pixels, at least 1", lambda v: v >= 1 and v == int(v)),

@@ -243,6 +243,7 @@ class Method(ABC, Generic[SettingsT]):
             clean_logits=clean_logits,
             keys=keys,
             step_noise=step_noise,
+            carried=batch.carried,
         )
 
     def cross_entropies(self, logits: Tensor, batch: Batch) -> Tensor:

@@ -78,6 +78,7 @@ def pgd(
     clean_logits: Tensor | None = None,
     keys: Tensor | None = None,
     step_noise: float = 0.0,
+    carried: Tensor | None = None,
 ) -> AttackOutcome:
     """Attacks every sample within its own budget (Madry et al. 2018).
 
@@ -99,6 +100,8 @@ def pgd(
         clean_logits: Logits `(B, K)` of the clean images, for `kl`.
         keys: One key `(B,)` per sample for its noise; None draws new ones.
         step_noise: Standard deviation of normal noise added at every step.
+        carried: Changes `(B, C, H, W)` to begin with instead of a random start; see
+            `starting_point`.
 
     Returns:
         The adversarial images, detached, and what they cost.
@@ -122,7 +125,7 @@ def pgd(
     )
     with frozen(model, batch_norm):
         network = folded(model, images) if batch_norm == "eval" else model
-        start = starting_point(ball, images, batch.eps, random_start, keys)
+        start = starting_point(ball, images, batch.eps, random_start, keys, carried)
         return _ascend(network, start, batch, ball, steps, loss, stop, clean_logits, step_noise)
 
 

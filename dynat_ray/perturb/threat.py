@@ -93,7 +93,12 @@ def get_ball(norm: Norm) -> Ball:
 
 
 def starting_point(
-    ball: Ball, images: Tensor, eps: Tensor, kind: RandomStart, keys: Tensor
+    ball: Ball,
+    images: Tensor,
+    eps: Tensor,
+    kind: RandomStart,
+    keys: Tensor,
+    carried: Tensor | None = None,
 ) -> Tensor:
     """Returns where an attack begins, inside the ball.
 
@@ -103,11 +108,19 @@ def starting_point(
         eps: Budgets `(B,)`; a sample whose budget is 0 stays as it is.
         kind: `uniform` in the ball, `gaussian` (0.001 normals) or `none`.
         keys: One key `(B,)` for each sample's noise (`dynat_ray.keyed_random`).
+        carried: Changes `(B, C, H, W)` to begin with; a sample whose change is 0 begins as `kind`
+            says.
     """
     if kind == "none":
-        return images.clone()
-    if kind == "uniform":
-        noise = ball.uniform_noise(images, eps, keys)
+        start = images.clone()
+    elif kind == "uniform":
+        start = ball.project(images + ball.uniform_noise(images, eps, keys), images, eps)
     else:
         noise = GAUSSIAN_START * keyed_random.normal(keys, *images.shape[1:])
-    return ball.project(images + noise, images, eps)
+        start = ball.project(images + noise, images, eps)
+    if carried is None:
+        return start
+    known = carried.flatten(1).any(dim=1)
+    return torch.where(
+        per_sample(known, images), ball.project(images + carried, images, eps), start
+    )

@@ -13,7 +13,6 @@ import torch
 from dynat_ray.collectives import max_over_workers
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
-from dynat_ray.methods import Method
 from dynat_ray.training.agreement import FiniteLossWatch, on_all_workers
 from dynat_ray.training.checkpoint import (
     CheckpointClock,
@@ -59,7 +58,7 @@ def train(config: RunConfig, session: Session) -> None:
         materials.method.extra,
         materials.method.extra_learning_rate_ratio,
     )
-    progress = _resume(session, networks, optimizer, materials.method)
+    progress = _resume(session, networks, optimizer, materials)
     stepper = Stepper(networks, materials.method, optimizer, config.train, session.device)
     try:
         while progress.epoch < config.train.epochs:
@@ -76,7 +75,7 @@ def _resume(
     session: Session,
     networks: Networks,
     optimizer: torch.optim.Optimizer,
-    method: Method[Any],
+    materials: Materials,
 ) -> Progress:
     """Goes on from the newest checkpoint that is intact on all workers."""
     for folder in session.checkpoints():
@@ -84,7 +83,9 @@ def _resume(
         intact = torch.tensor(float(state is None), device=session.device)
         if max_over_workers(intact).item() == 0:
             assert state is not None
-            return restore_state(state, networks, optimizer, method, session.rank)
+            return restore_state(
+                state, networks, optimizer, materials.method, materials.carried, session.rank
+            )
         if session.rank == 0:
             session.note(f"checkpoint {folder.name} is damaged; the one before it is used")
     return Progress()
@@ -103,11 +104,16 @@ def _train_epoch(
     watch = FiniteLossWatch()
     clock = CheckpointClock(config.train.checkpoint_minutes, session.device)
     materials.method.start_epoch(epoch)
+    carried = materials.carried
+    if carried is not None:
+        carried.start_epoch(epoch)
     began = time.monotonic()
     for number, raw in enumerate(loader.iterate(epoch, progress.step), start=progress.step):
         batch = materials.augmentation(
             raw.images, raw.labels, raw.indices, epoch, materials.info.num_classes
         )
+        if carried is not None:
+            batch = carried.add_to(batch)
         done = epoch + number / loader.steps
         rate = learning_rate(config.optim, done, config.train.epochs)
         rate *= materials.method.learning_rate_ratio
@@ -115,6 +121,8 @@ def _train_epoch(
         outcome = stepper.step(batch, epoch, progress.global_step, loader.global_sizes[number])
         progress.global_step += 1
         progress.step = number + 1
+        if carried is not None:
+            carried.keep(outcome.prepared)
         log.add(outcome)
         watch.see(outcome.loss, epoch)
         # The end of an epoch has a checkpoint of its own.
@@ -125,7 +133,7 @@ def _train_epoch(
             progress.elapsed += seconds
             progress.record = log.gather(seconds)
             log = SampleLog(progress.record)
-            _report(session, stepper, progress, {}, keep=True)
+            _report(session, materials, stepper, progress, {}, keep=True)
             session.saved()
             if notice == Notice.STOP:
                 raise StopRequested
@@ -168,6 +176,7 @@ def _end_epoch(
     on_all_workers(lambda: _write_epoch(session, materials, line, record))
     _report(
         session,
+        materials,
         stepper,
         progress,
         line,
@@ -176,13 +185,21 @@ def _end_epoch(
 
 
 def _report(
-    session: Session, stepper: Stepper, progress: Progress, line: dict[str, Any], *, keep: bool
+    session: Session,
+    materials: Materials,
+    stepper: Stepper,
+    progress: Progress,
+    line: dict[str, Any],
+    *,
+    keep: bool,
 ) -> None:
     """Reports to the session, with a checkpoint if it is to `keep` one."""
     if not keep:
         session.report(line, checkpoint_name(progress.epoch, progress.step), None)
         return
-    state = collect_state(progress, stepper.networks, stepper.optimizer, stepper.method)
+    state = collect_state(
+        progress, stepper.networks, stepper.optimizer, materials.method, materials.carried
+    )
     with tempfile.TemporaryDirectory(dir=session.scratch_folder) as scratch:
         folder = Path(scratch)
 

@@ -26,6 +26,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.methods import Method, MethodContext, build_method
 from dynat_ray.models import Classifier, build_model
 from dynat_ray.training.activation_checkpointing import checkpoint_activations
+from dynat_ray.training.carrying import CarriedPerturbations, check_carrying
 from dynat_ray.training.optimisation import build_optimizer
 from dynat_ray.training.session import Session
 from dynat_ray.training.telemetry import RunWriter
@@ -42,6 +43,7 @@ class Materials:
     model: Classifier
     method: Method[Any]
     writer: RunWriter
+    carried: CarriedPerturbations | None
 
     def close(self) -> None:
         """Stops the loaders and closes the event file."""
@@ -93,7 +95,14 @@ def build_materials(config: RunConfig, session: Session) -> Materials:
     model = model.to(device=session.device, memory_format=memory_format)  # type: ignore[call-overload]
     augmentation, method = _build_parts(config, info, model, decoder_crops=train_loader.crops)
     writer = RunWriter(session.run_folder, info.counts["train"])
-    return Materials(info, train_loader, validation_loader, augmentation, model, method, writer)
+    carried = (
+        CarriedPerturbations(config, info, augmentation, session.device)
+        if config.attack.carry_epochs
+        else None
+    )
+    return Materials(
+        info, train_loader, validation_loader, augmentation, model, method, writer, carried
+    )
 
 
 def split_training(
@@ -172,6 +181,8 @@ def _build_parts(
         starts_trained=config.model.pretrained or bool(config.model.init_from),
     )
     augmentation = Augmentation(config.data.augment, config.train.seed, decoder_crops=decoder_crops)
+    if config.attack.carry_epochs:
+        check_carrying(config, info, augmentation)
     method = build_method(config.method, context)
     # Its own networks start alike on all workers, too.
     with torch.random.fork_rng():

@@ -12,6 +12,7 @@ from torch import Tensor
 from dynat_ray.collectives import world_size
 from dynat_ray.errors import UserError
 from dynat_ray.methods import Method
+from dynat_ray.training.carrying import CarriedPerturbations
 from dynat_ray.training.step import Networks
 from dynat_ray.training.telemetry import EpochRecord
 
@@ -57,8 +58,9 @@ def collect_state(
     networks: Networks,
     optimizer: torch.optim.Optimizer,
     method: Method[Any],
+    carried: CarriedPerturbations | None,
 ) -> dict[str, Any]:
-    """Returns the state of the run. Every worker must call it: random states are gathered."""
+    """Returns the state of the run. Every worker must call it: some of it is gathered."""
     average = networks.average
     return {
         "epoch": progress.epoch,
@@ -74,6 +76,7 @@ def collect_state(
         "optimizer": optimizer.state_dict(),
         "method": method.state_dict(),
         "extra": method.extra.state_dict(),
+        "carried": None if carried is None else carried.state_dict(),
         "random": _gather_random_states(),
     }
 
@@ -83,6 +86,7 @@ def restore_state(
     networks: Networks,
     optimizer: torch.optim.Optimizer,
     method: Method[Any],
+    carried: CarriedPerturbations | None,
     rank: int,
 ) -> Progress:
     """Puts a state back in place and returns where the run is.
@@ -98,6 +102,8 @@ def restore_state(
         optimizer.load_state_dict(state["optimizer"])
         method.load_state_dict(state["method"])
         method.extra.load_state_dict(state["extra"])
+        if carried is not None and state["carried"] is not None:
+            carried.load_state_dict(state["carried"])
     except (RuntimeError, ValueError, KeyError) as error:
         raise UserError(
             "the checkpoint does not fit the settings (model, optimiser, method or weight average "

@@ -200,4 +200,5 @@ def _micro_batches(batch: Batch, largest: int, global_size: int) -> Iterator[Bat
             labels=batch.labels[places],
             indices=batch.indices[places],
             targets=None if batch.targets is None else batch.targets[places],
+            carried=None if batch.carried is None else batch.carried[places],
         )

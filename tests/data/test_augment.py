@@ -62,6 +62,27 @@ def test_flip_mirrors_half_of_the_images() -> None:
     assert 150 < int(mirrored.sum()) < 250
 
 
+@pytest.mark.parametrize("names", [["crop-2", "flip"], ["crop-3"], ["flip"], []])
+def test_a_placement_can_be_undone(names: list[str]) -> None:
+    """Only what a crop has cut off can't come back: it is as it was before."""
+    augmentation = Augmentation(names, seed=1)
+    pixels = images().permute(0, 2, 3, 1)
+    placed = augmentation(images(), LABELS, INDICES, 5, 4).images
+    placed = (placed * 255).round().byte().permute(0, 2, 3, 1)
+    placement = augmentation.placement(INDICES, 5)
+    assert torch.equal(placement.apply(pixels), placed)
+    before = torch.zeros_like(pixels)
+    found = placement.undo(placed, before)
+    cut_off = found == 0
+    assert torch.equal(found[~cut_off], pixels[~cut_off])
+    kept = (~cut_off).float().mean()
+    # A mean shift of n (n + 1) / (2 n + 1) pixels in rows of 8 and 6.
+    reach = max([int(name[5:]) for name in names if name.startswith("crop")], default=0)
+    shift = reach * (reach + 1) / (2 * reach + 1)
+    assert float(kept) == pytest.approx((1 - shift / 8) * (1 - shift / 6), abs=0.03)
+    assert torch.equal(placement.undo(placed, before + 7)[cut_off], (before + 7)[cut_off])
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_cutout_blackens_one_square(channels: int) -> None:
     found = augment(["cutout-4"], images((12, 12), channels)).images

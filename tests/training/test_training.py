@@ -68,8 +68,15 @@ def test_a_run_leaves_what_it_should(small_config: RunConfig, tmp_path: Path) ->
         },
         {"method__name": "iaat", "method__warmup": 0.0},
         {"method__name": "generative_ssl", "method__pretraining": 0.0, "train__awp_gamma": 0.01},
+        {"attack__carry_epochs": 3, "data__augment": ["crop-1", "flip"]},
     ],
-    ids=["plain", "ema-awp-adamw", "remembered-budgets", "networks-of-its-own"],
+    ids=[
+        "plain",
+        "ema-awp-adamw",
+        "remembered-budgets",
+        "networks-of-its-own",
+        "carried-perturbations",
+    ],
 )
 def test_two_and_two_epochs_equal_four(
     small_config: RunConfig, tmp_path: Path, settings: dict[str, Any]
@@ -110,6 +117,7 @@ def test_a_run_stopped_inside_an_epoch_goes_on_exactly(
 ) -> None:
     monkeypatch.setattr(checkpoint, "_STEPS_BETWEEN_LOOKS", 2)
     settings = {"train.batch_size": 24, "train.checkpoint_minutes": 1e-9, "train.ema_decay": 0.9}
+    settings |= {"attack.carry_epochs": 2}
     config = override(small_config, settings, method_settings())
     whole = run(config, tmp_path / "whole")
     with pytest.raises(_Stopped):

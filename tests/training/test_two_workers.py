@@ -37,6 +37,7 @@ METHODS = {
     "dynat": {},
     "dynat at": {"method.objective": "at"},
     "trades": {"method.name": "trades"},
+    "carried": {"method.name": "pgd_at", "attack.carry_epochs": 2, "data.augment": ["crop-1"]},
     "pgd_at": {"method.name": "pgd_at"},
     "standard": {"method.name": "standard"},
     "mart": {"method.name": "mart"},

@@ -1,0 +1,131 @@
+"""Attacks that go on where they ended an epoch ago."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dynat_ray.config import RunConfig
+from dynat_ray.config_files import override
+from dynat_ray.data import Augmentation, Batch, load_info
+from dynat_ray.errors import UserError
+from dynat_ray.methods import Prepared, method_settings
+from dynat_ray.training.carrying import CarriedPerturbations
+from dynat_ray.training.loop import train
+from dynat_ray.training.materials import check_run
+from dynat_ray.training.session import LocalSession
+from dynat_ray.training.telemetry import read_metrics
+
+EPS = 0.1
+CPU = torch.device("cpu")
+INDICES = torch.tensor([3, 0, 41])
+
+
+def carried(config: RunConfig, names: list[str], epochs: int = 2) -> CarriedPerturbations:
+    settings = {"attack.carry_epochs": epochs, "data.augment": names, "threat.eps": EPS}
+    config = override(config, settings, method_settings())
+    info = load_info(config.data.path)
+    return CarriedPerturbations(config, info, Augmentation(names, config.train.seed), CPU)
+
+
+def keep(memory: CarriedPerturbations, change: torch.Tensor, indices: torch.Tensor) -> None:
+    images = torch.full_like(change, 0.5)
+    batch = Batch(images, torch.zeros_like(indices), indices)
+    memory.keep([Prepared(batch, images + change)])
+
+
+def read(memory: CarriedPerturbations, indices: torch.Tensor) -> torch.Tensor:
+    batch = Batch(torch.zeros(len(indices), 1, 8, 8), torch.zeros_like(indices), indices)
+    found = memory.add_to(batch).carried
+    assert found is not None
+    return found
+
+
+def test_a_change_comes_back_in_the_next_epoch_and_not_after_the_last(
+    small_config: RunConfig,
+) -> None:
+    memory = carried(small_config, [])
+    memory.start_epoch(0)
+    assert not read(memory, INDICES).any()
+    change = (torch.rand(3, 1, 8, 8) * 2 - 1) * EPS
+    keep(memory, change, INDICES)
+    memory.start_epoch(1)
+    # Kept in 63 steps of eps.
+    torch.testing.assert_close(read(memory, INDICES), change, atol=EPS / 127 * 1.01, rtol=0)
+    assert not read(memory, torch.tensor([1, 2])).any()
+    memory.start_epoch(2)
+    assert not read(memory, INDICES).any()
+
+
+def test_a_change_follows_the_image(small_config: RunConfig) -> None:
+    """A pixel of the image that is changed is the same pixel an epoch later, wherever it lies."""
+    names = ["crop-2", "flip"]
+    memory = carried(small_config, names)
+    indices = torch.arange(100)
+    augmentation = Augmentation(names, small_config.train.seed)
+    pixels = torch.randint(1, 256, (100, 1, 8, 8), dtype=torch.uint8)
+    places = []
+    for epoch in (0, 1):
+        memory.start_epoch(epoch)
+        images = augmentation(pixels, torch.zeros_like(indices), indices, epoch, 10).images
+        # Every pixel that is bright is made darker, so that the change tells which ones are.
+        places.append(images > 0.5)
+        if epoch == 0:
+            keep(memory, -EPS * places[0].float(), indices)
+    found = read(memory, indices) < 0
+    assert not (found & ~places[1]).any()
+    assert 0.5 < float(found.sum() / places[1].sum()) < 1
+
+
+def test_extra_images_are_not_remembered(small_config: RunConfig) -> None:
+    memory = carried(small_config, [])
+    samples = load_info(small_config.data.path).counts["train"]
+    indices = torch.tensor([2, samples, samples + 5])
+    memory.start_epoch(0)
+    keep(memory, torch.full((3, 1, 8, 8), EPS), indices)
+    memory.start_epoch(1)
+    assert read(memory, indices).flatten(1).any(dim=1).tolist() == [True, False, False]
+    assert not read(memory, torch.tensor([0])).any()
+
+
+def test_one_step_carried_along_finds_more_than_one_step(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    """Attacks of an eighth of eps reach much further when they add up over the epochs."""
+    settings = {
+        "attack.steps": 1,
+        "attack.step_size": small_config.threat.eps / 8,
+        "attack.random_start": "none",
+        "method.name": "pgd_at",
+        "train.epochs": 6,
+        "optim.lr": 0.02,
+    }
+    accuracy = {}
+    for epochs in (0, 10):
+        config = override(
+            small_config, settings | {"attack.carry_epochs": epochs}, method_settings()
+        )
+        train(config, LocalSession(tmp_path / str(epochs), CPU))
+        lines = read_metrics(tmp_path / str(epochs) / "metrics.jsonl")
+        accuracy[epochs] = [line["train_robust_accuracy"] for line in lines]
+    assert accuracy[0][0] == accuracy[10][0]
+    assert accuracy[10][-1] < accuracy[0][-1] - 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"data.augment": ["flip", "cutmix"]}, "not 'cutmix'"),
+        ({"data.augment": ["resized-crop"]}, "not 'resized-crop'"),
+        ({"data.balance": True}, "data.balance"),
+    ],
+)
+def test_what_can_not_be_followed_is_said_before_training(
+    small_config: RunConfig, settings: dict[str, Any], words: str
+) -> None:
+    config = override(small_config, settings | {"attack.carry_epochs": 5}, method_settings())
+    with pytest.raises(UserError, match=words):
+        check_run(config, load_info(config.data.path))
