@@ -45,6 +45,9 @@ class DataConfig:
         extra_path: Prepared folder of extra (generated) training images; empty: none.
         extra_fraction: Part of every batch, in [0, 1), that comes from `extra_path`.
         image_size: Side in pixels that large images are brought to; 0: as stored.
+        first_image_size: Side in pixels that training begins with; images grow to their own size,
+            in four steps. 0: their own from the beginning.
+        size_growth: Part of the run, in (0, 1], after which they have it.
         loader_threads: CPU threads that decode, per worker.
     """
 
@@ -58,6 +61,8 @@ class DataConfig:
     extra_path: str = ""
     extra_fraction: float = 0.0
     image_size: int = 0
+    first_image_size: int = 0
+    size_growth: float = 0.5
     loader_threads: int = 1
 
     def __post_init__(self) -> None:
@@ -69,6 +74,13 @@ class DataConfig:
             0 <= self.extra_fraction < 1, "data.extra_fraction", self.extra_fraction, "in [0, 1)"
         )
         require(self.image_size >= 0, "data.image_size", self.image_size, "0 or a side in pixels")
+        require(
+            self.first_image_size >= 0,
+            "data.first_image_size",
+            self.first_image_size,
+            "0 or a side in pixels",
+        )
+        require(0 < self.size_growth <= 1, "data.size_growth", self.size_growth, "in (0, 1]")
         require(self.loader_threads >= 1, "data.loader_threads", self.loader_threads, "at least 1")
         if self.extra_fraction > 0 and not self.extra_path:
             raise UserError("data.extra_fraction is set, but data.extra_path names no folder")

@@ -45,7 +45,7 @@ class DeepDefenseSettings:
     wrong_rate: float = 5.0
     steps: int = 5
     candidates: int = 10
-    lr_ratio: float = 0.1
+    lr_ratio: float = 0.05
 
     def __post_init__(self) -> None:
         require(self.regularisation >= 0, "method.regularisation", self.regularisation, "0 or more")

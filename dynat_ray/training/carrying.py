@@ -119,6 +119,11 @@ def check_carrying(config: RunConfig, info: DatasetInfo, augmentation: Augmentat
             f"{setting} can follow the augmentations crop, flip and cutout, not "
             f"'{augmentation.unplaced}' of data.augment; set it to 0, or leave that out"
         )
+    if config.data.first_image_size:
+        raise UserError(
+            f"{setting} needs images whose size does not change; set data.first_image_size or "
+            f"{setting} to 0"
+        )
     if config.data.balance:
         raise UserError(
             f"{setting} needs images that come once in an epoch; data.balance draws some of them "

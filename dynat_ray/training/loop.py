@@ -25,6 +25,7 @@ from dynat_ray.training.models import save_models
 from dynat_ray.training.notice import Notice, StopRequested
 from dynat_ray.training.optimisation import build_optimizer, learning_rate, set_learning_rate
 from dynat_ray.training.pace import find_slow_worker
+from dynat_ray.training.resolution import shrunk
 from dynat_ray.training.session import Session
 from dynat_ray.training.state import (
     BestModel,
@@ -115,6 +116,7 @@ def _train_epoch(
         if carried is not None:
             batch = carried.add_to(batch)
         done = epoch + number / loader.steps
+        batch = shrunk(batch, config.data, done / config.train.epochs)
         rate = learning_rate(config.optim, done, config.train.epochs)
         rate *= materials.method.learning_rate_ratio
         set_learning_rate(stepper.optimizer, rate)

@@ -28,6 +28,7 @@ from dynat_ray.models import Classifier, build_model
 from dynat_ray.training.activation_checkpointing import checkpoint_activations
 from dynat_ray.training.carrying import CarriedPerturbations, check_carrying
 from dynat_ray.training.optimisation import build_optimizer
+from dynat_ray.training.resolution import check_first_size
 from dynat_ray.training.session import Session
 from dynat_ray.training.telemetry import RunWriter
 
@@ -133,7 +134,11 @@ def check_run(config: RunConfig, info: DatasetInfo) -> str:
     """
     load_labels(config.data.path, "train")
     model = _build_model(config, info)
-    _, method = _build_parts(config, info, model, decoder_crops=False)
+    augmentation, method = _build_parts(config, info, model, decoder_crops=False)
+    if config.data.first_image_size:
+        check_first_size(config.data, model)
+    if config.attack.carry_epochs:
+        check_carrying(config, info, augmentation)
     build_optimizer(
         model,
         config.optim,
@@ -181,8 +186,6 @@ def _build_parts(
         starts_trained=config.model.pretrained or bool(config.model.init_from),
     )
     augmentation = Augmentation(config.data.augment, config.train.seed, decoder_crops=decoder_crops)
-    if config.attack.carry_epochs:
-        check_carrying(config, info, augmentation)
     method = build_method(config.method, context)
     # Its own networks start alike on all workers, too.
     with torch.random.fork_rng():
