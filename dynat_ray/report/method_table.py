@@ -9,14 +9,12 @@ import os
 import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from dynat_ray.errors import UserError
-from dynat_ray.report.drawing import CLEAN, NEUTRAL, ROBUST, draw
+from dynat_ray.report.method_figure import clean_against_robust
+from dynat_ray.report.method_rows import Row, Spread
 from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Run, read_run
 from dynat_ray.report.tables import MODELS, attack_names
@@ -26,45 +24,6 @@ from dynat_ray.training.header import run_facts
 def run_folder(folder: Path, label: str, seed: int) -> Path:
     """Returns the folder of one run of a comparison; `label` is the method, maybe with settings."""
     return folder / "runs" / f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', label)}-seed{seed}"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A value over the seeds.
-
-    Attributes:
-        mean: Of the seeds.
-        deviation: Standard deviation of the sample; None for a single seed.
-    """
-
-    mean: float
-    deviation: float | None
-
-    def text(self, digits: int = 1) -> str:
-        """Returns such as `49.3 ± 0.4`."""
-        words = f"{self.mean:.{digits}f}"
-        return words if self.deviation is None else f"{words} ± {self.deviation:.{digits}f}"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A method's best or last models.
-
-    Attributes:
-        label: The method.
-        model: `best` or `last`.
-        seeds: How many runs have ended.
-        accuracies: In percent, by attack.
-        seconds: Of an epoch's training.
-        passes: Forward-backward passes of the training attack, a sample and epoch.
-    """
-
-    label: str
-    model: str
-    seeds: int
-    accuracies: dict[str, Spread]
-    seconds: Spread
-    passes: Spread
 
 
 def write_comparison(folder: Path, labels: Sequence[str]) -> str:
@@ -85,7 +44,7 @@ def write_comparison(folder: Path, labels: Sequence[str]) -> str:
     attacks = list(dict.fromkeys(name for row in rows for name in row.accuracies))
     markdown = _markdown(rows, attacks)
     robust = attacks[-1] if attacks else ""
-    figure = _figure(rows, robust) if rows and robust != "clean" else None
+    figure = clean_against_robust(rows, robust) if rows and robust != "clean" else None
     any_run = next((found[0] for found in runs.values() if found), None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,44 +144,6 @@ def _csv(rows: Sequence[Row], attacks: Sequence[str]) -> str:
             cells.append("" if deviation is None else f"{deviation:.3f}")
         writer.writerow([row.label, row.model, row.seeds, *cells])
     return file.getvalue()
-
-
-def _figure(rows: Sequence[Row], robust: str) -> str:
-    """Returns clean accuracy against that under the last attack, with error bars."""
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        for model, color, filled in (("best", CLEAN, True), ("last", ROBUST, False)):
-            chosen = [row for row in rows if row.model == model and robust in row.accuracies]
-            for number, row in enumerate(chosen):
-                x, y = row.accuracies["clean"], row.accuracies[robust]
-                axes.errorbar(
-                    x.mean,
-                    y.mean,
-                    xerr=x.deviation,
-                    yerr=y.deviation,
-                    fmt="o",
-                    color=color,
-                    markerfacecolor=color if filled else "white",
-                    capsize=2,
-                    elinewidth=1,
-                    label="" if number else f"{model} model",
-                )
-                if filled:
-                    axes.annotate(
-                        row.label,
-                        (x.mean, y.mean),
-                        xytext=(6, 5),
-                        textcoords="offset points",
-                        fontsize=8.5,
-                        color=NEUTRAL,
-                    )
-        axes.set_xlabel("clean accuracy, %")
-        axes.set_ylabel(f"accuracy under {robust}, %")
-        axes.margins(0.12)
-        figure.legend(loc="outside lower left", ncols=2)
-
-    return draw(8, 5, paint)
 
 
 def _facts(run: Run | None) -> dict[str, str]:
