@@ -14,6 +14,8 @@ _QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 _QUIET_PROCESSES = 8
+_STARTS = 3
+_TIMED_OUT = "timed out during startup"
 # Said of every small machine on which several runs start side by side.
 _CHATTER = "maximum expected startup concurrency"
 for _name, _value in _QUIET.items():
@@ -40,7 +42,7 @@ def connect() -> None:
     kept from the terminal.
 
     Raises:
-        UserError: `RAY_ADDRESS` names a cluster that does not answer.
+        UserError: `RAY_ADDRESS` names a cluster that does not answer, or none starts here.
     """
     if ray.is_initialized():
         return
@@ -69,10 +71,19 @@ def _start() -> None:
     # Ray listens on all interfaces even for one machine, unless it thinks that it has no others.
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ.setdefault(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0")
-    ray.init(
-        address="local",
-        log_to_driver=False,
-        logging_level=logging.ERROR,
+    for _ in range(_STARTS):
+        try:
+            ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as error:
+            # Ray raises a plain one when its processes take more than half a minute to answer.
+            if _TIMED_OUT not in str(error):
+                raise
+            ray.shutdown()
+    raise UserError(
+        f"Ray did not start on this machine in {_STARTS} attempts of half a minute: other work "
+        "takes all of its cores; end some of it, or start a cluster (ray start --head) and set "
+        "RAY_ADDRESS"
     )
 
 

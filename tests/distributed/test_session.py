@@ -97,3 +97,27 @@ def test_a_command_that_is_told_to_end_says_one_word() -> None:
     process.send_signal(signal.SIGTERM)
     _, message = process.communicate(timeout=60)
     assert (process.returncode, message) == (143, "stopped\n")
+
+
+@pytest.mark.parametrize("failures", [1, 9])
+def test_a_start_that_takes_too_long_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """On a machine that has no core to spare Ray gives up after half a minute."""
+    attempts = []
+
+    def start(**_: object) -> None:
+        attempts.append(1)
+        if len(attempts) <= failures:
+            raise Exception("The current node timed out during startup. This could ...")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    if failures == 1:
+        connect()
+        assert len(attempts) == 2
+    else:
+        with pytest.raises(UserError, match="other work takes all of its cores"):
+            connect()
+        assert len(attempts) == 3
