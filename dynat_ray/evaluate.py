@@ -7,7 +7,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +159,7 @@ def evaluate(
             "data": str(request.data),
             **settings,
             "eps": request.eps[0] if len(request.eps) == 1 else list(request.eps),
+            "eps_ref": asdict(request.eps_ref) if request.eps_ref else None,
             "classes": samples.classes,
             "class_names": samples.data.classes,
             "checks": [check.entry() for check in checks],

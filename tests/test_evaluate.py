@@ -115,8 +115,10 @@ def test_several_radii_give_a_falling_curve_from_clean_accuracy(run: Path, tmp_p
 def test_radii_in_units_of_the_one_that_fools_half(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "reference.json"
     main([str(run), "--attacks", "fgsm", "--eps-ref", str(run), "--out", str(out)])
-    curve = json.loads(out.read_text())["curve"]
-    reference = curve[-1]["eps"]
+    content = json.loads(out.read_text())
+    curve, reference = content["curve"], content["eps_ref"]["eps"]
+    assert content["eps_ref"]["model"] == str(run)
+    assert "eps_ref" in out.with_suffix(".html").read_text()
     assert [entry["eps"] / reference for entry in curve] == pytest.approx([0.2, 0.5, 1])
     accuracies = [entry["results"]["fgsm"]["accuracy"] for entry in curve]
     assert accuracies[0] > accuracies[1] > accuracies[2] == pytest.approx(50, abs=2)

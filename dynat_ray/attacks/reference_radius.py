@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from dynat_ray.attacks.evaluate import evaluate_attacks
-from dynat_ray.attacks.request import Request
+from dynat_ray.attacks.request import Reference, Request
 from dynat_ray.attacks.samples import load_samples
 from dynat_ray.attacks.subject import load_subject
 from dynat_ray.config import Norm
@@ -38,7 +38,8 @@ def in_units_of(reference: str, request: Request) -> Request:
         batch_size=request.batch_size,
     )
     print(f"eps_ref {radius:.4g}: FGSM leaves half of the images right for {subject.name}")
-    return replace(request, eps=tuple(radius * multiple for multiple in request.eps))
+    eps = tuple(radius * multiple for multiple in request.eps)
+    return replace(request, eps=eps, eps_ref=Reference(subject.name, radius))
 
 
 def reference_radius(

@@ -15,6 +15,19 @@ from dynat_ray.errors import UserError
 DEFAULT_NAME = "evaluation.json"
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What `eps_ref` is.
+
+    Attributes:
+        model: The model that FGSM leaves half right.
+        eps: At this radius.
+    """
+
+    model: str
+    eps: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """A complete evaluation.
@@ -31,6 +44,7 @@ class Request:
         out: JSON file to write.
         distances: What measures how far the nearest adversarial images are; none: nothing does.
         corruptions: Common corruptions by name, such as `fog-3`.
+        eps_ref: What `eps` are multiples of; None: of nothing.
     """
 
     data: Path
@@ -44,6 +58,7 @@ class Request:
     out: Path
     distances: tuple[str, ...] = ()
     corruptions: tuple[str, ...] = ()
+    eps_ref: Reference | None = None
 
 
 def complete(

@@ -116,10 +116,13 @@ def _facts(content: dict[str, Any]) -> dict[str, str]:
     samples = f"{content['samples']:,}"
     if content["costly_samples"] < content["samples"]:
         samples += f"; AutoAttack and its longer parts: {content['costly_samples']:,}"
+    reference = content.get("eps_ref")
+    radius = {"eps_ref": f"{reference['eps']:.4g}, of {reference['model']}"} if reference else {}
     return {
         "data": content["data"],
         "test images": samples,
         "attacks": ", ".join(content["attacks"]),
+        **radius,
         "seed": str(content["seed"]),
         "took": f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min",
         "model checksum": content["checksums"]["model"][:16],
