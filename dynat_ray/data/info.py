@@ -70,6 +70,14 @@ class DatasetInfo:
         """Number of classes."""
         return len(self.classes)
 
+    def size_at(self, image_size: int) -> tuple[int, int] | None:
+        """Returns height and width under `data.image_size`, None if images have several sizes.
+
+        Args:
+            image_size: Side in pixels that they are brought to; 0: as stored.
+        """
+        return (image_size, image_size) if image_size else self.size
+
     def save(self, folder: Path) -> None:
         """Writes `dataset.json` into `folder`."""
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)

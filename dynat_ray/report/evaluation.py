@@ -116,7 +116,7 @@ def _facts(content: dict[str, Any]) -> dict[str, str]:
     samples = f"{content['samples']:,}"
     if content["costly_samples"] < content["samples"]:
         samples += f"; AutoAttack and its longer parts: {content['costly_samples']:,}"
-    reference = content.get("eps_ref")
+    reference = content["eps_ref"]
     radius = {"eps_ref": f"{reference['eps']:.4g}, of {reference['model']}"} if reference else {}
     return {
         "data": content["data"],

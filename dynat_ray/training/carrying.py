@@ -129,7 +129,7 @@ def check_carrying(config: RunConfig, info: DatasetInfo, augmentation: Augmentat
             f"{setting} needs images that come once in an epoch; data.balance draws some of them "
             "again: set one of the two to 0 or false"
         )
-    if not config.data.image_size and info.size is None:
+    if info.size_at(config.data.image_size) is None:
         raise UserError(f"{setting} needs images of one size; set data.image_size")
     size = math.prod(_shape(config, info))
     if size > _LARGEST_MEMORY:
@@ -141,7 +141,6 @@ def check_carrying(config: RunConfig, info: DatasetInfo, augmentation: Augmentat
 
 def _shape(config: RunConfig, info: DatasetInfo) -> tuple[int, int, int, int]:
     """Returns `(N, H, W, C)`: images are moved about with their channels last."""
-    side = config.data.image_size
-    size = (side, side) if side else info.size
+    size = info.size_at(config.data.image_size)
     assert size is not None
     return info.counts["train"], *size, info.channels

@@ -154,7 +154,6 @@ def check_run(config: RunConfig, info: DatasetInfo) -> str:
 
 
 def _build_model(config: RunConfig, info: DatasetInfo) -> Classifier:
-    side = config.data.image_size
     # The same first weights on all workers, whatever their other random numbers are.
     with torch.random.fork_rng():
         torch.manual_seed(config.train.seed)
@@ -162,7 +161,7 @@ def _build_model(config: RunConfig, info: DatasetInfo) -> Classifier:
             config.model.name,
             num_classes=info.num_classes,
             channels=info.channels,
-            size=(side, side) if side else info.size,
+            size=info.size_at(config.data.image_size),
             mean=info.mean,
             # A channel that never changes has no spread to divide by.
             std=[max(deviation, 1 / 255) for deviation in info.std],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from dynat_ray.config_files import override
 from dynat_ray.data import Augmentation, Batch, load_info
 from dynat_ray.errors import UserError
 from dynat_ray.methods import Prepared, method_settings
-from dynat_ray.training.carrying import CarriedPerturbations
+from dynat_ray.training.carrying import CarriedPerturbations, check_carrying
 from dynat_ray.training.loop import train
 from dynat_ray.training.materials import check_run
 from dynat_ray.training.session import LocalSession
@@ -129,3 +130,18 @@ def test_what_can_not_be_followed_is_said_before_training(
     config = override(small_config, settings | {"attack.carry_epochs": 5}, method_settings())
     with pytest.raises(UserError, match=words):
         check_run(config, load_info(config.data.path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"size": None}, "set data.image_size"),
+        ({"size": (224, 224), "counts": {"train": 1_281_167}}, "would keep 60 GiB"),
+    ],
+)
+def test_sets_that_can_not_be_kept(
+    small_config: RunConfig, changes: dict[str, Any], words: str
+) -> None:
+    info = replace(load_info(small_config.data.path), **changes)
+    with pytest.raises(UserError, match=words):
+        check_carrying(small_config, info, Augmentation([], seed=0))
