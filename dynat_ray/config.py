@@ -220,7 +220,8 @@ class TrainConfig:
         micro_batch_size: Most samples a worker puts through the model at once; a larger share of
             the global batch is accumulated. 0: no bound.
         seed: Seed of everything random.
-        precision: `float32`, or `bf16` autocast (evaluation is float32 always).
+        precision: `float32`, or `bf16` autocast, which falls back to float32 on a device that has
+            no instructions for it (evaluation is float32 always).
         channels_last: Memory format of images and weights.
         compile: `torch.compile` for the attack and the training graph.
         activation_checkpointing: Compute activations again on the way back instead of keeping them:

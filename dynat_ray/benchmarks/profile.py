@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.utils.flop_counter import flop_registry
 
 from dynat_ray.benchmarks.step import our_step, random_batch
 from dynat_ray.benchmarks.timing import cpu_threads, seconds_of
+from dynat_ray.training.precision import Precision, usable_precision
 
 # The first word of these that an operation's name contains says what it belongs to.
 _KINDS = {
@@ -43,7 +44,7 @@ def measure(
     model: str = "preact_resnet18",
     batch_size: int = 64,
     device: str = "cpu",
-    precision: Literal["float32", "bf16"] = "bf16",
+    precision: Precision = "bf16",
     compiled: bool = False,
     threads: int = 0,
 ) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def measure(
         model: Architecture.
         batch_size: Images of a step.
         device: Where.
-        precision: Of training.
+        precision: Of training; float32 on a device without bf16.
         compiled: `torch.compile` it.
         threads: CPU threads; 0: all cores.
 
@@ -63,6 +64,7 @@ def measure(
         matrix products), `bandwidth` (bytes/s), `floor_seconds` (products at the matrix rate) and
         `floor_share` (that by `seconds`).
     """
+    precision = usable_precision(precision, torch.device(device))
     with cpu_threads(threads):
         images, labels = random_batch(batch_size, device)
         step = our_step(model, precision, device=device, compiled=compiled)

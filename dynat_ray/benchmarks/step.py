@@ -8,7 +8,7 @@ import statistics
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +29,7 @@ from dynat_ray.models import Classifier, build_model
 from dynat_ray.perturb.frozen import frozen
 from dynat_ray.perturb.pgd import pgd
 from dynat_ray.perturb.threat import get_ball
+from dynat_ray.training.precision import Precision, usable_precision
 from dynat_ray.training.step import Stepper, wrap
 
 _REFERENCES = {
@@ -63,8 +64,9 @@ def measure(
         compiled: `torch.compile` ours.
 
     Returns:
-        `seconds` (median of a step, by loop) and `ratios` (by loop, its time by that of ours in
-        bf16: `median`, `min`, `max` over the rounds).
+        `precision` of ours (bf16, or float32 on a device without it), `seconds` (median of a step,
+        by loop) and `ratios` (by loop, its time by that of ours: `median`, `min`, `max` over the
+        rounds).
     """
     with cpu_threads(threads):
         images, labels = random_batch(batch_size, device)
@@ -81,6 +83,7 @@ def measure(
     return {
         "model": "preact_resnet18",
         "batch_size": batch_size,
+        "precision": usable_precision("bf16", torch.device(device)),
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
         "seconds": {name: round(statistics.median(each), 4) for name, each in seconds.items()},
         "ratios": {
@@ -145,9 +148,7 @@ def random_batch(batch_size: int, device: str) -> tuple[Tensor, Tensor]:
     return images, torch.randint(CLASSES, (batch_size,), device=device)
 
 
-def our_step(
-    model: str, precision: Literal["float32", "bf16"], *, device: str, compiled: bool = False
-) -> Step:
+def our_step(model: str, precision: Precision, *, device: str, compiled: bool = False) -> Step:
     """Returns our PGD-AT step on a new network for images like those of `random_batch`."""
     network = _classifier(model, seed=0, shape=(3, 32, 32)).to(device)
     return _our_step(network, _sgd(network), AttackSettings(), precision, compiled=compiled)
@@ -173,7 +174,7 @@ def _make_step(
     compiled: bool,
 ) -> Step:
     if name.startswith("ours"):
-        precision: Literal["bf16", "float32"] = "bf16" if name == "ours" else "float32"
+        precision: Precision = "bf16" if name == "ours" else "float32"
         return _our_step(model, optimizer, attack, precision, compiled=compiled)
     return _REFERENCES[name](model, optimizer, attack)
 
@@ -182,7 +183,7 @@ def _our_step(
     model: Classifier,
     optimizer: torch.optim.Optimizer,
     attack: AttackSettings,
-    precision: Literal["float32", "bf16"],
+    precision: Precision,
     *,
     compiled: bool,
 ) -> Step:

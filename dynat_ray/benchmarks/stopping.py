@@ -16,6 +16,7 @@ from dynat_ray.benchmarks.timing import cpu_threads, seconds_of, spread
 from dynat_ray.data import Batch, load_split
 from dynat_ray.methods import MethodContext, build_method, method_settings
 from dynat_ray.models import load_model
+from dynat_ray.training.precision import autocast
 from dynat_ray.training.run_folder import read_run_config
 from dynat_ray.training.step import Stepper, wrap
 
@@ -70,7 +71,7 @@ def measure(
             for batch in batches:
                 passes += method.prepare(network, batch, batch.indices).passes
 
-        with torch.autocast(device, torch.bfloat16, enabled=config.train.precision == "bf16"):
+        with autocast(config.train.precision, torch.device(device)):
             seconds = seconds_of(every_batch, device)
         return passes, seconds
 

@@ -25,6 +25,7 @@ from dynat_ray.training.models import save_models
 from dynat_ray.training.notice import Notice, StopRequested
 from dynat_ray.training.optimisation import build_optimizer, learning_rate, set_learning_rate
 from dynat_ray.training.pace import find_slow_worker
+from dynat_ray.training.precision import usable_precision
 from dynat_ray.training.resolution import shrunk
 from dynat_ray.training.session import Session
 from dynat_ray.training.state import (
@@ -61,6 +62,11 @@ def train(config: RunConfig, session: Session) -> None:
     )
     progress = _resume(session, networks, optimizer, materials)
     stepper = Stepper(networks, materials.method, optimizer, config.train, session.device)
+    precision = usable_precision(config.train.precision, session.device)
+    if precision != config.train.precision and session.rank == 0:
+        session.note(
+            f"this processor has no instructions for {config.train.precision}; {precision} is used"
+        )
     try:
         while progress.epoch < config.train.epochs:
             record = _train_epoch(config, session, materials, stepper, progress)

@@ -20,6 +20,7 @@ from dynat_ray.data import Batch
 from dynat_ray.methods import Method, Prepared
 from dynat_ray.own_time import own_time
 from dynat_ray.training.activation_checkpointing import unchanged_statistics
+from dynat_ray.training.precision import autocast
 from dynat_ray.training.weight_perturbation import perturbed_weights
 
 
@@ -114,7 +115,7 @@ class Stepper:
         prepared: list[Prepared] = []
         for part in _micro_batches(batch, config.micro_batch_size, global_size):
             keys = keyed_random.combine(config.seed, epoch, part.indices)
-            with self._autocast():
+            with autocast(config.precision, self.device):
                 prepared.append(self.method.prepare(networks.attacked, part, keys))
         networks.outer.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -130,7 +131,7 @@ class Stepper:
                 last = number == len(prepared)
                 synchronised = last or not isinstance(networks.outer, DistributedDataParallel)
                 with nullcontext() if synchronised else networks.outer.no_sync():  # type: ignore[operator]
-                    with self._autocast():
+                    with autocast(config.precision, self.device):
                         loss = self.method.loss(networks.outer, part) * len(part.batch.labels)
                     with self._statistics_as_they_are():
                         (loss * scale).backward()
@@ -152,11 +153,6 @@ class Stepper:
         if networks.average is not None:
             networks.average.update(networks.core, step=global_step)
         return StepOutcome(torch.stack(losses).sum() / len(batch.labels), prepared)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
-        )
 
     def _statistics_as_they_are(self) -> AbstractContextManager[None]:
         checkpointing = self.config.activation_checkpointing
