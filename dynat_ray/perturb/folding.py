@@ -3,7 +3,8 @@
 An attack runs the same weights forwards and backwards many times and needs gradients of images
 only. So what follows from the weights alone is computed once: batch normalisation in eval mode
 becomes part of the convolution before it, or else a pass whose backward is one product; under
-autocast, weights are cast once and not at every pass.
+autocast, weights are cast once and not at every pass; where Winograd's algorithm pays, kernels are
+transformed once.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynat_ray.perturb.foldable import find_foldable
+from dynat_ray.perturb.winograd import WinogradConvolution
 
 # Exact types: a subclass may do something else with its weights.
 _WEIGHTED = (nn.Conv2d, nn.Linear)
@@ -69,14 +71,19 @@ class _Twin:
         network = copy.deepcopy(model, {id(tensor): tensor for tensor in self._shared})
         originals, modules = dict(model.named_modules()), dict(network.named_modules())
         folding = {convolution: norm for norm, convolution in after.items() if convolution}
+        replaced: dict[str, nn.Module] = {}
         for name, module in originals.items():
             if name and type(module) in _WEIGHTED:
+                twin = modules[name]
+                if WinogradConvolution.can_take(module) and not compiled:
+                    twin = replaced[name] = WinogradConvolution(twin)
                 norm = originals[folding[name]] if name in folding else None
-                self._weights.append(_Weights(module, modules[name], norm))
+                self._weights.append(_Weights(module, twin, norm))
         for name, convolution in after.items():
-            parent, _, attribute = name.rpartition(".")
             norm = originals[name]
-            own = _activation(norm) if convolution else _Normalised(norm)
+            replaced[name] = _activation(norm) if convolution else _Normalised(norm)
+        for name, own in replaced.items():
+            parent, _, attribute = name.rpartition(".")
             setattr(modules[parent], attribute, own)
         if after or self._weights:
             self._network = torch.compile(network, dynamic=False) if compiled else network  # type: ignore[assignment]
@@ -116,6 +123,8 @@ class _Weights:
         for name, value in (("weight", weight), ("bias", bias)):
             if value is not None:
                 self._take(name, value, dtype)
+        if isinstance(self._twin, WinogradConvolution):
+            self._twin.refresh()
 
     def _take(self, name: str, value: Tensor, dtype: torch.dtype | None) -> None:
         parameters, now = self._twin._parameters, getattr(self._twin, name)
