@@ -69,6 +69,8 @@ def describe_epoch(line: dict[str, Any], config: RunConfig) -> str:
         value = line[f"train_{key}"] if value is None else value
         if value is not None:
             parts.append(f"{name} {kind}{value:.1f} %")
+    if line["attacked_share"] is not None and line["attacked_share"] < 100:
+        parts.append(f"attacked {line['attacked_share']:.0f} %")
     if line["mean_eps"] is not None:
         parts.append(f"eps {describe_eps(line['mean_eps'], config.threat.norm)}")
         parts.append(f"steps {line['mean_attack_steps']:.1f}")

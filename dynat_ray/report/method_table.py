@@ -150,7 +150,7 @@ def _facts(run: Run | None) -> dict[str, str]:
     if run is None:
         return {}
     facts = run_facts(run.config, run.info, run.environment)
-    return {name: words for name, words in facts.items() if name != "method"}
+    return {name: words for name, words in facts.items() if name not in ("method", "seed")}
 
 
 def _write(file: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from dynat_ray.data import DatasetInfo
 def describe_run(
     config: RunConfig, info: DatasetInfo, folder: Path | str, facts: dict[str, Any]
 ) -> str:
-    """Returns the header: data, model, method, threat, workers, loader, precision, folder.
+    """Returns the header: data, model, method, threat, precision, seed, workers, loader, folder.
 
     Args:
         config: The run.
@@ -51,7 +51,8 @@ def run_facts(
         "threat": f"{threat.norm}, eps {describe_eps(threat.eps, threat.norm)}; "
         f"training attack: {_steps(attack)} steps",
         "training": f"{config.train.epochs} epochs, batch {config.train.batch_size}, "
-        f"{config.train.precision}, seed {config.train.seed}",
+        f"{config.train.precision}",
+        "seed": str(config.train.seed),
         "workers": workers,
     }
 

@@ -148,6 +148,21 @@ class EpochRecord:
         """Returns a column's mean, None if the method has no such column."""
         return float(self.columns[name].mean()) if name in self.columns else None
 
+    def attacked_mean(self, name: str) -> float | None:
+        """Returns a column's mean over the samples that have a budget, None without any."""
+        attacked = self._attacked()
+        if name not in self.columns or attacked is None or not attacked.any():
+            return None
+        return float(self.columns[name][attacked].mean())
+
+    def attacked_share(self) -> float | None:
+        """Returns the share of samples that have a budget, in percent."""
+        attacked = self._attacked()
+        return None if attacked is None else 100 * float(attacked.mean())
+
+    def _attacked(self) -> np.ndarray | None:
+        return self.columns["eps"] > 0 if "eps" in self.columns else None
+
     def clean_accuracy(self) -> float | None:
         """Returns the share of correct clean predictions, in percent."""
         if "predicted" not in self.columns:

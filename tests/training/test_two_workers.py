@@ -50,7 +50,8 @@ METHODS = {
     "aalp": {"method.name": "aalp", "method.pairing": 0.1},
     "iaat": {"method.name": "iaat", "method.warmup": 0.0},
     "uad_at": {"method.name": "uad_at", "train.epochs": 1},
-    "deep_defense": {"method.name": "deep_defense", "optim.lr": 0.01},
+    # At ten times this rate the loss rises, and a rounding may decide which boundary is nearest.
+    "deep_defense": {"method.name": "deep_defense", "optim.lr": 0.001},
     "generative_ssl": {"method.name": "generative_ssl", "method.pretraining": 0.5},
 }
 # By the setting that takes it.
