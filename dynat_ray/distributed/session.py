@@ -73,6 +73,7 @@ def _start() -> None:
     os.environ.setdefault(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0")
     for _ in range(_STARTS):
         try:
+            # With its dashboard, though nobody looks at it: the State API is a part of that.
             ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
             return
         except Exception as error:
