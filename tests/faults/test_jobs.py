@@ -23,7 +23,7 @@ pytestmark = pytest.mark.faults
 SMALL = "--eval.attacks clean,pgd-5 --eval.samples 50"
 TRAIN = f"train --train.epochs 3 --train.checkpoint_minutes 0.02 {SMALL} --resume --name"
 WHOLE = "whole"
-HEADER = ("data", "model", "method", "threat", "training", "workers", "folder")
+HEADER = ("data", "model", "method", "threat", "training", "seed", "workers", "folder")
 TABLE = ("test images", " ", "best", "last")
 
 
