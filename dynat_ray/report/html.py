@@ -16,7 +16,7 @@ from dynat_ray.report.fragile import FOLDER, find_fragile
 from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Columns, Run, read_run
 from dynat_ray.report.tables import MODELS, attack_names, interval_text
-from dynat_ray.training.header import describe_eps, run_facts
+from dynat_ray.training.header import describe_eps
 
 # Points by which PGD may lie above AutoAttack before the page says so loudly: PGD-AT and TRADES
 # show 3 to 5 on CIFAR-10, published models that mask gradients 10 to 40.
@@ -44,7 +44,7 @@ def _content(run: Run) -> dict[str, Any]:
     gaps = confidence_gaps(samples)
     return {
         "name": run.folder.resolve().name,
-        "facts": run_facts(run.config, run.info, run.environment),
+        "facts": run.facts(),
         "started": run.environment.get("started", "")[:16].replace("T", " "),
         "epochs_done": len(run.metrics),
         "epochs": run.config.train.epochs,

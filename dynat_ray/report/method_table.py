@@ -18,7 +18,6 @@ from dynat_ray.report.method_rows import Row, Spread
 from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Run, read_run
 from dynat_ray.report.tables import MODELS, attack_names
-from dynat_ray.training.header import run_facts
 
 
 def run_folder(folder: Path, label: str, seed: int) -> Path:
@@ -149,8 +148,7 @@ def _csv(rows: Sequence[Row], attacks: Sequence[str]) -> str:
 def _facts(run: Run | None) -> dict[str, str]:
     if run is None:
         return {}
-    facts = run_facts(run.config, run.info, run.environment)
-    return {name: words for name, words in facts.items() if name not in ("method", "seed")}
+    return {name: words for name, words in run.facts().items() if name not in ("method", "seed")}
 
 
 def _write(file: Path, text: str) -> None:

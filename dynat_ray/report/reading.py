@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dynat_ray.config import RunConfig
 from dynat_ray.data import DatasetInfo, load_info
 from dynat_ray.errors import UserError
+from dynat_ray.training.header import run_facts
 from dynat_ray.training.run_folder import read_run_config
 from dynat_ray.training.telemetry import read_metrics
 
@@ -42,6 +43,13 @@ class Run:
     metrics: list[dict[str, Any]]
     results: dict[str, Any]
     sample_files: dict[int, Path]
+
+    def facts(self) -> dict[str, str]:
+        """Returns what the run is, a short line for each fact."""
+        facts = dict(self.environment)
+        if self.metrics and "precision" in self.metrics[-1]:
+            facts["precision"] = self.metrics[-1]["precision"]
+        return run_facts(self.config, self.info, facts)
 
     def series(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Returns the epochs (counted from 1) that have a value of a metric, and the values."""

@@ -28,7 +28,13 @@ def describe_run(
 def run_facts(
     config: RunConfig, info: DatasetInfo | None, facts: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Returns what a run is, a short line for each fact; `info` None: its data set is gone."""
+    """Returns what a run is, a short line for each fact.
+
+    Args:
+        config: The run.
+        info: Its data set; None: it is gone.
+        facts: As for `describe_run`, and `precision` once it is known in which it was computed.
+    """
     attack, threat = config.attack, config.threat
     data = config.data.path
     if info is not None:
@@ -39,6 +45,9 @@ def run_facts(
             f"{info.name}: {count}{info.counts['train']:,} training and "
             f"{info.counts['test']:,} test images, {size}, {info.num_classes} classes"
         )
+    precision: str = config.train.precision
+    if facts.get("precision", precision) != precision:
+        precision = f"{facts['precision']} instead of {precision}"
     workers = ""
     if {"workers", "device", "loader"} <= facts.keys():
         workers = f"{facts['workers']} on {facts['device']}, loader {facts['loader']}"
@@ -50,8 +59,7 @@ def run_facts(
         "method": config.method.name,
         "threat": f"{threat.norm}, eps {describe_eps(threat.eps, threat.norm)}; "
         f"training attack: {_steps(attack)} steps",
-        "training": f"{config.train.epochs} epochs, batch {config.train.batch_size}, "
-        f"{config.train.precision}",
+        "training": f"{config.train.epochs} epochs, batch {config.train.batch_size}, {precision}",
         "seed": str(config.train.seed),
         "workers": workers,
     }

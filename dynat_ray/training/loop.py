@@ -268,5 +268,6 @@ def _metrics_line(
         if on_cuda
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "workers": session.world_size,
+        "precision": usable_precision(config.train.precision, session.device),
         "best": is_best,
     }

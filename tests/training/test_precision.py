@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from dynat_ray.config import RunConfig
+from dynat_ray.report.reading import read_run
 from dynat_ray.training import precision
 from dynat_ray.training.loop import train
+from dynat_ray.training.run_folder import open_run_folder
 from dynat_ray.training.session import LocalSession
 
 CPU = torch.device("cpu")
@@ -42,6 +44,10 @@ def test_a_run_says_that_it_computes_in_float32_instead(
     able: bool,
 ) -> None:
     monkeypatch.setattr(precision, "_multiplies_bf16", lambda device: able)
-    settings = replace(small_config.train, precision="bf16", epochs=1)
-    train(replace(small_config, train=settings), LocalSession(tmp_path, CPU))
+    config = replace(small_config, train=replace(small_config.train, precision="bf16", epochs=1))
+    folder = tmp_path / "run"
+    open_run_folder(folder, config, resume=False)
+    train(config, LocalSession(folder, CPU))
     assert ("float32 is used" in capsys.readouterr().out) is not able
+    said = read_run(folder).facts()["training"]
+    assert said.endswith("bf16" if able else "float32 instead of bf16")
