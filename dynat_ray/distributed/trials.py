@@ -94,6 +94,8 @@ class _ReportToTune(TuneReportCallback):
         metrics: list[dict[str, Any]],
         checkpoint: ray.train.Checkpoint | None,
     ) -> None:
+        if "epoch" not in metrics[0]:
+            return  # A checkpoint inside an epoch measures nothing.
         report = tune_report(metrics[0]) | {GROUP: metrics[0][GROUP]}
         super().after_report(run_context, [report], None)
 

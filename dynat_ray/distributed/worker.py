@@ -13,6 +13,7 @@ from typing import Any
 import ray.train
 import ray.util
 import torch
+from ray.train import CheckpointUploadMode as Upload
 
 from dynat_ray.distributed.leftovers import GROUP, current_group
 from dynat_ray.distributed.notices import WorkerNotices
@@ -51,12 +52,18 @@ class RaySession:
             return self._mirror.checkpoints()
         return checkpoint_folders(self.run_folder / CHECKPOINTS)
 
-    def report(self, metrics: Mapping[str, Any], name: str, folder: Path | None) -> None:
+    def report(
+        self, metrics: Mapping[str, Any], name: str, folder: Path | None, *, wait: bool = False
+    ) -> None:
         # First what belongs to the epoch, then the checkpoint that says it is done.
         self.push()
         checkpoint = None if folder is None else ray.train.Checkpoint.from_directory(folder)
         ray.train.report(
-            {**metrics, GROUP: self._group}, checkpoint=checkpoint, checkpoint_dir_name=name
+            {**metrics, GROUP: self._group},
+            checkpoint=checkpoint,
+            checkpoint_dir_name=name,
+            checkpoint_upload_mode=Upload.SYNC if wait else Upload.ASYNC,
+            delete_local_checkpoint_after_upload=True,
         )
 
     def push(self) -> None:

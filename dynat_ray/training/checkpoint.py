@@ -69,28 +69,33 @@ class CheckpointClock:
         self._steps = 0
         self._next_look = min(_FIRST_LOOK, _STEPS_BETWEEN_LOOKS)
 
-    def agree(self, told: Callable[[], Notice]) -> Notice:
-        """Returns what all workers do now; every worker must ask after every step.
+    def agree(self, told: Callable[[], Notice], busy: bool) -> tuple[Notice, bool]:
+        """Lets the workers agree, now and then; every worker must ask after every step.
 
         Args:
             told: Returns what this worker was told.
+            busy: Whether it is still writing a checkpoint.
+
+        Returns:
+            What all workers do now, and whether it is known that none of them is busy.
         """
         self._steps += 1
         if self._steps < self._next_look:
-            return Notice.NOTHING
+            return Notice.NOTHING, False
         now = time.monotonic()
         own = told()
         if 0 < self._seconds <= now - self._last:
-            own = max(own, Notice.SAVE)
+            own = max(own, Notice.DUE)
         step_seconds = (now - self._looked) / self._steps
-        agreed = max_over_workers(torch.tensor([float(own), step_seconds]).to(self._device))
-        notice, step_seconds = Notice(int(agreed[0])), float(agreed[1])
+        values = torch.tensor([float(own), float(busy), step_seconds]).to(self._device)
+        highest, any_busy, step_seconds = max_over_workers(values).tolist()
+        notice = Notice(int(highest))
         by_time = int(_SECONDS_BETWEEN_LOOKS / max(step_seconds, 1e-6))
         self._next_look = max(1, min(_STEPS_BETWEEN_LOOKS, by_time))
         self._looked, self._steps = now, 0
         if notice != Notice.NOTHING:
             self._last = time.monotonic()
-        return notice
+        return notice, not any_busy
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import resource
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,13 +11,9 @@ import torch
 from dynat_ray.collectives import max_over_workers
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
-from dynat_ray.training.agreement import FiniteLossWatch, on_all_workers
-from dynat_ray.training.checkpoint import (
-    CheckpointClock,
-    checkpoint_name,
-    read_checkpoint,
-    write_checkpoint,
-)
+from dynat_ray.training.agreement import FiniteLossWatch, SharedUserError, on_all_workers
+from dynat_ray.training.checkpoint import CheckpointClock, checkpoint_name, read_checkpoint
+from dynat_ray.training.checkpoint_writer import CheckpointWriter
 from dynat_ray.training.materials import Materials, build_materials
 from dynat_ray.training.models import save_models
 from dynat_ray.training.notice import Notice, StopRequested
@@ -67,12 +61,18 @@ def train(config: RunConfig, session: Session) -> None:
         session.note(
             f"this processor has no instructions for {config.train.precision}; {precision} is used"
         )
+    writer = CheckpointWriter(session)
     try:
         while progress.epoch < config.train.epochs:
-            record = _train_epoch(config, session, materials, stepper, progress)
+            record = _train_epoch(config, session, materials, stepper, progress, writer)
             progress.epoch += 1
-            _end_epoch(config, session, materials, stepper, progress, record)
+            _end_epoch(config, session, materials, stepper, progress, record, writer)
+    except SharedUserError:
+        # What was saved before the mistake is worth keeping.
+        writer.hand_over(wait=True)
+        raise
     finally:
+        writer.close()
         materials.close()
     if session.rank == 0:
         save_models(session.run_folder, materials.model, networks, progress.best)
@@ -104,6 +104,7 @@ def _train_epoch(
     materials: Materials,
     stepper: Stepper,
     progress: Progress,
+    writer: CheckpointWriter,
 ) -> EpochRecord | None:
     """Runs one epoch's steps, or what is left of them; returns its record on rank 0."""
     loader, epoch = materials.train_loader, progress.epoch
@@ -133,16 +134,21 @@ def _train_epoch(
             carried.keep(outcome.prepared)
         log.add(outcome)
         watch.see(outcome.loss, epoch)
-        # The end of an epoch has a checkpoint of its own.
-        notice = clock.agree(session.notice) if progress.step < loader.steps else Notice.NOTHING
+        if progress.step == loader.steps:
+            continue  # The end of an epoch has a checkpoint of its own.
+        notice, all_idle = clock.agree(session.notice, writer.busy)
+        if all_idle:
+            writer.hand_over()
         if notice != Notice.NOTHING:
             watch.check(epoch)
             seconds = time.monotonic() - began
             progress.elapsed += seconds
             progress.record = log.gather(seconds)
             log = SampleLog(progress.record)
-            _report(session, materials, stepper, progress, {}, keep=True)
-            session.saved()
+            _begin_checkpoint(materials, stepper, progress, {}, writer)
+            if notice != Notice.DUE:
+                writer.hand_over(wait=True)
+                session.saved()
             if notice == Notice.STOP:
                 raise StopRequested
             began = time.monotonic()
@@ -163,6 +169,7 @@ def _end_epoch(
     stepper: Stepper,
     progress: Progress,
     record: EpochRecord | None,
+    writer: CheckpointWriter,
 ) -> None:
     """Measures, keeps the best weights, writes the epoch's line and checkpoint."""
     epoch, last = progress.epoch - 1, progress.epoch == config.train.epochs
@@ -182,43 +189,27 @@ def _end_epoch(
     if record is not None:
         line = _metrics_line(config, session, stepper, progress, record, accuracy, is_best)
     on_all_workers(lambda: _write_epoch(session, materials, line, record))
-    _report(
-        session,
-        materials,
-        stepper,
-        progress,
-        line,
-        keep=last or progress.epoch % config.train.checkpoint_epochs == 0,
-    )
+    if last or progress.epoch % config.train.checkpoint_epochs == 0:
+        _begin_checkpoint(materials, stepper, progress, line, writer)
+    else:
+        writer.hand_over()
+        session.report(line, checkpoint_name(progress.epoch, 0), None)
+    if last:
+        writer.hand_over(wait=True)
 
 
-def _report(
-    session: Session,
+def _begin_checkpoint(
     materials: Materials,
     stepper: Stepper,
     progress: Progress,
     line: dict[str, Any],
-    *,
-    keep: bool,
+    writer: CheckpointWriter,
 ) -> None:
-    """Reports to the session, with a checkpoint if it is to `keep` one."""
-    if not keep:
-        session.report(line, checkpoint_name(progress.epoch, progress.step), None)
-        return
+    """Begins to write a checkpoint, which is reported with the `line`."""
     state = collect_state(
         progress, stepper.networks, stepper.optimizer, materials.method, materials.carried
     )
-    with tempfile.TemporaryDirectory(dir=session.scratch_folder) as scratch:
-        folder = Path(scratch)
-
-        def write() -> bool:
-            if session.rank == 0:
-                write_checkpoint(folder, state)
-            return True
-
-        on_all_workers(write)
-        name = checkpoint_name(progress.epoch, progress.step)
-        session.report(line, name, folder if session.rank == 0 else None)
+    writer.begin(line, checkpoint_name(progress.epoch, progress.step), state)
 
 
 def _write_epoch(

@@ -9,9 +9,11 @@ class Notice(IntEnum):
     """What a worker is told; where workers differ, the greatest counts."""
 
     NOTHING = 0
-    SAVE = 1
-    """A machine will go: a checkpoint now, then on as long as it lasts."""
-    STOP = 2
+    DUE = 1
+    """Time for a checkpoint; training goes on while it is written."""
+    SAVE = 2
+    """A machine will go: a checkpoint first, then on as long as it lasts."""
+    STOP = 3
     """The run is to end: a checkpoint, and no more."""
 
 

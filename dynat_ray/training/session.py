@@ -43,7 +43,9 @@ class Session(Protocol):
         """Returns local folders of the checkpoints there are, newest first."""
         ...
 
-    def report(self, metrics: Mapping[str, Any], name: str, folder: Path | None) -> None:
+    def report(
+        self, metrics: Mapping[str, Any], name: str, folder: Path | None, *, wait: bool = False
+    ) -> None:
         """Hands over an epoch's metrics and, from rank 0, a checkpoint to keep.
 
         All workers call it the same number of times.
@@ -51,7 +53,8 @@ class Session(Protocol):
         Args:
             metrics: For schedulers and dashboards.
             name: Of the checkpoint.
-            folder: Its files; None: no checkpoint, or not rank 0.
+            folder: Its files, which the session takes away; None: no checkpoint, or not rank 0.
+            wait: Return only when the checkpoint, and every one before it, is in its place.
         """
         ...
 
@@ -85,13 +88,15 @@ class LocalSession:
     def checkpoints(self) -> list[Path]:
         return checkpoint_folders(self._folder)
 
-    def report(self, metrics: Mapping[str, Any], name: str, folder: Path | None) -> None:
+    def report(
+        self, metrics: Mapping[str, Any], name: str, folder: Path | None, *, wait: bool = False
+    ) -> None:
         if folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         target = self._folder / name
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(folder, target)
+        folder.rename(target)
         for old in self.checkpoints()[CHECKPOINTS_KEPT:]:
             shutil.rmtree(old)
 

@@ -107,8 +107,8 @@ class _StopsAfterCheckpoints(LocalSession):
         super().__init__(folder, CPU)
         self.left = reports
 
-    def report(self, metrics: Any, name: str, folder: Path | None) -> None:
-        super().report(metrics, name, folder)
+    def report(self, metrics: Any, name: str, folder: Path | None, *, wait: bool = False) -> None:
+        super().report(metrics, name, folder, wait=wait)
         self.left -= 1
         if self.left == 0:
             raise _Stopped
