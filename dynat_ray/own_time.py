@@ -28,7 +28,10 @@ class OwnTime:
     @contextmanager
     def meeting(self) -> Iterator[None]:
         """What happens inside may wait for other workers."""
-        self._spans.append((self._since, _now()))
+        began = _now()
+        self._spans.append((self._since, began))
+        # A meeting may lie within another.
+        self._since = began
         if len(self._spans) == _MOST_SPANS:
             self._add_up(_MOST_SPANS // 2)
         try:

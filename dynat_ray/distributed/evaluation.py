@@ -32,8 +32,9 @@ def run_shards_on_ray(
     norm: Norm,
     seed: int,
     workers: int,
+    gpu: bool | None = None,
 ) -> Iterator[FinishedShard]:
-    """Does shards on Ray workers, a GPU each where the cluster has any, else a CPU each.
+    """Does shards on Ray workers, with a GPU or a CPU each.
 
     Every worker takes the next shard from one queue when it has finished its last. A worker that
     is lost (killed, or its node gone) is replaced and its shard is done again; since a shard's
@@ -41,12 +42,13 @@ def run_shards_on_ray(
 
     Args:
         model: On the CPU.
-        images: float32 `(N, C, H, W)` in [0, 1].
+        images: uint8 `(N, C, H, W)`, or float32 in [0, 1].
         labels: int64 `(N,)`.
         shards: What to do.
         norm: `Linf` or `L2`.
         seed: Of the evaluation.
         workers: How many, at least 1.
+        gpu: Whether they have GPUs; None: if the cluster has any.
 
     Yields:
         Shards as they finish, in any order.
@@ -55,27 +57,29 @@ def run_shards_on_ray(
         UserError: The cluster has fewer CPUs or GPUs than `workers`; a shard's own error; a
             shard whose worker died every time.
     """
-    gpus = cluster_total("GPU")
-    kind, present = ("GPUs", gpus) if gpus else ("CPUs", cluster_total("CPU"))
+    if gpu is None:
+        gpu = cluster_total("GPU") > 0
+    kind, present = ("GPUs", cluster_total("GPU")) if gpu else ("CPUs", cluster_total("CPU"))
     if workers > present:
         raise UserError(f"{workers} workers were asked for, but the cluster has {present:g} {kind}")
     _carry_own_modules(model)
     shared = ray.put(model)
     start = ray.remote(
         num_cpus=1,
-        num_gpus=1 if gpus else 0,
+        num_gpus=1 if gpu else 0,
         max_restarts=_RESTARTS,
         max_task_retries=_RESTARTS,
     )(_Evaluator)
-    actors: list[Any] = [start.remote() for _ in range(min(workers, len(shards)))]
+    actors: list[Any] = [start.remote(gpu) for _ in range(min(workers, len(shards)))]
     waiting, running = deque(shards), {}
 
     def deal(actor: Any) -> None:
         shard = waiting.popleft()
         positions = torch.from_numpy(shard.positions)
-        answer = actor.evaluate.remote(
-            [shared], images[positions], labels[positions], shard, norm, seed
-        )
+        own = images[positions]
+        if own.dtype == torch.uint8:
+            own = own.float().div_(255)
+        answer = actor.evaluate.remote([shared], own, labels[positions], shard, norm, seed)
         running[answer] = (actor, shard)
 
     try:
@@ -125,9 +129,13 @@ class _Evaluator:
 
     The model comes with the first call and not when the actor is made: Ray could not start an
     actor again whose own arguments lie in the object store, and warns of it.
+
+    Args:
+        gpu: Whether it has one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gpu: bool) -> None:
+        self._device = "cuda" if gpu and torch.cuda.is_available() else "cpu"
         # Results depend in their last bits on how many threads share an operation.
         torch.set_num_threads(1)
         self._model: nn.Module | None = None
@@ -147,6 +155,5 @@ class _Evaluator:
             except RayError as error:
                 reason = str(error).strip().splitlines()[-1]
                 raise UserError(f"the model can't be loaded on a worker: {reason}") from error
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            self._model = model.to(device).to(memory_format=torch.channels_last)
+            self._model = model.to(self._device).to(memory_format=torch.channels_last)
         return evaluate_shard(self._model, images, labels, shard, norm=norm, seed=seed)

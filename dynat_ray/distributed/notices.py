@@ -111,9 +111,14 @@ class StopOnSignal:
     def __init__(self) -> None:
         self.key = f"dynat-ray-stop-{uuid.uuid4().hex}"
         self._told = threading.Event()
-        self._over = False
+        self._received = self._over = False
         self._before: Any = None
         self._thread = threading.Thread(target=self._pass_on, daemon=True)
+
+    @property
+    def told(self) -> bool:
+        """Whether a signal came."""
+        return self._received
 
     def __enter__(self) -> StopOnSignal:
         is_command = ray.get_runtime_context().worker.mode == ray.SCRIPT_MODE
@@ -138,6 +143,7 @@ class StopOnSignal:
     def _take_in(self, number: int, frame: FrameType | None) -> None:
         if self._told.is_set():
             raise SystemExit(_TOLD)
+        self._received = True
         self._told.set()
 
     def _pass_on(self) -> None:

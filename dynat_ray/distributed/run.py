@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
-from dynat_ray.attacks.outcomes import FinishedShard, collect
+from dynat_ray.attacks.outcomes import FinishedShard, Outcome, collect
 from dynat_ray.attacks.progress import progress_bar
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.attacks.shards import plan_shards
 from dynat_ray.config import RunConfig
-from dynat_ray.data import DatasetInfo, balanced_subset, load_info, load_test_images
+from dynat_ray.config_files import override
+from dynat_ray.data import DatasetInfo, balanced_subset, load_info, load_split
 from dynat_ray.distributed.evaluation import run_shards_on_ray
 from dynat_ray.distributed.session import (
     cluster_total,
@@ -26,12 +28,14 @@ from dynat_ray.distributed.session import (
 )
 from dynat_ray.distributed.training import fit, resolve_workers
 from dynat_ray.errors import UserError
+from dynat_ray.methods import method_settings, standard_model_key
 from dynat_ray.models import load_model
 from dynat_ray.report import write_report
 from dynat_ray.training.cached_data import cached_dataset
 from dynat_ray.training.header import describe_run
 from dynat_ray.training.materials import check_run
 from dynat_ray.training.mirror import Mirror
+from dynat_ray.training.models import trained_epochs
 from dynat_ray.training.run_folder import open_run_folder, write_environment
 from dynat_ray.training.telemetry import read_metrics
 
@@ -68,9 +72,7 @@ def run(
         print(f"changed since the run began: {change}", flush=True)
     if not is_trained(config, folder):
         fit(config, folder)
-    # Nodes may have gone while it trained.
-    left = int(cluster_total("GPU" if gpu else "CPU"))
-    results = finish(config, folder, workers=max(1, min(high, left)))
+    results = finish(config, folder, workers=high)
     if mirror is not None:
         mirror.push()
     return results
@@ -87,16 +89,22 @@ def resolve(config: RunConfig) -> tuple[RunConfig, DatasetInfo, str]:
     """
     path = Path(config.data.path).expanduser() if config.data.path else cached_dataset(config.data)
     extra = config.data.extra_path and str(Path(config.data.extra_path).expanduser().resolve())
-    start = config.model.init_from and str(Path(config.model.init_from).expanduser().resolve())
-    config = replace(
-        config,
-        # Workers run elsewhere: relative paths would mean other places.
-        data=replace(config.data, path=str(path.resolve()), extra_path=extra),
-        model=replace(config.model, init_from=start),
-    )
+    # Workers run elsewhere: relative paths would mean other places.
+    config = replace(config, data=replace(config.data, path=str(path.resolve()), extra_path=extra))
+    config = override(config, _absolute_models(config), method_settings())
     info = load_info(path)
     get_attacks(config.eval.attacks)
     return config, info, check_run(config, info)
+
+
+def _absolute_models(config: RunConfig) -> dict[str, str]:
+    """Returns the settings that name a model's folder, with absolute paths."""
+    absolute = {}
+    for key in {"model.init_from", standard_model_key(config.method.name)} - {""}:
+        section, _, name = key.partition(".")
+        if given := getattr(getattr(config, section), name):
+            absolute[key] = str(Path(given).expanduser().resolve())
+    return absolute
 
 
 def finish(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:
@@ -105,7 +113,7 @@ def finish(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:
     Args:
         config: The run, resolved.
         folder: Its folder.
-        workers: How many evaluate.
+        workers: How many evaluate, at most.
 
     Returns:
         What `results.json` holds.
@@ -118,14 +126,12 @@ def finish(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:
 
 def is_trained(config: RunConfig, folder: Path) -> bool:
     """Returns whether a run has done its last epoch and saved its models."""
-    lines = read_metrics(folder / "metrics.jsonl")
-    done = bool(lines) and lines[-1]["epoch"] + 1 >= config.train.epochs
-    return done and (folder / "model_last" / "config.json").exists()
+    return trained_epochs(folder) >= config.train.epochs
 
 
 def _evaluate(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:
     """Returns the final table: best and last model under every attack on the test split."""
-    images, labels = load_test_images(config.data.path, image_size=config.data.image_size)
+    images, labels = load_split(config.data.path, "test", image_size=config.data.image_size)
     lines = read_metrics(folder / "metrics.jsonl")
     best_epoch = max((line["epoch"] for line in lines if line["best"]), default=lines[-1]["epoch"])
     tables: dict[str, Any] = {}
@@ -159,12 +165,16 @@ def measure(
 
     Args:
         model_folder: Saved model.
-        images: float32 `(N, C, H, W)` in [0, 1].
+        images: uint8 `(N, C, H, W)`, or float32 in [0, 1].
         labels: int64 `(N,)`.
-        config: For the threat, `eval.samples` (what costly attacks see) and the seed.
+        config: For the threat, `eval.samples` (what costly attacks see), the seed and whether GPUs
+            may be used.
         attacks: Names.
-        workers: How many share the work.
+        workers: How many share the work, at most: the cluster may have fewer GPUs than the CPUs
+            that trained, and nodes may have gone.
     """
+    gpus = 0 if config.cluster.gpu is False else int(cluster_total("GPU"))
+    workers = max(1, min(workers, gpus or int(cluster_total("CPU"))))
     chosen = get_attacks(attacks)
     costly = None
     if 0 < config.eval.samples < len(labels):
@@ -188,12 +198,31 @@ def measure(
             norm=config.threat.norm,
             seed=config.train.seed,
             workers=workers,
+            gpu=gpus > 0,
         ):
             finished.append((shard, outcomes))
             on_shard(shard, outcomes)
     classes = load_info(config.data.path).num_classes
     found = collect(finished, chosen, classes)[config.threat.eps]
-    return {attack: outcome.entry() for attack, outcome in found.items()}
+    return {
+        attack: outcome.entry() | _on_same_samples(outcome, found.values())
+        for attack, outcome in found.items()
+    }
+
+
+def _on_same_samples(outcome: Outcome, all_outcomes: Iterable[Outcome]) -> dict[str, Any]:
+    """Returns, for an attack that saw a part of the images, what the others reach on that part."""
+    others = [other for other in all_outcomes if other.samples > outcome.samples]
+    if not others:
+        return {}
+    return {
+        "same_samples": {
+            other.attack: round(
+                100 * float(other.correct[np.isin(other.positions, outcome.positions)].mean()), 3
+            )
+            for other in others
+        }
+    }
 
 
 def _write_whole(file: Path, text: str) -> None:

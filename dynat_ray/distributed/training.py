@@ -74,6 +74,11 @@ def fit(
     """
     connect()
     low, high, gpu = resolve_workers(config.cluster)
+    if config.train.batch_size < high:
+        raise UserError(
+            f"train.batch_size {config.train.batch_size} is less than one image for each of {high} "
+            "workers; raise it or lower cluster.workers"
+        )
     resources = {"CPU": float(config.cluster.cpus_per_worker)} | ({"GPU": 1.0} if gpu else {})
     # Ray's static types are those of its older API.
     mirror = Mirror.of(run_folder)
@@ -125,7 +130,8 @@ def fit(
     answer = result.return_value  # type: ignore[attr-defined]
     if answer and answer["error"]:
         raise UserError(answer["error"])
-    if answer and answer["stopped"]:
+    # Told after the workers' last look, the command must not go on to the evaluation.
+    if signals.told or (answer and answer["stopped"]):
         raise Stopped(
             "a checkpoint is written; the same command with --name "
             f"{run_folder.name} --resume goes on from it"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from dynat_ray.data import load_info
 from dynat_ray.distributed.leftovers import GROUP, remove_group_later
 from dynat_ray.distributed.run import is_trained
 from dynat_ray.distributed.training import fit, resolve_workers
+from dynat_ray.errors import UserError
 from dynat_ray.methods import method_settings
 from dynat_ray.report import write_report
 from dynat_ray.searching.options import Search, read_search
@@ -83,6 +85,9 @@ def run_trial(proposal: dict[str, Any]) -> None:
             write_trial(search_folder, replace(trial, state="failed", error=sentence))
     else:
         write_trial(search_folder, replace(trial, state="finished"))
+        if mirror := Mirror.of(folder):
+            with suppress(UserError):  # The command sends it again when it ends.
+                mirror.push()
 
 
 class _ReportToTune(TuneReportCallback):

@@ -104,7 +104,9 @@ def _pgd_against_autoattack(results: Mapping[str, Any]) -> dict[str, Any]:
         "suspicious": False,
     }
     if autoattack and pgd:
-        points = entries[pgd]["accuracy"] - entries[autoattack]["accuracy"]
+        # AutoAttack may have seen a part of the images, which need not be like the whole.
+        same = entries[autoattack].get("same_samples", {})
+        points = same.get(pgd, entries[pgd]["accuracy"]) - entries[autoattack]["accuracy"]
         found |= {"points": points, "suspicious": points > _SUSPICIOUS_POINTS}
     return found
 

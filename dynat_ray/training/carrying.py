@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from dynat_ray.collectives import sum_over_workers, world_size
+from dynat_ray.collectives import max_over_workers, rank, sum_over_workers, world_size
 from dynat_ray.config import RunConfig
 from dynat_ray.data import Augmentation, Batch, DatasetInfo
 from dynat_ray.errors import UserError
@@ -53,7 +53,8 @@ class CarriedPerturbations:
         self._epoch = -1
         self._levels = torch.zeros(_shape(config, info), dtype=torch.int8, device=device)
         # By this worker, since workers last exchanged what they know.
-        self._written = torch.zeros(len(self._levels), dtype=torch.int8, device=device)
+        self._written = torch.zeros(len(self._levels), dtype=torch.bool, device=device)
+        self._with_extra = config.data.extra_fraction > 0
 
     def start_epoch(self, epoch: int) -> None:
         """Takes over what was written before `epoch`; all workers call it before its first step."""
@@ -77,14 +78,16 @@ class CarriedPerturbations:
         for part in parts:
             if part.adversarial is None:
                 continue
-            # Extra images have larger indices; they are not remembered.
-            rows = (part.batch.indices < len(self._levels)).nonzero().squeeze(1)
-            indices = part.batch.indices[rows]
-            change = (part.adversarial - part.batch.images)[rows].permute(0, 2, 3, 1)
+            indices, change = part.batch.indices, part.adversarial - part.batch.images
+            if self._with_extra:
+                # They have larger indices and are not remembered. (It waits for the device.)
+                rows = (indices < len(self._levels)).nonzero().squeeze(1)
+                indices, change = indices[rows], change[rows]
+            change = change.permute(0, 2, 3, 1)
             levels = (change / self._unit).round().clamp(-_LEVELS, _LEVELS).to(torch.int8)
             placement = self._augmentation.placement(indices, self._epoch)
             self._levels[indices] = placement.undo(levels, self._levels[indices])
-            self._written[indices] = 1
+            self._written[indices] = True
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all workers' perturbations; all of them call it."""
@@ -104,9 +107,12 @@ class CarriedPerturbations:
             for levels, written in zip(
                 self._levels.split(_ROWS), self._written.split(_ROWS), strict=True
             ):
-                # An image is written by one worker: the others add nothing.
-                own = torch.where(written[:, None, None, None] > 0, levels, 0)
-                anywhere = sum_over_workers(written)[:, None, None, None] > 0
+                # Where an epoch begins again to fill its last batch, an image may be written by
+                # several: the first of them counts, the others add nothing.
+                claim = torch.where(written, world_size() - rank(), 0)
+                winner = max_over_workers(claim)
+                own = torch.where((written & (claim == winner))[:, None, None, None], levels, 0)
+                anywhere = (winner > 0)[:, None, None, None]
                 levels.copy_(torch.where(anywhere, sum_over_workers(own), levels))
         self._written.zero_()
 

@@ -93,9 +93,11 @@ class CheckpointClock:
         by_time = int(_SECONDS_BETWEEN_LOOKS / max(step_seconds, 1e-6))
         self._next_look = max(1, min(_STEPS_BETWEEN_LOOKS, by_time))
         self._looked, self._steps = now, 0
-        if notice != Notice.NOTHING:
-            self._last = time.monotonic()
         return notice, not any_busy
+
+    def restart(self) -> None:
+        """Takes in that a checkpoint was begun just now."""
+        self._last = time.monotonic()
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:

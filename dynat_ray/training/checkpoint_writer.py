@@ -1,4 +1,4 @@
-"""Writes checkpoints while training goes on."""
+"""Writes checkpoints, when they are due or asked for, while training goes on."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from dynat_ray.collectives import max_over_workers
 from dynat_ray.training.agreement import on_all_workers
-from dynat_ray.training.checkpoint import write_checkpoint
+from dynat_ray.training.checkpoint import CheckpointClock, write_checkpoint
+from dynat_ray.training.notice import Notice, StopRequested
 from dynat_ray.training.session import Session
 
 
@@ -38,21 +41,32 @@ class _Begun:
 class CheckpointWriter:
     """Puts one checkpoint at a time together on a thread, and hands it to the session.
 
-    All workers call all methods but `busy` and `close` alike; only the first one's writes.
+    All workers call all methods but `close` alike; only the first one's writes.
 
     Args:
         session: Who keeps the checkpoints.
+        minutes: Between two of them, see `CheckpointClock`.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, minutes: float = 0.0) -> None:
         self._session = session
+        self._clock = CheckpointClock(minutes, session.device)
         self._pool = ThreadPoolExecutor(max_workers=1)
         self._begun: _Begun | None = None
 
-    @property
-    def busy(self) -> bool:
-        """Whether this worker is writing."""
-        return self._begun is not None and not self._begun.written.done()
+    def look(self) -> Notice:
+        """Returns whether a checkpoint is to be begun; every worker must ask after every step.
+
+        If what was begun before is written, it is handed over.
+
+        Raises:
+            SharedUserError: The disk is full or read-only.
+        """
+        busy = self._begun is not None and not self._begun.written.done()
+        notice, all_idle = self._clock.agree(self._session.notice, busy)
+        if all_idle:
+            self.hand_over()
+        return notice
 
     def begin(self, metrics: Mapping[str, Any], name: str, state: dict[str, Any]) -> None:
         """Begins to write `state` as it is now, after handing over what was begun before.
@@ -66,6 +80,7 @@ class CheckpointWriter:
             SharedUserError: The disk is full or read-only.
         """
         self.hand_over()
+        self._clock.restart()
         folder, written = None, Future[bool]()
         if self._session.rank == 0:
             folder = Path(tempfile.mkdtemp(dir=self._session.scratch_folder))
@@ -88,6 +103,22 @@ class CheckpointWriter:
         on_all_workers(self._begun.written.result)
         begun, self._begun = self._begun, None
         self._session.report(begun.metrics, begun.name, begun.folder, wait=wait)
+        if wait:
+            # Only the first worker has something to wait for, and the others wait for it here.
+            max_over_workers(torch.zeros(1, device=self._session.device))
+
+    def heed(self, notice: Notice) -> None:
+        """Waits for the checkpoint just begun if `notice` came from outside.
+
+        Raises:
+            StopRequested: The run is to end.
+            SharedUserError: The disk is full or read-only.
+        """
+        if notice in (Notice.SAVE, Notice.STOP):
+            self.hand_over(wait=True)
+            self._session.saved()
+        if notice == Notice.STOP:
+            raise StopRequested
 
     def close(self) -> None:
         """Ends the thread; a checkpoint that was not handed over is dropped."""

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import resource
 import time
+from contextlib import closing
 from typing import Any
 
 import torch
 
-from dynat_ray.collectives import max_over_workers
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
-from dynat_ray.training.agreement import FiniteLossWatch, SharedUserError, on_all_workers
-from dynat_ray.training.checkpoint import CheckpointClock, checkpoint_name, read_checkpoint
+from dynat_ray.training.agreement import (
+    FiniteLossWatch,
+    SharedUserError,
+    on_all_workers,
+    require_finite_weights,
+)
+from dynat_ray.training.checkpoint import checkpoint_name
 from dynat_ray.training.checkpoint_writer import CheckpointWriter
 from dynat_ray.training.materials import Materials, build_materials
 from dynat_ray.training.models import save_models
-from dynat_ray.training.notice import Notice, StopRequested
+from dynat_ray.training.notice import Notice
 from dynat_ray.training.optimisation import build_optimizer, learning_rate, set_learning_rate
 from dynat_ray.training.pace import find_slow_worker
 from dynat_ray.training.precision import usable_precision
 from dynat_ray.training.resolution import shrunk
+from dynat_ray.training.resuming import resume
 from dynat_ray.training.session import Session
-from dynat_ray.training.state import (
-    BestModel,
-    Progress,
-    collect_state,
-    restore_state,
-    weights_on_cpu,
-)
-from dynat_ray.training.step import Networks, Stepper, wrap
+from dynat_ray.training.state import BestModel, Progress, collect_state, weights_on_cpu
+from dynat_ray.training.step import Stepper, wrap
 from dynat_ray.training.telemetry import EpochRecord, SampleLog
 from dynat_ray.training.validation import ValidationAccuracy, validate
 
@@ -46,56 +46,39 @@ def train(config: RunConfig, session: Session) -> None:
         StopRequested: The session was told that the run is to end; a checkpoint is written.
     """
     torch.manual_seed(config.train.seed + session.rank)
-    materials = on_all_workers(lambda: build_materials(config, session))
-    networks = wrap(materials.model, config.train)
-    optimizer = build_optimizer(
-        materials.model,
-        config.optim,
-        materials.method.extra,
-        materials.method.extra_learning_rate_ratio,
-    )
-    progress = _resume(session, networks, optimizer, materials)
-    stepper = Stepper(networks, materials.method, optimizer, config.train, session.device)
+    with (
+        closing(on_all_workers(lambda: build_materials(config, session))) as materials,
+        closing(CheckpointWriter(session, config.train.checkpoint_minutes)) as writer,
+    ):
+        networks = wrap(materials.model, config.train)
+        optimizer = build_optimizer(
+            materials.model,
+            config.optim,
+            materials.method.extra,
+            materials.method.extra_learning_rate_ratio,
+        )
+        progress = resume(session, networks, optimizer, materials)
+        stepper = Stepper(networks, materials.method, optimizer, config.train, session.device)
+        _note_precision(config, session)
+        try:
+            while progress.epoch < config.train.epochs:
+                record = _train_epoch(config, session, materials, stepper, progress, writer)
+                progress.epoch += 1
+                _end_epoch(config, session, materials, stepper, progress, record, writer)
+        except SharedUserError:
+            # What was saved before the mistake is worth keeping.
+            writer.hand_over(wait=True)
+            raise
+        if session.rank == 0:
+            save_models(session.run_folder, materials.model, networks, progress)
+
+
+def _note_precision(config: RunConfig, session: Session) -> None:
     precision = usable_precision(config.train.precision, session.device)
     if precision != config.train.precision and session.rank == 0:
         session.note(
             f"this processor has no instructions for {config.train.precision}; {precision} is used"
         )
-    writer = CheckpointWriter(session)
-    try:
-        while progress.epoch < config.train.epochs:
-            record = _train_epoch(config, session, materials, stepper, progress, writer)
-            progress.epoch += 1
-            _end_epoch(config, session, materials, stepper, progress, record, writer)
-    except SharedUserError:
-        # What was saved before the mistake is worth keeping.
-        writer.hand_over(wait=True)
-        raise
-    finally:
-        writer.close()
-        materials.close()
-    if session.rank == 0:
-        save_models(session.run_folder, materials.model, networks, progress.best)
-
-
-def _resume(
-    session: Session,
-    networks: Networks,
-    optimizer: torch.optim.Optimizer,
-    materials: Materials,
-) -> Progress:
-    """Goes on from the newest checkpoint that is intact on all workers."""
-    for folder in session.checkpoints():
-        state = read_checkpoint(folder)
-        intact = torch.tensor(float(state is None), device=session.device)
-        if max_over_workers(intact).item() == 0:
-            assert state is not None
-            return restore_state(
-                state, networks, optimizer, materials.method, materials.carried, session.rank
-            )
-        if session.rank == 0:
-            session.note(f"checkpoint {folder.name} is damaged; the one before it is used")
-    return Progress()
 
 
 def _train_epoch(
@@ -109,8 +92,7 @@ def _train_epoch(
     """Runs one epoch's steps, or what is left of them; returns its record on rank 0."""
     loader, epoch = materials.train_loader, progress.epoch
     log = SampleLog(progress.record)
-    watch = FiniteLossWatch()
-    clock = CheckpointClock(config.train.checkpoint_minutes, session.device)
+    watch = FiniteLossWatch(progress.step)
     materials.method.start_epoch(epoch)
     carried = materials.carried
     if carried is not None:
@@ -136,9 +118,7 @@ def _train_epoch(
         watch.see(outcome.loss, epoch)
         if progress.step == loader.steps:
             continue  # The end of an epoch has a checkpoint of its own.
-        notice, all_idle = clock.agree(session.notice, writer.busy)
-        if all_idle:
-            writer.hand_over()
+        notice = writer.look()
         if notice != Notice.NOTHING:
             watch.check(epoch)
             seconds = time.monotonic() - began
@@ -146,11 +126,7 @@ def _train_epoch(
             progress.record = log.gather(seconds)
             log = SampleLog(progress.record)
             _begin_checkpoint(materials, stepper, progress, {}, writer)
-            if notice != Notice.DUE:
-                writer.hand_over(wait=True)
-                session.saved()
-            if notice == Notice.STOP:
-                raise StopRequested
+            writer.heed(notice)
             began = time.monotonic()
     watch.check(epoch)
     slow = find_slow_worker(session.device, session.place)
@@ -189,11 +165,13 @@ def _end_epoch(
     if record is not None:
         line = _metrics_line(config, session, stepper, progress, record, accuracy, is_best)
     on_all_workers(lambda: _write_epoch(session, materials, line, record))
-    if last or progress.epoch % config.train.checkpoint_epochs == 0:
+    notice = writer.look()
+    if last or notice != Notice.NOTHING or progress.epoch % config.train.checkpoint_epochs == 0:
         _begin_checkpoint(materials, stepper, progress, line, writer)
     else:
         writer.hand_over()
         session.report(line, checkpoint_name(progress.epoch, 0), None)
+    writer.heed(notice)
     if last:
         writer.hand_over(wait=True)
 
@@ -206,9 +184,8 @@ def _begin_checkpoint(
     writer: CheckpointWriter,
 ) -> None:
     """Begins to write a checkpoint, which is reported with the `line`."""
-    state = collect_state(
-        progress, stepper.networks, stepper.optimizer, materials.method, materials.carried
-    )
+    require_finite_weights(stepper.networks.core)
+    state = collect_state(progress, stepper.networks, stepper.optimizer, materials)
     writer.begin(line, checkpoint_name(progress.epoch, progress.step), state)
 
 

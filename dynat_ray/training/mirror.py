@@ -142,7 +142,7 @@ class Mirror:
             name = file.relative_to(self.folder).as_posix()
             if (
                 not file.is_file()
-                or CHECKPOINTS in file.parent.parts
+                or CHECKPOINTS in file.relative_to(self.folder).parent.parts
                 or file.name.endswith((".part", ".tmp"))
                 or self._here.get(name) == _stamp(file)
             ):

@@ -22,7 +22,11 @@ from dynat_ray.methods import method_settings
 
 _PACKAGES = ("dynat-ray", "torch", "torchvision", "timm", "ray", "ffcv", "numpy", "pyautoattack")
 # What a resumed run can't change: its checkpoints would mean something else.
-_FIXED = ("model.", "method.name", "threat.norm", "data.path", "data.limit", "data.val_fraction")
+_FIXED = (
+    *("model.", "method.name", "threat.norm", "optim.name"),
+    # These and the seed say which images train and which are held out.
+    *("data.path", "data.limit", "data.val_fraction", "train.seed"),
+)
 
 
 def default_name(recipe: str, method: str) -> str:

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from dynat_ray.collectives import world_size
 from dynat_ray.errors import UserError
-from dynat_ray.methods import Method
-from dynat_ray.training.carrying import CarriedPerturbations
+from dynat_ray.training.materials import Materials
 from dynat_ray.training.step import Networks
 from dynat_ray.training.telemetry import EpochRecord
+
+# What the settings decide in an optimiser's groups, and a resumed run may change.
+_OPTIMIZER_SETTINGS = ("weight_decay", "momentum", "lr_scale")
 
 
 @dataclass
@@ -57,14 +59,15 @@ def collect_state(
     progress: Progress,
     networks: Networks,
     optimizer: torch.optim.Optimizer,
-    method: Method[Any],
-    carried: CarriedPerturbations | None,
+    materials: Materials,
 ) -> dict[str, Any]:
     """Returns the state of the run. Every worker must call it: some of it is gathered."""
-    average = networks.average
+    average, method, carried = networks.average, materials.method, materials.carried
     return {
+        "data": materials.info.checksum,
         "epoch": progress.epoch,
         "step": progress.step,
+        "epoch_steps": materials.train_loader.steps,
         "record": None if progress.record is None else progress.record.state_dict(),
         "global_step": progress.global_step,
         "elapsed": progress.elapsed,
@@ -77,7 +80,7 @@ def collect_state(
         "method": method.state_dict(),
         "extra": method.extra.state_dict(),
         "carried": None if carried is None else carried.state_dict(),
-        "random": _gather_random_states(),
+        "random": _gather_random_states(_device_of(networks)),
     }
 
 
@@ -85,21 +88,35 @@ def restore_state(
     state: dict[str, Any],
     networks: Networks,
     optimizer: torch.optim.Optimizer,
-    method: Method[Any],
-    carried: CarriedPerturbations | None,
+    materials: Materials,
     rank: int,
-) -> Progress:
-    """Puts a state back in place and returns where the run is.
+) -> tuple[Progress, str]:
+    """Puts a state back in place.
+
+    Returns:
+        Where the run is, and what to tell the user of it, if anything.
 
     Raises:
-        UserError: The checkpoint is of another model, optimiser or method.
+        UserError: The checkpoint is of another model, optimiser, method or data set.
     """
+    if state["data"] != materials.info.checksum:
+        raise UserError(
+            "the data set is not the one that the run began with (was its folder prepared again?); "
+            "give the run a new --name"
+        )
+    method, carried = materials.method, materials.carried
+    groups = [
+        {name: group[name] for name in _OPTIMIZER_SETTINGS if name in group}
+        for group in optimizer.param_groups
+    ]
     try:
         networks.core.load_state_dict(state["model"])
         if networks.average is not None:
             # A run that adds averaging when it is resumed starts it from the current weights.
             networks.average.module.load_state_dict(state["average"] or state["model"])
         optimizer.load_state_dict(state["optimizer"])
+        for group, settings in zip(optimizer.param_groups, groups, strict=True):
+            group.update(settings)
         method.load_state_dict(state["method"])
         method.extra.load_state_dict(state["extra"])
         if carried is not None and state["carried"] is not None:
@@ -112,11 +129,12 @@ def restore_state(
     # With another number of workers the new ones go on with the streams there are.
     random_states = state["random"][rank % len(state["random"])]
     torch.set_rng_state(random_states["cpu"])
-    if torch.cuda.is_available() and "cuda" in random_states:
-        torch.cuda.set_rng_state(random_states["cuda"])
+    device = _device_of(networks)
+    if device.type == "cuda" and "cuda" in random_states:
+        torch.cuda.set_rng_state(random_states["cuda"], device)
     best = BestModel(tuple(state["best_score"]), state["best_epoch"], state["best_weights"])
     record = None if state["record"] is None else EpochRecord.from_state_dict(state["record"])
-    return Progress(
+    progress = Progress(
         epoch=state["epoch"],
         step=state["step"],
         record=record,
@@ -124,6 +142,13 @@ def restore_state(
         elapsed=state["elapsed"],
         best=best,
     )
+    if progress.step and state["epoch_steps"] != materials.train_loader.steps:
+        progress.step, progress.record = 0, None
+        return progress, (
+            f"epoch {progress.epoch + 1} begins anew: it had {state['epoch_steps']} steps and now "
+            f"has {materials.train_loader.steps}"
+        )
+    return progress, ""
 
 
 def weights_on_cpu(network: torch.nn.Module) -> dict[str, Tensor]:
@@ -131,10 +156,14 @@ def weights_on_cpu(network: torch.nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
 
 
-def _gather_random_states() -> list[dict[str, Tensor]]:
+def _device_of(networks: Networks) -> torch.device:
+    return next(networks.core.parameters()).device
+
+
+def _gather_random_states(device: torch.device) -> list[dict[str, Tensor]]:
     own = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        own["cuda"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state(device)
     if world_size() == 1:
         return [own]
     everyone: list[Any] = [None] * world_size()

@@ -82,7 +82,8 @@ def test_a_change_follows_the_image(small_config: RunConfig) -> None:
 
 
 def test_extra_images_are_not_remembered(small_config: RunConfig) -> None:
-    memory = carried(small_config, [])
+    extra = {"data.extra_path": small_config.data.path, "data.extra_fraction": 0.5}
+    memory = carried(override(small_config, extra, method_settings()), [])
     samples = load_info(small_config.data.path).counts["train"]
     indices = torch.tensor([2, samples, samples + 5])
     memory.start_epoch(0)

@@ -15,6 +15,7 @@ from dynat_ray.training import checkpoint_writer, loop
 from dynat_ray.training.checkpoint import read_checkpoint, write_checkpoint
 from dynat_ray.training.checkpoint_writer import CheckpointWriter
 from dynat_ray.training.loop import train
+from dynat_ray.training.notice import Notice
 from dynat_ray.training.session import LocalSession
 
 CPU = torch.device("cpu")
@@ -52,11 +53,10 @@ def test_it_writes_what_was_there_when_it_began(tmp_path: Path, disk: threading.
     with torch.no_grad():
         for value in network.state_dict().values():
             value.add_(1)
-    assert writer.busy
+    assert writer.look() == Notice.NOTHING
     assert not names(session)
     disk.set()
     writer.hand_over()
-    assert not writer.busy
     assert names(session) == ["epoch_0000"]
     state = content(session)
     assert (state["steps"], state["best"]) == ([1, 2], None)

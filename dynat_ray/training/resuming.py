@@ -1,0 +1,85 @@
+"""Where a run goes on: at the newest checkpoint that all workers can read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dynat_ray.collectives import gather_over_workers
+from dynat_ray.errors import UserError
+from dynat_ray.training.agreement import on_all_workers
+from dynat_ray.training.checkpoint import checkpoint_order, read_checkpoint
+from dynat_ray.training.materials import Materials
+from dynat_ray.training.session import Session
+from dynat_ray.training.state import Progress, restore_state
+from dynat_ray.training.step import Networks
+
+_NONE = (0, 0)
+
+
+def resume(
+    session: Session,
+    networks: Networks,
+    optimizer: torch.optim.Optimizer,
+    materials: Materials,
+) -> Progress:
+    """Puts the newest checkpoint that is intact on all workers back in place.
+
+    Every worker calls it.
+
+    Returns:
+        Where the run is: at its beginning if there is no checkpoint.
+
+    Raises:
+        SharedUserError: The checkpoint does not fit the settings or the data.
+        UserError: Some workers see checkpoints and others none.
+    """
+    state = _newest_state(session)
+    if state is None:
+        return Progress()
+    progress, word = on_all_workers(
+        lambda: restore_state(state, networks, optimizer, materials, session.rank)
+    )
+    if word and session.rank == 0:
+        session.note(word)
+    return progress
+
+
+def _newest_state(session: Session) -> dict[str, Any] | None:
+    """Returns what the newest checkpoint holds that is intact on all workers; None without any.
+
+    Machines may see a shared folder at different times, so the workers agree on each checkpoint
+    before any of them takes it.
+    """
+    folders = iter(session.checkpoints())
+    own = next(folders, None)
+    while True:
+        seen = _gather(session, _order(own))
+        oldest = min(seen)
+        if oldest == max(seen) == _NONE:
+            return None
+        if oldest == _NONE:
+            raise UserError(
+                f"worker {seen.index(oldest)} sees no checkpoint in {session.run_folder}, other "
+                "workers do; all machines must see the same folder"
+            )
+        if oldest == max(seen):
+            assert own is not None
+            state = read_checkpoint(own)
+            if min(_gather(session, (int(state is not None), 0))) == (1, 0):
+                return state
+            if session.rank == 0:
+                session.note(f"checkpoint {own.name} is damaged; the one before it is used")
+        if _order(own) > oldest or oldest == max(seen):
+            own = next(folders, None)
+
+
+def _order(folder: Path | None) -> tuple[int, int]:
+    return (folder and checkpoint_order(folder.name)) or _NONE
+
+
+def _gather(session: Session, values: tuple[int, int]) -> list[tuple[int, int]]:
+    rows = gather_over_workers(torch.tensor([values], device=session.device)).tolist()
+    return [(first, second) for first, second in rows]
