@@ -8,9 +8,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.search import Searcher
 
-from dynat_ray.distributed.trials import EarlyStopper, Proposer, trial_config, tune_report
+from dynat_ray.distributed.leftovers import GROUP
+from dynat_ray.distributed.trials import (
+    EarlyStopper,
+    Proposer,
+    _ReportToTune,
+    trial_config,
+    tune_report,
+)
 from dynat_ray.searching.options import open_search
 from dynat_ray.searching.records import Trial, read_trial, read_trials, trial_folder
 from tests.searching.conftest import add_trial, make_search, metrics_line  # noqa: F401  (a fixture)
@@ -46,6 +54,20 @@ def tune(tmp_path: Path, add_trial: AddTrial) -> Tune:  # noqa: F811
         add_trial(number, [])
         tune.start(number)
     return tune
+
+
+def test_a_checkpoint_inside_an_epoch_is_no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        TuneReportCallback,
+        "after_report",
+        lambda self, context, metrics, checkpoint: told.extend(metrics),
+    )
+    callback = _ReportToTune.__new__(_ReportToTune)
+    callback.after_report(None, [{GROUP: "x"}], None)
+    callback.after_report(None, [metrics_line(1, 90.0, 50.0) | {GROUP: "x"}], None)
+    (report,) = told
+    assert report["epochs_done"] == 2
 
 
 def test_a_trial_that_is_behind_at_a_rung_is_stopped(tune: Tune, tmp_path: Path) -> None:

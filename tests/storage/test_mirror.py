@@ -42,6 +42,14 @@ def test_what_one_machine_pushes_another_pulls(s3: str, bucket: str, tmp_path: P
     assert (there.folder / "config.yaml").read_text() == "changed"
 
 
+def test_the_place_of_the_folder_does_not_matter(s3: str, bucket: str, tmp_path: Path) -> None:
+    address = f"{bucket}/runs/checkpoints"
+    mirror = Mirror(tmp_path / "checkpoints", address)
+    write(mirror.folder, config_yaml="a")
+    mirror.push()
+    assert names(s3, address) == ["config.yaml"]
+
+
 def test_checkpoints_come_newest_first(bucket: str, tmp_path: Path) -> None:
     mirror = Mirror(tmp_path / "run", f"{bucket}/run")
     store, root = mirror.train_storage()

@@ -14,6 +14,7 @@ from dynat_ray.config_files import override
 from dynat_ray.data import Augmentation, Batch, load_info
 from dynat_ray.errors import UserError
 from dynat_ray.methods import Prepared, method_settings
+from dynat_ray.training import carrying
 from dynat_ray.training.carrying import CarriedPerturbations, check_carrying
 from dynat_ray.training.loop import train
 from dynat_ray.training.materials import check_run
@@ -91,6 +92,30 @@ def test_extra_images_are_not_remembered(small_config: RunConfig) -> None:
     memory.start_epoch(1)
     assert read(memory, indices).flatten(1).any(dim=1).tolist() == [True, False, False]
     assert not read(memory, torch.tensor([0])).any()
+
+
+def test_of_two_workers_that_write_the_same_image_the_first_counts(
+    small_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This one is the first of two; the other has written images 1 (as this one has) and 2."""
+    memory = carried(small_config, [])
+    memory.start_epoch(0)
+    keep(memory, torch.full((2, 1, 8, 8), EPS), torch.tensor([0, 1]))
+    theirs = torch.zeros(len(memory._levels), dtype=torch.long)
+    theirs[1:3] = 1
+    monkeypatch.setattr(carrying, "world_size", lambda: 2)
+    monkeypatch.setattr(carrying, "max_over_workers", lambda own: torch.maximum(own, theirs))
+
+    def add_theirs(own: torch.Tensor) -> torch.Tensor:
+        own = own.clone()
+        own[2] += round(-EPS / memory._unit)
+        return own
+
+    monkeypatch.setattr(carrying, "sum_over_workers", add_theirs)
+    memory.start_epoch(1)
+    found = read(memory, torch.arange(4)).flatten(1)
+    expected = torch.tensor([EPS, EPS, -EPS, 0.0])[:, None].expand(4, 64)
+    torch.testing.assert_close(found, expected, atol=EPS / 60, rtol=0)
 
 
 def test_one_step_carried_along_finds_more_than_one_step(

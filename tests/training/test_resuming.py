@@ -1,0 +1,172 @@
+"""Which checkpoint a run goes on from, and what may have changed since."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from dynat_ray.config import RunConfig
+from dynat_ray.config_files import override
+from dynat_ray.errors import UserError
+from dynat_ray.methods import method_settings
+from dynat_ray.training import checkpoint, loop, resuming
+from dynat_ray.training.agreement import require_finite_weights
+from dynat_ray.training.loop import train
+from dynat_ray.training.models import trained_epochs
+from dynat_ray.training.notice import Notice, StopRequested
+from dynat_ray.training.resuming import _newest_state
+from dynat_ray.training.session import LocalSession
+
+CPU = torch.device("cpu")
+
+
+def changed(config: RunConfig, **settings: Any) -> RunConfig:
+    keys = {key.replace("__", "."): value for key, value in settings.items()}
+    return override(config, keys, method_settings())
+
+
+def other_worker_says(monkeypatch: pytest.MonkeyPatch, *answers: tuple[int, int]) -> None:
+    """Adds the answers of a second worker to whatever this one gathers."""
+    left = list(answers)
+    monkeypatch.setattr(
+        resuming,
+        "gather_over_workers",
+        lambda values: torch.cat([values, torch.tensor([left.pop(0)])]),
+    )
+
+
+class TestTwoWorkers:
+    @pytest.fixture
+    def session(self, small_config: RunConfig, tmp_path: Path) -> LocalSession:
+        session = LocalSession(tmp_path, CPU)
+        train(small_config, session)
+        return session
+
+    def test_they_take_the_newest_that_both_see(
+        self, session: LocalSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Twice how far the other's newest goes, then that it could read it.
+        other_worker_says(monkeypatch, (1, 0), (1, 0), (1, 0))
+        state = _newest_state(session)
+        assert state is not None
+        assert state["epoch"] == 1
+
+    def test_what_the_other_can_not_read_counts_for_neither(
+        self, session: LocalSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other_worker_says(monkeypatch, (2, 0), (0, 0), (1, 0), (1, 0))
+        state = _newest_state(session)
+        assert state is not None
+        assert state["epoch"] == 1
+
+    def test_one_that_sees_none_is_no_reason_to_begin_anew(
+        self, session: LocalSession, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        other_worker_says(monkeypatch, (0, 0))
+        with pytest.raises(UserError, match="worker 1 sees no checkpoint"):
+            _newest_state(session)
+
+
+def test_changed_optimiser_settings_take_effect(
+    small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = LocalSession(tmp_path, CPU)
+    train(changed(small_config, train__epochs=1), session)
+    built: list[torch.optim.Optimizer] = []
+    build = loop.build_optimizer
+    monkeypatch.setattr(
+        loop, "build_optimizer", lambda *given: built.append(build(*given)) or built[0]
+    )
+    train(changed(small_config, optim__momentum=0.5, optim__weight_decay=0.25), session)
+    groups = built[0].param_groups
+    assert {group["momentum"] for group in groups} == {0.5}
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.25}
+    assert built[0].state
+
+
+def test_an_epoch_cut_into_other_steps_begins_anew(
+    small_config: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(checkpoint, "_STEPS_BETWEEN_LOOKS", 1)
+    session = LocalSession(tmp_path, CPU)
+    monkeypatch.setattr(session, "notice", lambda: Notice.STOP)
+    config = changed(small_config, train__batch_size=24)
+    with pytest.raises(StopRequested):
+        train(config, session)
+    assert "step" in session.checkpoints()[0].name
+    train(changed(config, train__batch_size=48), LocalSession(tmp_path, CPU))
+    assert "epoch 1 begins anew" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [0, 1]
+
+
+def test_another_data_set_in_the_same_place_is_refused(
+    small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(changed(small_config, train__epochs=1), LocalSession(tmp_path, CPU))
+    build = loop.build_materials
+
+    def prepared_again(*given: Any) -> Any:
+        materials = build(*given)
+        object.__setattr__(materials.info, "checksum", "another")
+        return materials
+
+    monkeypatch.setattr(loop, "build_materials", prepared_again)
+    with pytest.raises(UserError, match="prepared again"):
+        train(small_config, LocalSession(tmp_path, CPU))
+
+
+def test_a_run_of_short_epochs_hears_that_it_is_to_end(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    session = LocalSession(tmp_path, CPU)
+    session.notice = lambda: Notice.STOP  # type: ignore[method-assign]
+    with pytest.raises(StopRequested):
+        train(changed(small_config, train__batch_size=1000, train__epochs=50), session)
+    assert session.checkpoints()[0].name < "epoch_0010"
+
+
+def test_models_of_fewer_epochs_are_not_those_of_the_run(
+    small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert trained_epochs(tmp_path) == 0
+    train(changed(small_config, train__epochs=1), LocalSession(tmp_path, CPU))
+    assert trained_epochs(tmp_path) == 1
+
+    def fails(*given: Any) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(loop, "save_models", fails)
+    with pytest.raises(OSError, match="no space"):
+        train(small_config, LocalSession(tmp_path, CPU))
+    assert trained_epochs(tmp_path) == 1
+
+
+def test_weights_that_are_not_finite_are_never_saved() -> None:
+    network = torch.nn.Linear(2, 2)
+    require_finite_weights(network)
+    with torch.no_grad():
+        network.weight[0, 0] = float("inf")
+    with pytest.raises(UserError, match="weights are not finite"):
+        require_finite_weights(network)
+
+
+def test_minutes_count_across_epochs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    now = [0.0]
+    monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    clock = checkpoint.CheckpointClock(1.0, CPU)
+    due = []
+    for step in range(1, 13):
+        now[0] = 10.0 * step
+        due.append(clock.agree(lambda: Notice.NOTHING, busy=False)[0])
+        if due[-1] == Notice.DUE:
+            clock.restart()
+    assert [step for step, notice in enumerate(due, start=1) if notice] == [6, 12]
