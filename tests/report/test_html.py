@@ -94,6 +94,15 @@ def test_pgd_far_above_autoattack_is_said_loudly(make_run: MakeRun, pgd: float, 
     assert page.says("masked gradients") == loud
 
 
+def test_pgd_is_compared_on_the_images_that_autoattack_saw(make_run: MakeRun) -> None:
+    part = entry(68.0) | {"same_samples": {"pgd-20": 69.5}}
+    page = Page(
+        write_report(make_run(results={"best": {"pgd-20": entry(80.0), "autoattack": part}}))
+    )
+    assert page.says("1.5 points above")
+    assert not page.says("masked gradients")
+
+
 def test_pgd_without_autoattack_is_an_upper_bound(make_run: MakeRun) -> None:
     page = Page(write_report(make_run(results={"best": {"pgd-20": entry(80.0)}})))
     assert page.says("AutoAttack was not run here")
