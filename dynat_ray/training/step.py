@@ -172,10 +172,13 @@ class Stepper:
 
 def _average_gradients(parameters: list[nn.Parameter]) -> None:
     """Does for a method's own networks what DDP does for the classifier, in one reduction."""
+    # Without a gradient the optimiser leaves a parameter alone. Which ones have none depends on
+    # the epoch, so it is the same on all workers.
+    parameters = [p for p in parameters if p.grad is not None]
     if world_size() == 1 or not parameters:
         return
-    own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    mean = sum_over_workers(torch.cat([value.flatten() for value in own])) / world_size()
+    own = [p.grad.flatten() for p in parameters if p.grad is not None]
+    mean = sum_over_workers(torch.cat(own)) / world_size()
     for parameter, values in zip(
         parameters, mean.split([p.numel() for p in parameters]), strict=True
     ):

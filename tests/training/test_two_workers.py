@@ -53,6 +53,14 @@ METHODS = {
     # At ten times this rate the loss rises, and a rounding may decide which boundary is nearest.
     "deep_defense": {"method.name": "deep_defense", "optim.lr": 0.001},
     "generative_ssl": {"method.name": "generative_ssl", "method.pretraining": 0.5},
+    # Its autoencoder must stay as it is in the second epoch, whatever its momentum.
+    "generative_ssl apart": {
+        "method.name": "generative_ssl",
+        "method.pretraining": 0.5,
+        "method.train_jointly": False,
+        "method.lr_ratio": 1.0,
+        "method.adversarial": 3.0,
+    },
 }
 # By the setting that takes it.
 NEEDS_A_MODEL = {"hat": "method.standard_model", "deep_defense": "model.init_from"}
