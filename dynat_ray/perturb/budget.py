@@ -36,7 +36,7 @@ class BudgetRule:
         self._gap: float | Tensor = 0.0
         self._skewness: float | Tensor = 0.0
         self._factor: float | Tensor = 1.0
-        self._started = False
+        self._started: bool | Tensor = False
 
     def ratios(self, gap: Tensor, skewness: Tensor, correct: Tensor) -> Tensor:
         """Returns budgets as multiples of eps, `(B,)`, and moves the running means.
@@ -51,8 +51,10 @@ class BudgetRule:
         counted = correct.to(gap.dtype)
         sums = torch.stack([(gap * counted).sum(), (skewness * counted).sum(), counted.sum()])
         gap_sum, skewness_sum, count = sum_over_workers(sums).unbind()
+        # The first correct samples decide alone: before them the means are none.
         present = count.clamp(max=1)
-        rate = present if not self._started else present * _MOMENTUM
+        started = torch.as_tensor(self._started, device=gap.device)
+        rate = present * torch.where(started, _MOMENTUM, 1.0)
         count = count.clamp(min=1)
         self._gap = self._gap + rate * (gap_sum / count - self._gap)
         self._skewness = self._skewness + rate * (skewness_sum / count - self._skewness)
@@ -60,7 +62,7 @@ class BudgetRule:
         factor = exponent.exp().clamp(self.min_ratio, self.max_ratio)
         mean_factor = sum_over_workers((factor * counted).sum()) / count
         self._factor = self._factor + rate * (mean_factor - self._factor)
-        self._started = True
+        self._started = started | (present > 0)
         return torch.where(correct, factor / self._factor, torch.ones_like(factor))
 
     def state_dict(self) -> dict[str, float | bool]:
@@ -69,7 +71,7 @@ class BudgetRule:
             "gap": float(self._gap),
             "skewness": float(self._skewness),
             "factor": float(self._factor),
-            "started": self._started,
+            "started": bool(self._started),
         }
 
     def load_state_dict(self, state: dict[str, float | bool]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from dynat_ray.perturb.budget import BudgetRule
@@ -40,6 +41,15 @@ def test_a_batch_without_a_correct_sample_changes_nothing() -> None:
     ratios = rule.ratios(torch.rand(8), torch.rand(8), torch.zeros(8, dtype=torch.bool))
     assert ratios.tolist() == [1] * 8
     assert rule.state_dict() == before
+
+
+def test_the_means_begin_with_the_first_correct_samples() -> None:
+    late, fresh = (BudgetRule(1.0, 0.3, 0.5, 1.5) for _ in range(2))
+    late.ratios(torch.rand(8), torch.rand(8), torch.zeros(8, dtype=torch.bool))
+    gap, skewness, correct = torch.rand(8), torch.rand(8), torch.arange(8) < 3
+    expected = fresh.ratios(gap, skewness, correct)
+    assert torch.equal(late.ratios(gap, skewness, correct), expected)
+    assert float(expected[correct].mean()) == pytest.approx(1)
 
 
 def test_state_goes_on() -> None:
