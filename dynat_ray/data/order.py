@@ -12,8 +12,9 @@ class EpochOrder:
     """Global batches keyed by (seed, epoch), and this worker's share of them.
 
     Worker `rank` of `world_size` takes every `world_size`-th sample of each global batch, from
-    `rank` on. The last batch may be partial; it has at least `world_size` samples (filled up from
-    the epoch's start), so that no worker is ever without one.
+    `rank` on. The last batch may be partial; it is filled up from the epoch's start, so that no
+    worker is ever without a sample, nor, where it is shuffled for training, with only one, which
+    batch normalisation can't take.
 
     With extra data (Wang et al., ICML 2023) a fixed part of each batch comes from the extra set,
     drawn with replacement, and every batch is full; the epoch keeps the number of batches that
@@ -62,7 +63,8 @@ class EpochOrder:
         if self._extra:
             self.global_sizes = [batch_size] * (full + (rest > 0))
         else:
-            last = [max(rest, world_size)] if rest else []
+            least = min((2 if shuffle else 1) * world_size, batch_size)
+            last = [max(rest, least)] if rest else []
             self.global_sizes = [batch_size] * full + last
         self.local_batch = len(range(rank, batch_size, world_size))
         self.local_real = len(range(rank, batch_size - self._extra, world_size))

@@ -107,13 +107,12 @@ class CarriedPerturbations:
             for levels, written in zip(
                 self._levels.split(_ROWS), self._written.split(_ROWS), strict=True
             ):
-                # Where an epoch begins again to fill its last batch, an image may be written by
-                # several: the first of them counts, the others add nothing.
-                claim = torch.where(written, world_size() - rank(), 0)
-                winner = max_over_workers(claim)
-                own = torch.where((written & (claim == winner))[:, None, None, None], levels, 0)
-                anywhere = (winner > 0)[:, None, None, None]
-                levels.copy_(torch.where(anywhere, sum_over_workers(own), levels))
+                # Of several workers that have written an image (one that fills up the last batch)
+                # the last one counts: the others add nothing.
+                number = rank() + 1
+                writer = max_over_workers(torch.where(written, number, 0))[:, None, None, None]
+                own = torch.where(writer == number, levels, 0)
+                levels.copy_(torch.where(writer > 0, sum_over_workers(own), levels))
         self._written.zero_()
 
 

@@ -135,6 +135,7 @@ def check_run(config: RunConfig, info: DatasetInfo) -> str:
     load_labels(config.data.path, "train")
     model = _build_model(config, info)
     augmentation, method = _build_parts(config, info, model, decoder_crops=False)
+    _check_smallest_batch(config, model)
     if config.data.first_image_size:
         check_first_size(config.data, model)
     if config.attack.carry_epochs:
@@ -151,6 +152,22 @@ def check_run(config: RunConfig, info: DatasetInfo) -> str:
             "can't; set train.compile to false"
         )
     return loader_kind(config.data.path, config.data.loader)
+
+
+def _check_smallest_batch(config: RunConfig, model: Classifier) -> None:
+    _, workers = config.cluster.worker_range() or (1, 1)
+    share = config.train.batch_size // workers
+    if min(share, config.train.micro_batch_size or share) > 1:
+        return
+    try:
+        with torch.no_grad():
+            model.train()(torch.zeros(1, model.channels, *model.size))
+    except ValueError:
+        raise UserError(
+            f"batch normalisation of model '{model.name}' needs two samples on every worker at "
+            f"once: set train.batch_size to {2 * workers} or more, and train.micro_batch_size to 2 "
+            "or more, or to 0"
+        ) from None
 
 
 def _build_model(config: RunConfig, info: DatasetInfo) -> Classifier:

@@ -190,9 +190,10 @@ def _micro_batches(batch: Batch, largest: int, global_size: int) -> Iterator[Bat
     if largest == 0:
         yield batch
         return
-    # Every worker must come to the same count, though their parts may differ by one sample.
-    per_worker = math.ceil(global_size / world_size())
-    count = min(math.ceil(per_worker / largest), max(1, global_size // world_size()))
+    # Every worker must come to the same count, though their parts may differ by one sample. Batch
+    # normalisation needs two samples, where `largest` allows them.
+    per_worker, least = math.ceil(global_size / world_size()), min(2, largest)
+    count = min(math.ceil(per_worker / largest), max(1, global_size // world_size() // least))
     for places in torch.arange(len(batch.labels), device=batch.labels.device).tensor_split(count):
         yield Batch(
             images=batch.images[places],

@@ -46,14 +46,17 @@ def test_epochs_differ_and_repeat() -> None:
     assert not np.array_equal(order.local(1), EpochOrder(np.arange(30), 8, 8).local(1))
 
 
-def test_last_batch_is_filled_up_to_one_sample_per_worker() -> None:
+def test_last_batch_is_filled_up_to_two_samples_per_worker() -> None:
     batches = gather(3, 17, 8, 0)
-    assert [len(batch) for batch in batches] == [8, 8, 3]
-    assert batches[2][1:].tolist() == batches[0][:2].tolist()
+    assert [len(batch) for batch in batches] == [8, 8, 6]
+    assert batches[2][1:].tolist() == batches[0][:5].tolist()
+    # As far as a whole batch goes; and for measuring, where one will do, as little as possible.
+    assert [len(batch) for batch in gather(3, 6, 5, 0)] == [5, 5]
+    assert [len(batch) for batch in gather(3, 17, 8, 0, shuffle=False)] == [8, 8, 3]
 
 
 def test_a_set_smaller_than_the_number_of_workers() -> None:
-    assert [batch.tolist() for batch in gather(3, 1, 8, 0)] == [[0, 0, 0]]
+    assert [batch.tolist() for batch in gather(3, 1, 8, 0)] == [[0] * 6]
 
 
 def test_without_shuffling_the_order_is_that_of_the_indices() -> None:

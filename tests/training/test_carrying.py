@@ -94,7 +94,7 @@ def test_extra_images_are_not_remembered(small_config: RunConfig) -> None:
     assert not read(memory, torch.tensor([0])).any()
 
 
-def test_of_two_workers_that_write_the_same_image_the_first_counts(
+def test_of_two_workers_that_write_the_same_image_the_last_counts(
     small_config: RunConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """This one is the first of two; the other has written images 1 (as this one has) and 2."""
@@ -102,19 +102,19 @@ def test_of_two_workers_that_write_the_same_image_the_first_counts(
     memory.start_epoch(0)
     keep(memory, torch.full((2, 1, 8, 8), EPS), torch.tensor([0, 1]))
     theirs = torch.zeros(len(memory._levels), dtype=torch.long)
-    theirs[1:3] = 1
+    theirs[1:3] = 2
     monkeypatch.setattr(carrying, "world_size", lambda: 2)
     monkeypatch.setattr(carrying, "max_over_workers", lambda own: torch.maximum(own, theirs))
 
     def add_theirs(own: torch.Tensor) -> torch.Tensor:
         own = own.clone()
-        own[2] += round(-EPS / memory._unit)
+        own[1:3] += round(-EPS / memory._unit)
         return own
 
     monkeypatch.setattr(carrying, "sum_over_workers", add_theirs)
     memory.start_epoch(1)
     found = read(memory, torch.arange(4)).flatten(1)
-    expected = torch.tensor([EPS, EPS, -EPS, 0.0])[:, None].expand(4, 64)
+    expected = torch.tensor([EPS, -EPS, -EPS, 0.0])[:, None].expand(4, 64)
     torch.testing.assert_close(found, expected, atol=EPS / 60, rtol=0)
 
 

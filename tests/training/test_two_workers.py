@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,12 @@ import torch.multiprocessing as mp
 
 from dynat_ray.config import RunConfig
 from dynat_ray.config_files import build_config, override
+from dynat_ray.data import Augmentation, Batch, load_info
 from dynat_ray.errors import UserError
-from dynat_ray.methods import method_settings
+from dynat_ray.methods import Prepared, method_settings
 from dynat_ray.models import load_model
 from dynat_ray.training.agreement import on_all_workers
+from dynat_ray.training.carrying import CarriedPerturbations
 from dynat_ray.training.loop import train
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.telemetry import read_metrics
@@ -102,6 +105,20 @@ def _fail_on_one(rank: int, meeting: str, folder: str) -> None:
             on_all_workers(build)
         except UserError as error:
             Path(folder, f"{rank}.txt").write_text(str(error))
+
+
+def _carry_one_image(rank: int, config: RunConfig, meeting: str) -> None:
+    info, cpu = load_info(config.data.path), torch.device("cpu")
+    images = torch.full((1, 1, 8, 8), 0.5)
+    change = torch.full_like(images, 1.5 * config.threat.eps)
+    with _process_group(rank, meeting):
+        carried = CarriedPerturbations(config, info, Augmentation([], 0), cpu)
+        carried.start_epoch(0)
+        batch = Batch(images, torch.zeros(1, dtype=torch.int64), torch.tensor([3]))
+        carried.keep([Prepared(batch, images + change)])
+        carried.start_epoch(1)
+        found = carried.add_to(batch).carried
+    torch.testing.assert_close(found, change, atol=0.02 * config.threat.eps, rtol=0)
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +205,15 @@ def test_memory_of_two_workers_is_taken_over_by_one(
     assert len(budgets[0].unique()) > 5
     # A sample at the very edge of what it withstands may be told apart by rounding.
     assert float((budgets[0] - budgets[1]).abs().gt(1e-4).float().mean()) < 0.02
+
+
+def test_a_change_that_both_workers_have_found_is_carried_once(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    """As of an image that fills up the last batch."""
+    attack = dataclasses.replace(small_config.attack, carry_epochs=2)
+    config = dataclasses.replace(small_config, attack=attack)
+    mp.spawn(_carry_one_image, args=(config, str(tmp_path / "meeting")), nprocs=2)
 
 
 def test_a_mistake_of_one_worker_is_raised_on_all(tmp_path: Path) -> None:

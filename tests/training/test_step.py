@@ -1,0 +1,44 @@
+"""One step: what it does to gradients of gradients, running statistics and compiled graphs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dynat_ray.config import TrainConfig
+from dynat_ray.data import Batch
+from dynat_ray.methods import Method
+from dynat_ray.models import Classifier, build_model
+from dynat_ray.training.step import Stepper, _micro_batches, wrap
+
+
+def small_model(name: str, kwargs: dict[str, Any]) -> Classifier:
+    torch.manual_seed(0)
+    return build_model(
+        name,
+        num_classes=4,
+        channels=3,
+        size=(16, 16),
+        mean=[0.5] * 3,
+        std=[0.25] * 3,
+        kwargs=kwargs,
+    )
+
+
+def step(model: Classifier, method: Method[Any], config: TrainConfig) -> Tensor:
+    """Makes one step on eight random images; returns the loss."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(8, 3, 16, 16, generator=generator)
+    batch = Batch(images, torch.arange(8) % 4, torch.arange(8))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    stepper = Stepper(wrap(model, config), method, optimizer, config, torch.device("cpu"))
+    return stepper.step(batch, 0, 0, 8).loss
+
+
+@pytest.mark.parametrize(("largest", "sizes"), [(1, [1] * 5), (2, [3, 2]), (3, [3, 2])])
+def test_parts_of_a_batch_have_two_samples_where_they_may(largest: int, sizes: list[int]) -> None:
+    batch = Batch(torch.zeros(5, 1, 2, 2), torch.zeros(5), torch.arange(5))
+    assert [len(part.labels) for part in _micro_batches(batch, largest, 5)] == sizes
