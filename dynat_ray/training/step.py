@@ -23,6 +23,8 @@ from dynat_ray.training.activation_checkpointing import unchanged_statistics
 from dynat_ray.training.precision import autocast
 from dynat_ray.training.weight_perturbation import perturbed_weights
 
+_LARGEST_NUMBER_OF_GRAPHS = 64
+
 
 @dataclass
 class Networks:
@@ -51,6 +53,10 @@ def wrap(core: nn.Module, config: TrainConfig) -> Networks:
     average = (
         ModelEmaV3(core, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
     )
+    if config.compile:
+        # Modes, precisions and sizes of attacks and training give more graphs than the 8 of one
+        # code that PyTorch allows before it goes on without compiling.
+        torch._dynamo.config.recompile_limit = _LARGEST_NUMBER_OF_GRAPHS
     attacked: nn.Module = torch.compile(core, dynamic=False) if config.compile else core  # type: ignore[assignment]
     outer = attacked
     if world_size() > 1:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounter
 
 from dynat_ray.config import TrainConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import Method
 from dynat_ray.models import Classifier, build_model
 from dynat_ray.training.step import Stepper, _micro_batches, wrap
+from tests.methods.cases import tiny_classifier
 
 
 def small_model(name: str, kwargs: dict[str, Any]) -> Classifier:
@@ -36,6 +39,16 @@ def step(model: Classifier, method: Method[Any], config: TrainConfig) -> Tensor:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     stepper = Stepper(wrap(model, config), method, optimizer, config, torch.device("cpu"))
     return stepper.step(batch, 0, 0, 8).loss
+
+
+def test_every_variant_of_a_network_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = CompileCounter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    with torch._dynamo.config.patch(recompile_limit=2):
+        attacked = wrap(tiny_classifier(), TrainConfig(compile=True)).attacked
+        for size in range(2, 6):
+            attacked(torch.rand(size, 1, 4, 4))
+    assert counter.frame_count == 4
 
 
 @pytest.mark.parametrize(("largest", "sizes"), [(1, [1] * 5), (2, [3, 2]), (3, [3, 2])])
