@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dynat_ray.errors import UserError
 from dynat_ray.models import Classifier
+from dynat_ray.perturb.frozen import frozen
 
 
 def channel_axis(network: Classifier) -> int:
@@ -31,15 +32,9 @@ def channel_axis(network: Classifier) -> int:
 
 def feature_shape(network: Classifier) -> tuple[int, ...]:
     """Returns the shape of one image's features, without the batch axis."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        with torch.no_grad():
-            image = torch.zeros(1, network.channels, *network.size, device=network.mean.device)
-            return tuple(network.features(image).shape[1:])
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with frozen(network), torch.no_grad():
+        image = torch.zeros(1, network.channels, *network.size, device=network.mean.device)
+        return tuple(network.features(image).shape[1:])
 
 
 def per_channel(values: Tensor, axis: int, dimensions: int) -> Tensor:

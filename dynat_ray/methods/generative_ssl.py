@@ -20,15 +20,12 @@ useful goes to the classifier; joint end-to-end training. Architecture and losse
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dynat_ray import keyed_random
 from dynat_ray.config import require
@@ -38,6 +35,7 @@ from dynat_ray.methods.base import Method, Prepared
 from dynat_ray.methods.records import attack_record
 from dynat_ray.methods.registry import register
 from dynat_ray.models import Classifier
+from dynat_ray.perturb.frozen import unchanged_statistics
 from dynat_ray.perturb.objectives import kl_divergence
 
 # Masks are drawn on a grid of so many cells a side; smaller images have a cell a pixel.
@@ -128,8 +126,9 @@ class GenerativeSSL(Method[GenerativeSSLSettings]):
                 ratio = self.settings.attack_ratio
                 ratios = torch.full((len(batch.images),), ratio, device=batch.images.device)
                 outcome = self.attack(network, batch, keys, "ce", ratios=ratios)
-                eps = self.context.threat.eps * ratio
-                prepared.record = attack_record(outcome, batch.labels, eps)
+                prepared.record = attack_record(
+                    outcome, batch.labels, self.context.threat.eps * ratio
+                )
                 prepared.adversarial, prepared.passes = outcome.images, outcome.passes
         if self._autoencoder_learns:
             prepared.kept["masked"] = self._masked(batch.images, keys)
@@ -146,7 +145,7 @@ class GenerativeSSL(Method[GenerativeSSLSettings]):
         if self.pretraining:
             return total
         images, autoencoder_loss = self._screened(prepared)
-        with clean_statistics_kept(network):
+        with unchanged_statistics(network):
             screened_logits: Tensor = network(images).float()
         screened = self.cross_entropies(screened_logits, batch)
         # The clean prediction teaches and isn't drawn towards what screening has left.
@@ -197,17 +196,3 @@ class GenerativeSSL(Method[GenerativeSSLSettings]):
                 return plain, loss
             gate = autoencoder.screen(code)
             return autoencoder.decode(gate * code, size), loss + settings.sparsity * gate.mean()
-
-
-@contextmanager
-def clean_statistics_kept(network: nn.Module) -> Iterator[None]:
-    """Keeps running statistics as they are; batches are still normalised by their own."""
-    layers = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = 0.0
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum  # type: ignore[assignment]

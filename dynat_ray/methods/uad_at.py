@@ -32,10 +32,11 @@ from dynat_ray.config import require
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
 from dynat_ray.methods.base import Method, Prepared
-from dynat_ray.methods.features import channel_axis, feature_shape
+from dynat_ray.methods.features import feature_shape
 from dynat_ray.methods.records import attack_record
 from dynat_ray.methods.registry import register
 from dynat_ray.models import Classifier
+from dynat_ray.perturb.frozen import unchanged_statistics
 from dynat_ray.perturb.objectives import kl_divergence
 
 # Of the random numbers that belong to a sample; the attack draws from the ones before.
@@ -77,7 +78,7 @@ class UADAT(Method[UADATSettings]):
 
     def attach(self, network: Classifier) -> None:
         shape = feature_shape(network)
-        if len(shape) not in (1, 3) or channel_axis(network) != 1:
+        if len(shape) not in (1, 3) or shape[0] != network.backbone.num_features:
             raise UserError(
                 "method 'uad_at' needs a model whose features are a map (channels, height, width) "
                 f"or a vector; those of '{network.name}' have shape {shape}"
@@ -128,7 +129,9 @@ class UADAT(Method[UADATSettings]):
         record["kl"] = kl.detach()
         total = losses.mean() + settings.alignment * kl.mean()
         if align:
-            angle = gradient_distance(clean, images, losses, adversarial)
+            # Checkpointed activations are computed again here.
+            with unchanged_statistics(network):
+                angle = gradient_distance(clean, images, losses, adversarial)
             total = total + settings.gradients * angle.mean()
         return total
 

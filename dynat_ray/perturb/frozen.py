@@ -1,4 +1,4 @@
-"""A model as attacks need it: parameters frozen, batch normalisation in a stated mode."""
+"""What stays as it is in a model for a while: parameters, running statistics, or both."""
 
 from __future__ import annotations
 
@@ -44,3 +44,17 @@ def frozen(model: nn.Module, batch_norm: BatchNormMode = "eval") -> Iterator[Non
             module.training = mode
         for parameter in trainable:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def unchanged_statistics(model: nn.Module) -> Iterator[None]:
+    """Keeps running statistics as they are; batches are still normalised by their own."""
+    norms = [each for each in model.modules() if isinstance(each, _BatchNorm)]
+    before = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum = 0.0
+        yield
+    finally:
+        for norm, momentum in zip(norms, before, strict=True):
+            norm.momentum = momentum  # type: ignore[assignment]

@@ -19,7 +19,7 @@ from dynat_ray.config import TrainConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import Method, Prepared
 from dynat_ray.own_time import own_time
-from dynat_ray.training.activation_checkpointing import unchanged_statistics
+from dynat_ray.perturb.frozen import unchanged_statistics
 from dynat_ray.training.precision import autocast
 from dynat_ray.training.weight_perturbation import perturbed_weights
 

@@ -15,10 +15,10 @@ from dynat_ray.config import AttackConfig, ThreatConfig
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
 from dynat_ray.methods import Method, MethodContext, build_method, method_settings
-from dynat_ray.methods.generative_ssl import clean_statistics_kept
 from dynat_ray.methods.uad_at import refined_reference
 from dynat_ray.models import Classifier, build_model
 from dynat_ray.perturb.deepfool import deepfool
+from dynat_ray.perturb.frozen import unchanged_statistics
 from tests.methods.cases import KEYS, loss_of, make
 
 
@@ -264,6 +264,6 @@ def test_running_statistics_come_from_clean_images_alone(network: Classifier, ba
     for name, value in other.named_buffers():
         if "running" in name:
             torch.testing.assert_close(dict(network.named_buffers())[name], value)
-    with clean_statistics_kept(network):
+    with unchanged_statistics(network):
         assert network.backbone.trunk[1].momentum == 0
     assert network.backbone.trunk[1].momentum == 0.1

@@ -14,8 +14,9 @@ from dynat_ray.config import TrainConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import Method
 from dynat_ray.models import Classifier, build_model
+from dynat_ray.training.activation_checkpointing import checkpoint_activations
 from dynat_ray.training.step import Stepper, _micro_batches, wrap
-from tests.methods.cases import tiny_classifier
+from tests.methods.cases import make, tiny_classifier
 
 
 def small_model(name: str, kwargs: dict[str, Any]) -> Classifier:
@@ -39,6 +40,20 @@ def step(model: Classifier, method: Method[Any], config: TrainConfig) -> Tensor:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     stepper = Stepper(wrap(model, config), method, optimizer, config, torch.device("cpu"))
     return stepper.step(batch, 0, 0, 8).loss
+
+
+def test_statistics_move_once_where_activations_are_computed_again() -> None:
+    found = []
+    for again in (False, True):
+        model = small_model("preact_resnet10", {"base_width": 8})
+        if again:
+            checkpoint_activations(model)
+        method = make("uad_at")
+        method.attach(model)
+        step(model, method, TrainConfig(activation_checkpointing=again))
+        found.append({name: b for name, b in model.named_buffers() if "running" in name})
+    for name, values in found[0].items():
+        torch.testing.assert_close(found[1][name], values, msg=name)
 
 
 def test_every_variant_of_a_network_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
