@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from dynat_ray import keyed_random
@@ -136,7 +137,10 @@ class Stepper:
             for number, part in enumerate(prepared, start=1):
                 last = number == len(prepared)
                 synchronised = last or not isinstance(networks.outer, DistributedDataParallel)
-                with nullcontext() if synchronised else networks.outer.no_sync():  # type: ignore[operator]
+                with (
+                    nullcontext() if synchronised else networks.outer.no_sync(),  # type: ignore[operator]
+                    self._twice_differentiable(),
+                ):
                     with autocast(config.precision, self.device):
                         loss = self.method.loss(networks.outer, part) * len(part.batch.labels)
                     with self._statistics_as_they_are():
@@ -159,6 +163,11 @@ class Stepper:
         if networks.average is not None:
             networks.average.update(networks.core, step=global_step)
         return StepOutcome(torch.stack(losses).sum() / len(batch.labels), prepared)
+
+    def _twice_differentiable(self) -> AbstractContextManager[None]:
+        """Chooses an attention that has second derivatives; the fused ones have none."""
+        twice = self.method.differentiates_twice
+        return sdpa_kernel(SDPBackend.MATH) if twice else nullcontext()
 
     def _statistics_as_they_are(self) -> AbstractContextManager[None]:
         checkpointing = self.config.activation_checkpointing

@@ -42,6 +42,11 @@ def step(model: Classifier, method: Method[Any], config: TrainConfig) -> Tensor:
     return stepper.step(batch, 0, 0, 8).loss
 
 
+def test_attention_has_second_derivatives() -> None:
+    model = small_model("vit_tiny_patch16_224", {"patch_size": 4, "depth": 1, "embed_dim": 48})
+    assert bool(step(model, make("deep_defense"), TrainConfig()).isfinite())
+
+
 def test_statistics_move_once_where_activations_are_computed_again() -> None:
     found = []
     for again in (False, True):
