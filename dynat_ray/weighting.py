@@ -24,7 +24,8 @@ def fragility(kl: Tensor, gap: Tensor, reach: Tensor) -> Tensor:
     Args:
         kl: `KL(p(x) || p(x'))` `(B,)`.
         gap: `p_y - max_{k != y} p_k` of the clean prediction, `(B,)` in [-1, 1].
-        reach: Attack spent, `min(steps * step_size, eps_i) / eps` `(B,)`; 0 where not attacked.
+        reach: Attack spent, `min(carried + steps * step_size, eps_i) / eps` `(B,)`, where `carried`
+            is the size of the change that it began with; 0 where not attacked.
     """
     speed = (2 * kl.clamp(min=0)).sqrt() / reach.clamp(min=1e-3)
     return torch.where(reach > 0, speed * (1 - gap), torch.zeros_like(speed))
@@ -41,7 +42,7 @@ def softmax_weights(
         fragility: `k`, `(B,)`.
         temperature: `T`; large values make all weights 1.
         min_weight: Smallest weight before the last normalisation.
-        max_weight: Largest.
+        max_weight: Largest before it.
         attacked: Samples `(B,)` (bool) that count; the others get 0.
     """
     scaled = fragility.detach().float() / temperature

@@ -69,7 +69,7 @@ class AALP(Method[AALPSettings]):
 
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         outcome = self.attack(network, batch, keys, "ce")
-        record = attack_record(outcome, batch.labels, self.context.threat.eps)
+        record = attack_record(outcome, batch.labels)
         prepared = Prepared(batch, outcome.images, record=record, passes=outcome.passes)
         if self.settings.guided_dropout:
             with frozen(network, self.context.attack.batch_norm):

@@ -190,7 +190,10 @@ class Method(ABC, Generic[SettingsT]):
         """Takes over what `state_dict` returned."""
 
     def clean_logits(self, network: nn.Module, images: Tensor) -> Tensor:
-        """Returns logits `(B, K)` of `images` in eval mode, float32, without gradients."""
+        """Returns logits `(B, K)` of `images` as attacks see them, float32, without gradients.
+
+        That is in eval mode, with batch normalisation in the mode `attack.batch_norm`.
+        """
         with frozen(network, self.context.attack.batch_norm), torch.no_grad():
             logits: Tensor = network(images).float()
         return logits

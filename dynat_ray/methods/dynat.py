@@ -29,6 +29,7 @@ from dynat_ray.perturb.budget import BudgetRule
 from dynat_ray.perturb.pgd import StopRule
 from dynat_ray.perturb.shrinking import places_to_keep
 from dynat_ray.perturb.signals import signed_gap
+from dynat_ray.perturb.threat import change_sizes
 from dynat_ray.weighting import fragility, mean_over_attacked, softmax_weights
 
 
@@ -53,8 +54,8 @@ class DynATSettings:
         min_steps: Steps before it may stop.
         weights: (d) Weights by fragility; off: 1 for all.
         kl_temperature: Temperature of the weights' softmax; large: all 1.
-        min_weight: Smallest weight.
-        max_weight: Largest weight.
+        min_weight: Smallest weight before weights are scaled to their mean of 1.
+        max_weight: Largest weight before that.
     """
 
     name: str = "dynat"
@@ -118,25 +119,27 @@ class DynAT(Method[DynATSettings]):
             else None,
             clean_logits=clean_logits,
         )
-        eps = self.context.threat.eps
-        record |= attack_record(outcome, batch.labels, eps * ratios, clean_logits)
-        record["weight"] = weights = self._weights(record, clean_logits, batch.labels, ratios)
+        record |= attack_record(outcome, batch.labels, clean_logits)
+        record["weight"] = weights = self._weights(record, clean_logits, batch, ratios)
         prepared = Prepared(batch, outcome.images, weights, record, outcome.passes)
         prepared.kept["attacked"] = ratios > 0
         return prepared
 
     def _weights(
-        self, record: dict[str, Tensor], clean_logits: Tensor, labels: Tensor, ratios: Tensor
+        self, record: dict[str, Tensor], clean_logits: Tensor, batch: Batch, ratios: Tensor
     ) -> Tensor:
         settings, attacked = self.settings, ratios > 0
         weights = attacked.float()
         if settings.weights:
-            # How far the attack could go, as a part of eps.
-            eps = self.context.threat.eps
-            step = self.step_size / eps if eps > 0 else 0.0
-            reach = ratios * (record["attack_steps"] * step).clamp(max=1)
-            gap = signed_gap(clean_logits.softmax(dim=1), labels)
-            record["fragility"] = fragility(record["kl"], gap, reach)
+            # How far the attack could go, as a part of the budget.
+            threat = self.context.threat
+            step = self.step_size / threat.eps if threat.eps > 0 else 0.0
+            spent = record["attack_steps"] * step
+            if batch.carried is not None:
+                budgets = (threat.eps * ratios).clamp(min=1e-12)
+                spent = spent + change_sizes(batch.carried, threat.norm) / budgets
+            gap = signed_gap(clean_logits.softmax(dim=1), batch.labels)
+            record["fragility"] = fragility(record["kl"], gap, ratios * spent.clamp(max=1))
             weights = softmax_weights(
                 record["fragility"],
                 settings.kl_temperature,

@@ -75,7 +75,7 @@ class IAAT(Method[IAATSettings]):
             ratios, passes = self._new_ratios(network, batch, keys, correct)
         self.memory.write(batch.indices, ratios)
         outcome = self.attack(network, batch, keys, "ce", ratios=ratios)
-        record |= attack_record(outcome, batch.labels, self.context.threat.eps * ratios)
+        record |= attack_record(outcome, batch.labels)
         return Prepared(batch, outcome.images, None, record, passes + outcome.passes)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:

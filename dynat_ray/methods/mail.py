@@ -64,7 +64,7 @@ class MAIL(Method[MAILSettings]):
             outcome = self.attack(network, batch, keys, "kl", clean_logits=clean_logits)
         else:
             outcome = self.attack(network, batch, keys, "ce", start="gaussian")
-        record = attack_record(outcome, batch.labels, self.context.threat.eps)
+        record = attack_record(outcome, batch.labels)
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:

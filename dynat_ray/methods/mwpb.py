@@ -64,9 +64,7 @@ class MWPB(Method[MWPBSettings]):
             network, batch, keys, objective, ratios=ratios, clean_logits=clean_logits
         )
         record = clean_record(clean_logits)
-        record |= attack_record(
-            outcome, batch.labels, self.context.threat.eps * ratios, clean_logits
-        )
+        record |= attack_record(outcome, batch.labels, clean_logits)
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:

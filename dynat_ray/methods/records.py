@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from dynat_ray.perturb.objectives import kl_divergence
@@ -21,19 +20,18 @@ def clean_record(logits: Tensor) -> dict[str, Tensor]:
 
 
 def attack_record(
-    outcome: AttackOutcome, labels: Tensor, eps: float | Tensor, clean_logits: Tensor | None = None
+    outcome: AttackOutcome, labels: Tensor, clean_logits: Tensor | None = None
 ) -> dict[str, Tensor]:
     """Returns what an attack did to each sample: budget, steps, gap, KL, `(B,)` each.
 
     Args:
         outcome: Of the attack.
-        labels: True classes `(B,)`.
-        eps: Budget, one or `(B,)`, in units of [0, 1] pixels.
+        labels: Classes `(B,)` that the attack moved away from.
         clean_logits: Logits `(B, K)` of the clean images; without them there is no KL.
     """
     gap = adversarial_gap(outcome.logits, labels)
     record = {
-        "eps": torch.ones_like(gap) * eps,
+        "eps": outcome.eps,
         "attack_steps": outcome.steps,
         "adversarial_gap": gap,
     }

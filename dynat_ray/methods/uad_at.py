@@ -90,7 +90,7 @@ class UADAT(Method[UADATSettings]):
 
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         outcome = self.attack(network, batch, keys, "ce")
-        record = attack_record(outcome, batch.labels, self.context.threat.eps)
+        record = attack_record(outcome, batch.labels)
         choice = keyed_random.uniform(keys, 1, stream=_CHOICE_STREAM) < self.settings.sample_share
         noise = keyed_random.normal(keys, self._numbers, stream=_STATISTICS_STREAM) * choice
         return Prepared(

@@ -1,7 +1,8 @@
 """The attack engine: projected gradient ascent with per-sample budgets, steps and stops.
 
 One engine serves every method. Samples that have stopped, and those without a budget, leave the
-batch that is computed, so stopping early saves time and not only steps.
+batch that is computed, so stopping early saves time and not only steps. Where batch normalisation
+uses the batch's own statistics nobody leaves: the others' results would change.
 """
 
 from __future__ import annotations
@@ -48,14 +49,17 @@ class AttackOutcome:
     Attributes:
         images: Adversarial images `(B, C, H, W)` in [0, 1], within the budget of their clean ones.
         steps: Steps each sample made, int64 `(B,)`.
-        logits: Logits `(B, K)` last seen for each sample: those of `images` where it stopped,
-            else those before its last step.
+        eps: Budget of each sample, `(B,)`, in units of [0, 1] pixels; 0 where not attacked.
+        logits: Logits `(B, K)` last seen for each sample: those of `images` where it stopped or
+            the attack has one step, else those before its last step.
         survived: At how many of its `steps` first points (the start counts, the end does not) each
             sample was still classified correctly, int64 `(B,)`.
-        passes: Forward-backward passes spent, summed over the samples.
+        passes: Forward-backward passes spent, summed over the samples; forward passes alone don't
+            count.
     """
 
     images: Tensor
+    eps: Tensor
     steps: Tensor
     logits: Tensor
     survived: Tensor
@@ -92,7 +96,7 @@ def pgd(
         ball: Geometry of the threat.
         eps: Budget, one or `(B,)`, in units of [0, 1] pixels; 0 leaves a sample unchanged.
         step_size: Length of a step, one or `(B,)`.
-        steps: Most steps a sample makes.
+        steps: Most steps a sample makes; 0: no attack, images stay as they are.
         objective: What to maximise: `ce`, `kl` (needs `clean_logits`), `cw` or a function.
         random_start: `uniform`, `gaussian` or `none`.
         batch_norm: Mode of batch normalisation; see `frozen`.
@@ -113,6 +117,8 @@ def pgd(
     may_stop = torch.full_like(labels, stop is not None, dtype=torch.bool)
     if stop is not None and stop.applies is not None:
         may_stop = stop.applies
+    if steps == 0:
+        eps = 0.0
     batch = _Samples(
         rows=torch.arange(len(images), device=images.device),
         images=images,
@@ -126,7 +132,18 @@ def pgd(
     with frozen(model, batch_norm):
         network = folded(model, images) if batch_norm == "eval" else model
         start = starting_point(ball, images, batch.eps, random_start, keys, carried)
-        return _ascend(network, start, batch, ball, steps, loss, stop, clean_logits, step_noise)
+        return _ascend(
+            network,
+            start,
+            batch,
+            ball,
+            steps,
+            loss,
+            stop,
+            clean_logits,
+            step_noise,
+            whole=batch_norm == "train",
+        )
 
 
 @dataclass(frozen=True)
@@ -166,20 +183,24 @@ def _ascend(
     stop: StopRule | None,
     clean_logits: Tensor | None,
     step_noise: float,
+    whole: bool,
 ) -> AttackOutcome:
-    """Runs the steps; `samples`, `current`, `done`, `patience` hold only what is still attacked."""
+    """Runs the steps; `samples`, `current`, `done`, `patience` hold only what is still attacked.
+
+    With `whole` they hold all samples as long as any has a budget.
+    """
     adversarial, passes = start, 0
     used, survived = torch.zeros_like(batch.labels), torch.zeros_like(batch.labels)
     attacked = batch.eps > 0
     samples, current = batch, start
-    if steps == 0 or not bool(attacked.all()):
-        places = attacked.nonzero().squeeze(1) if steps > 0 else batch.rows[:0]
+    if not bool(attacked.any() if whole else attacked.all()):
+        places = attacked.nonzero().squeeze(1)
         samples, current = batch.select(places), start[places]
-        if clean_logits is None or steps == 0:
+        if clean_logits is None:
             with torch.no_grad():
                 clean_logits = model(start)
     logits = None if clean_logits is None else clean_logits.detach().float().clone()
-    done = torch.zeros_like(samples.may_stop)
+    done = samples.eps <= 0
     patience = torch.full_like(samples.labels, 0 if stop is None else stop.patience)
     on_host = start.device.type == "cpu"
     for step in range(steps):
@@ -201,7 +222,7 @@ def _ascend(
         used.index_add_(0, samples.rows, (~done).long())
         correct = seen.argmax(dim=1) == samples.labels
         survived.index_add_(0, samples.rows, (correct & ~done).long())
-        if stop is None or not (on_host or (step + 1) % _STEPS_BETWEEN_READINGS == 0):
+        if whole or stop is None or not (on_host or (step + 1) % _STEPS_BETWEEN_READINGS == 0):
             continue
         kept = places_to_keep(done, len(start))
         if kept is not None:
@@ -209,8 +230,12 @@ def _ascend(
             samples, current = samples.select(kept), current[kept]
             done, patience = done[kept], patience[kept]
     assert logits is not None
+    if steps == 1 and len(current) > 0:
+        # Else nobody would ever have looked at what the attack has found.
+        with torch.no_grad():
+            logits.index_copy_(0, samples.rows, model(current).float())
     adversarial = adversarial.index_copy(0, samples.rows, current)
-    return AttackOutcome(adversarial, used, logits, survived, passes)
+    return AttackOutcome(adversarial, batch.eps, used, logits, survived, passes)
 
 
 def _input_gradient(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,9 @@ from torch import nn
 
 from dynat_ray.config import AttackConfig, ThreatConfig
 from dynat_ray.data import Batch
-from dynat_ray.methods import MethodContext, build_method, method_settings
+from dynat_ray.methods import Method, MethodContext, build_method, method_settings
+from dynat_ray.perturb.signals import signed_gap
+from dynat_ray.weighting import fragility
 from tests.methods.cases import KEYS, loss_of, make, tiny_classifier
 
 
@@ -163,8 +166,36 @@ def test_soft_labels_reach_the_loss(network: nn.Module, batch: Batch) -> None:
     torch.testing.assert_close(loss, -log_probs.mean())
 
 
+def test_fragility_counts_the_change_that_an_attack_began_with(
+    network: nn.Module, batch: Batch
+) -> None:
+    carried = torch.zeros_like(batch.images)
+    carried[::2] = 0.1
+    begun = Batch(batch.images, batch.labels, batch.indices, carried=carried)
+    settings = {"budgets": False, "misclassified": "uniform", "stop_margin": -1.0}
+    probs = deepcopy(network).eval()(batch.images).softmax(dim=1).detach()
+    _, prepared = loss_of(make("dynat", **settings), network, begun)
+    # One step of 0.08 for correct samples, all four for the others, of a budget of 0.2.
+    reach = torch.full((12,), 0.4) + torch.tensor([0.5, 0.0] * 6)
+    reach[prepared.record["predicted"] != batch.labels] = 1.0
+    expected = fragility(prepared.record["kl"], signed_gap(probs, batch.labels), reach)
+    torch.testing.assert_close(prepared.record["fragility"], expected)
+
+
+def attached(name: str, network: nn.Module, context: MethodContext) -> Method[Any]:
+    settings = {"standard_model": "nowhere"} if name == "hat" else {}
+    method = build_method(method_settings()[name](**settings), context)
+    torch.manual_seed(0)
+    if name == "hat":
+        method._standard = tiny_classifier(classes=context.classes)
+    else:
+        method.attach(network)
+    return method
+
+
 @pytest.mark.parametrize("name", sorted(method_settings()))
-def test_every_method_works_with_two_classes_and_l2(name: str) -> None:
+@pytest.mark.parametrize("epoch", [0, 9])
+def test_every_method_works_with_two_classes_and_l2(name: str, epoch: int) -> None:
     torch.manual_seed(0)
     network = tiny_classifier(classes=2)
     context = MethodContext(
@@ -172,17 +203,13 @@ def test_every_method_works_with_two_classes_and_l2(name: str) -> None:
         AttackConfig(steps=2),
         step_size=0.3,
         classes=2,
+        epochs=10,
         training_samples=6,
         starts_trained=True,
     )
-    settings = {"standard_model": "nowhere"} if name == "hat" else {}
-    method = build_method(method_settings()[name](**settings), context)
-    if name == "hat":
-        method._standard = tiny_classifier(classes=2)
-    else:
-        method.attach(network)
+    method = attached(name, network, context)
     batch = Batch(torch.rand(6, 1, 4, 4), torch.arange(6) % 2, torch.arange(6))
-    method.start_epoch(0)
+    method.start_epoch(epoch)
     loss = method.loss(network, method.prepare(network, batch, torch.arange(6)))
     loss.backward()
     assert math.isfinite(float(loss.detach()))

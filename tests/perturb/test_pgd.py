@@ -181,6 +181,41 @@ def test_stopped_samples_cost_nothing(model: nn.Module, batch: tuple[Tensor, Ten
     assert none.passes == 0
 
 
+def test_with_batch_statistics_nobody_leaves(
+    model: nn.Module, batch: tuple[Tensor, Tensor]
+) -> None:
+    """Fewer samples would have other statistics, and a single one has none."""
+    images, labels = batch
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    eps = torch.where(torch.arange(24) == 3, 0.1, 0.0)
+    settings = {"stop": StopRule(margin=-1.0), "batch_norm": "train"}
+    outcome = attack(model, images, labels, "Linf", eps=eps, step_size=eps / 3, **settings)
+    assert set(sizes) == {24}
+    assert outcome.steps.tolist() == [int(row == 3) for row in range(24)]
+    changed = (outcome.images != images).flatten(1).any(dim=1)
+    assert changed.nonzero().tolist() == [[3]]
+
+
+@pytest.mark.parametrize("start", ["uniform", "gaussian"])
+def test_no_steps_are_no_attack(model: nn.Module, batch: tuple[Tensor, Tensor], start: str) -> None:
+    images, labels = batch
+    outcome = attack(model, images, labels, "Linf", steps=0, random_start=start)
+    assert torch.equal(outcome.images, images)
+    assert not outcome.eps.any()
+    torch.testing.assert_close(outcome.logits, model.eval()(images).detach())
+
+
+@pytest.mark.parametrize("stop", [None, StopRule(margin=0.0, min_steps=0)])
+def test_one_step_tells_what_it_has_found(
+    model: nn.Module, batch: tuple[Tensor, Tensor], stop: StopRule | None
+) -> None:
+    images, labels = batch
+    outcome = attack(model, images, labels, "Linf", steps=1, stop=stop)
+    torch.testing.assert_close(outcome.logits, model.eval()(outcome.images).detach())
+    assert outcome.passes == len(images)
+
+
 def test_only_samples_that_may_stop_do(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     images, labels = batch
     applies = torch.arange(len(images)) % 2 == 0
