@@ -36,6 +36,14 @@ class Batch:
     targets: Tensor | None = None
     carried: Tensor | None = None
 
+    @property
+    def main_labels(self) -> Tensor:
+        """int64 `(B,)`: the class that most of each image shows, which attacks move away from.
+
+        A mixed image may show less of its own class than of its partner's.
+        """
+        return self.labels if self.targets is None else self.targets.argmax(dim=1)
+
 
 class Augmentation:
     """Random changes of images; an image's depend on seed, epoch and its index alone.

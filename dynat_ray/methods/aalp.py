@@ -69,11 +69,11 @@ class AALP(Method[AALPSettings]):
 
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         outcome = self.attack(network, batch, keys, "ce")
-        record = attack_record(outcome, batch.labels)
+        record = attack_record(outcome, batch.main_labels)
         prepared = Prepared(batch, outcome.images, record=record, passes=outcome.passes)
         if self.settings.guided_dropout:
             with frozen(network, self.context.attack.batch_norm):
-                contribution = contributions(network, batch.images, batch.labels, self._axis)
+                contribution = contributions(network, batch.images, batch.main_labels, self._axis)
             keep = keep_probabilities(contribution, self.settings.min_keep)
             drawn = keyed_random.uniform(keys, keep.shape[1], stream=_MASK_STREAM)
             prepared.kept["mask"] = (drawn < keep) / keep
@@ -94,7 +94,7 @@ class AALP(Method[AALPSettings]):
         weights = torch.ones_like(distance)
         if self.settings.weights:
             probs = adversarial_logits.detach().softmax(dim=1)
-            weights = probs.gather(1, batch.labels[:, None]).squeeze(1)
+            weights = probs.gather(1, batch.main_labels[:, None]).squeeze(1)
         prepared.record["weight"] = weights
         prepared.record["predicted"] = clean_logits.detach().argmax(dim=1)
         prepared.record["clean_loss"] = self.cross_entropies(clean_logits.detach(), batch)

@@ -44,7 +44,7 @@ class ALP(Method[ALPSettings]):
 
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         outcome = self.attack(network, batch, keys, "ce")
-        record = attack_record(outcome, batch.labels)
+        record = attack_record(outcome, batch.main_labels)
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:

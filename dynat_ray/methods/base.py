@@ -234,7 +234,7 @@ class Method(ABC, Generic[SettingsT]):
         return pgd(
             network,
             batch.images,
-            batch.labels,
+            batch.main_labels,
             ball=self.ball,
             eps=self.context.threat.eps * ratios,
             step_size=self.step_size * ratios,

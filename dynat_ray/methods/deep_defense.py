@@ -92,7 +92,7 @@ class DeepDefense(Method[DeepDefenseSettings]):
             outcome = deepfool(
                 network,
                 batch.images,
-                batch.labels,
+                batch.main_labels,
                 steps=settings.steps,
                 candidates=settings.candidates,
                 differentiable=True,
@@ -100,7 +100,7 @@ class DeepDefense(Method[DeepDefenseSettings]):
         rho = relative_length(outcome.perturbation, batch.images)
         predicted = outcome.logits.detach().argmax(dim=1)
         exponent = torch.where(
-            predicted == batch.labels, -settings.correct_rate * rho, settings.wrong_rate * rho
+            predicted == batch.main_labels, -settings.correct_rate * rho, settings.wrong_rate * rho
         )
         regulariser = exponent.clamp(max=_LARGEST_EXPONENT).exp()
         clean = self.cross_entropies(outcome.logits, batch)

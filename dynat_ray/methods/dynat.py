@@ -105,7 +105,7 @@ class DynAT(Method[DynATSettings]):
         settings = self.settings
         clean_logits = self.clean_logits(network, batch.images)
         record = clean_record(clean_logits)
-        correct = record["predicted"] == batch.labels
+        correct = record["predicted"] == batch.main_labels
         ratios = self._budget_ratios(record, correct)
         outcome = self.attack(
             network,
@@ -119,7 +119,7 @@ class DynAT(Method[DynATSettings]):
             else None,
             clean_logits=clean_logits,
         )
-        record |= attack_record(outcome, batch.labels, clean_logits)
+        record |= attack_record(outcome, batch.main_labels, clean_logits)
         record["weight"] = weights = self._weights(record, clean_logits, batch, ratios)
         prepared = Prepared(batch, outcome.images, weights, record, outcome.passes)
         prepared.kept["attacked"] = ratios > 0
@@ -138,7 +138,7 @@ class DynAT(Method[DynATSettings]):
             if batch.carried is not None:
                 budgets = (threat.eps * ratios).clamp(min=1e-12)
                 spent = spent + change_sizes(batch.carried, threat.norm) / budgets
-            gap = signed_gap(clean_logits.softmax(dim=1), batch.labels)
+            gap = signed_gap(clean_logits.softmax(dim=1), batch.main_labels)
             record["fragility"] = fragility(record["kl"], gap, ratios * spent.clamp(max=1))
             weights = softmax_weights(
                 record["fragility"],

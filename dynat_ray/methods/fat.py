@@ -54,7 +54,7 @@ class FAT(Method[FATSettings]):
         stop = StopRule(margin=0.0, min_steps=0, patience=self.tau)
         noise = self.settings.step_noise
         outcome = self.attack(network, batch, keys, "ce", stop=stop, step_noise=noise)
-        record = attack_record(outcome, batch.labels)
+        record = attack_record(outcome, batch.main_labels)
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:

@@ -48,7 +48,7 @@ class GAIRAT(Method[GAIRATSettings]):
 
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         outcome = self.attack(network, batch, keys, "ce")
-        record = attack_record(outcome, batch.labels)
+        record = attack_record(outcome, batch.main_labels)
         record["weight"] = weights = self._weights(outcome.survived)
         return Prepared(batch, outcome.images, weights, record, outcome.passes)
 

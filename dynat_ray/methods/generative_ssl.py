@@ -126,7 +126,7 @@ class GenerativeSSL(Method[GenerativeSSLSettings]):
                 ratio = self.settings.attack_ratio
                 ratios = torch.full((len(batch.images),), ratio, device=batch.images.device)
                 outcome = self.attack(network, batch, keys, "ce", ratios=ratios)
-                prepared.record = attack_record(outcome, batch.labels)
+                prepared.record = attack_record(outcome, batch.main_labels)
                 prepared.adversarial, prepared.passes = outcome.images, outcome.passes
         if self._autoencoder_learns:
             prepared.kept["masked"] = self._masked(batch.images, keys)

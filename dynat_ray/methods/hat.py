@@ -77,7 +77,7 @@ class HAT(Method[HATSettings]):
         clean_logits = self.clean_logits(network, batch.images)
         outcome = self.attack(network, batch, keys, "kl", clean_logits=clean_logits)
         record = clean_record(clean_logits)
-        record |= attack_record(outcome, batch.labels, clean_logits)
+        record |= attack_record(outcome, batch.main_labels, clean_logits)
         with frozen(self._standard), torch.no_grad():
             kept = {"helper_labels": self._standard(outcome.images).argmax(dim=1)}
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes, kept=kept)

@@ -67,7 +67,7 @@ class IAAT(Method[IAATSettings]):
 
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         record = clean_record(self.clean_logits(network, batch.images))
-        correct = (record["predicted"] == batch.labels).float()
+        correct = (record["predicted"] == batch.main_labels).float()
         passes = 0
         if self.progress < self.settings.warmup:
             ratios = correct
@@ -75,7 +75,7 @@ class IAAT(Method[IAATSettings]):
             ratios, passes = self._new_ratios(network, batch, keys, correct)
         self.memory.write(batch.indices, ratios)
         outcome = self.attack(network, batch, keys, "ce", ratios=ratios)
-        record |= attack_record(outcome, batch.labels)
+        record |= attack_record(outcome, batch.main_labels)
         return Prepared(batch, outcome.images, None, record, passes + outcome.passes)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
@@ -99,7 +99,7 @@ class IAAT(Method[IAATSettings]):
             outcome = self.attack(network, batch, noise, "ce", ratios=ratios)
             passes += outcome.passes
             predicted = self.clean_logits(network, outcome.images).argmax(dim=1)
-            withstood.append(predicted == batch.labels)
+            withstood.append(predicted == batch.main_labels)
         found = torch.where(withstood[0], before, before - gamma)
         found = torch.where(withstood[1], before + gamma, found)
         return rate * (found * correct).clamp(min=0) + (1 - rate) * before, passes

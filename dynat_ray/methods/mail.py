@@ -64,13 +64,13 @@ class MAIL(Method[MAILSettings]):
             outcome = self.attack(network, batch, keys, "kl", clean_logits=clean_logits)
         else:
             outcome = self.attack(network, batch, keys, "ce", start="gaussian")
-        record = attack_record(outcome, batch.labels)
+        record = attack_record(outcome, batch.main_labels)
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
         settings, batch, record = self.settings, prepared.batch, prepared.record
         adversarial_logits = network(prepared.adversarial).float()
-        prepared.weights = self._weights(adversarial_logits.detach(), batch.labels)
+        prepared.weights = self._weights(adversarial_logits.detach(), batch.main_labels)
         record["weight"] = prepared.weights
         if settings.objective == "at":
             losses = self.cross_entropies(adversarial_logits, batch)

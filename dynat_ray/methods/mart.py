@@ -39,7 +39,7 @@ class MART(Method[MARTSettings]):
 
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         outcome = self.attack(network, batch, keys, "ce", start="gaussian")
-        record = attack_record(outcome, batch.labels)
+        record = attack_record(outcome, batch.main_labels)
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
@@ -62,7 +62,7 @@ def mart_losses(
         clean_logits: `(B, K)`, differentiable.
         adversarial_logits: `(B, K)`, differentiable.
     """
-    labels = prepared.batch.labels
+    labels = prepared.batch.main_labels
     cross_entropies = method.cross_entropies(adversarial_logits, prepared.batch)
     competitor = runner_up(adversarial_logits.softmax(dim=1), labels)
     boosted = cross_entropies - (1.0001 - competitor).log()

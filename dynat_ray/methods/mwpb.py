@@ -58,13 +58,13 @@ class MWPB(Method[MWPBSettings]):
 
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         clean_logits = self.clean_logits(network, batch.images)
-        ratios = self._ratios(clean_logits, batch.labels)
+        ratios = self._ratios(clean_logits, batch.main_labels)
         objective: Literal["ce", "kl"] = "ce" if self.settings.objective == "at" else "kl"
         outcome = self.attack(
             network, batch, keys, objective, ratios=ratios, clean_logits=clean_logits
         )
         record = clean_record(clean_logits)
-        record |= attack_record(outcome, batch.labels, clean_logits)
+        record |= attack_record(outcome, batch.main_labels, clean_logits)
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:

@@ -41,7 +41,7 @@ class TRADES(Method[TRADESSettings]):
         clean_logits = self.clean_logits(network, batch.images)
         outcome = self.attack(network, batch, keys, "kl", clean_logits=clean_logits)
         record = clean_record(clean_logits)
-        record |= attack_record(outcome, batch.labels, clean_logits)
+        record |= attack_record(outcome, batch.main_labels, clean_logits)
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:

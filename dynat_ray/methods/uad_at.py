@@ -90,7 +90,7 @@ class UADAT(Method[UADATSettings]):
 
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         outcome = self.attack(network, batch, keys, "ce")
-        record = attack_record(outcome, batch.labels)
+        record = attack_record(outcome, batch.main_labels)
         choice = keyed_random.uniform(keys, 1, stream=_CHOICE_STREAM) < self.settings.sample_share
         noise = keyed_random.normal(keys, self._numbers, stream=_STATISTICS_STREAM) * choice
         return Prepared(
@@ -119,7 +119,7 @@ class UADAT(Method[UADATSettings]):
         log_reference = clean_logits.log_softmax(dim=1)
         if settings.refine:
             log_reference = refined_reference(
-                log_reference, batch.labels, seen["clean"], seen["adversarial"]
+                log_reference, batch.main_labels, seen["clean"], seen["adversarial"]
             )
         kl = kl_divergence(log_reference, drawn_logits.log_softmax(dim=1))
         clean = self.cross_entropies(clean_logits, batch)

@@ -194,6 +194,28 @@ def attached(name: str, network: nn.Module, context: MethodContext) -> Method[An
 
 
 @pytest.mark.parametrize("name", sorted(method_settings()))
+def test_a_mixed_image_counts_as_what_most_of_it_shows(
+    network: nn.Module, batch: Batch, name: str
+) -> None:
+    """Its own class, of which there is less, changes nothing."""
+    own = torch.where(torch.arange(12) % 3 == 1, (batch.labels + 1) % 4, batch.labels)
+    targets = 0.6 * F.one_hot(batch.labels, 4) + 0.4 * F.one_hot(own, 4)
+    context = make("standard", epochs=10).context
+    found = []
+    for labels in (own, batch.labels):
+        classifier = deepcopy(network)
+        method = attached(name, classifier, context)
+        method.start_epoch(9)
+        mixed = Batch(batch.images, labels, batch.indices, targets)
+        found.append(loss_of(method, classifier, mixed))
+    (loss, prepared), (expected, like) = found
+    assert torch.equal(loss, expected)
+    assert prepared.record.keys() == like.record.keys()
+    for column, values in like.record.items():
+        assert torch.equal(prepared.record[column], values), column
+
+
+@pytest.mark.parametrize("name", sorted(method_settings()))
 @pytest.mark.parametrize("epoch", [0, 9])
 def test_every_method_works_with_two_classes_and_l2(name: str, epoch: int) -> None:
     torch.manual_seed(0)
