@@ -22,6 +22,8 @@ from dynat_ray.errors import UserError
 
 _PATIENCE = 300.0
 """Seconds to wait for one batch; the first one includes compilation."""
+_CLOSING = 5.0
+"""Seconds to wait for the decoding thread to end; one that hangs is left behind."""
 _CENTRE = 224 / 256
 """Part of the shorter side that a centre crop of a photograph takes."""
 
@@ -126,11 +128,27 @@ class FfcvReader:
 def _decoder(info: DatasetInfo, side: int, crop_seed: int | None) -> Any:
     fields = ffcv_module("fields.rgb_image")
     if crop_seed is not None:
-        return keyed_resized_crop_decoder(side or max(info.size or (0,)), crop_seed)
+        size = (side, side) if side else info.size
+        assert size is not None
+        return keyed_resized_crop_decoder(size, crop_seed)
     if side == 0 or info.size == (side, side):
         return fields.SimpleRGBImageDecoder()
     part = 1.0 if info.size else _CENTRE
-    return fields.CenterCropRGBImageDecoder((side, side), ratio=part)
+
+    class CentreCrop(fields.CenterCropRGBImageDecoder):  # type: ignore[misc, name-defined]
+        @property
+        def get_crop_generator(self) -> Any:
+            return _choose_centre
+
+    return CentreCrop((side, side), ratio=part)
+
+
+def _choose_centre(
+    height: int, width: int, _: Any, part: float
+) -> tuple[int, int, int, int]:  # pragma: no cover (compiled)
+    # FFCV's own takes 0 pixels of a side of 1, and ends the process.
+    short = max(int(part * min(height, width)), 1)
+    return (height - short) // 2, (width - short) // 2, short, short
 
 
 @functools.cache
@@ -176,7 +194,8 @@ def _epoch_class() -> Any:
 
         def close(self) -> None:
             self.terminate_event.set()
-            while self.is_alive():
+            deadline = time.monotonic() + _CLOSING
+            while self.is_alive() and time.monotonic() < deadline:
                 # The thread may be waiting for room in the queue.
                 while not self.output_queue.empty():
                     self.output_queue.get_nowait()

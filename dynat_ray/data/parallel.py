@@ -18,7 +18,7 @@ _CHUNK = 64
 def ordered_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yields `function(item)` of every item, in order; what it raises is raised here.
 
-    At most a few hundred results wait at any time, however many items there are.
+    At most 128 results per thread wait at any time, however many items there are.
     """
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     remaining = iter(items)

@@ -21,7 +21,7 @@ from dynat_ray.data.image_sets import ImageSet
 from dynat_ray.data.info import LARGEST_TENSOR_FILE, DatasetInfo, describe_file
 from dynat_ray.data.parallel import ordered_map
 from dynat_ray.data.sources import Source, open_source
-from dynat_ray.data.storing import Encoded, Layout, SplitWriter, encode, moments
+from dynat_ray.data.storing import Encoded, Layout, SplitWriter, encode, moments, stored_size
 from dynat_ray.data.subsets import Indices, balanced_subset
 from dynat_ray.errors import UserError
 
@@ -207,7 +207,7 @@ def _choose_layout(channels: int, sizes: set[tuple[int, int]], count: int) -> La
         )
     return Layout(
         channels=channels,
-        size=common,
+        size=common if raw or common is None else stored_size(common, _MAX_SIDE),
         storage="raw" if raw else "jpeg",
         max_side=0 if raw else _MAX_SIDE,
         beton=not problem,

@@ -30,11 +30,11 @@ def pack_epoch(indices: Indices, epoch: int) -> np.ndarray:
     return indices.astype(np.uint64) | high
 
 
-def keyed_resized_crop_decoder(side: int, seed: int) -> Any:
+def keyed_resized_crop_decoder(size: tuple[int, int], seed: int) -> Any:
     """Makes the decoder.
 
     Args:
-        side: Height and width of its output in pixels.
+        size: Height and width of its output in pixels.
         seed: Seed of the crops.
     """
     from numba import njit
@@ -111,4 +111,4 @@ def keyed_resized_crop_decoder(side: int, seed: int) -> Any:
             decode.is_parallel = True  # type: ignore[attr-defined]
             return decode
 
-    return KeyedResizedCrop((side, side))
+    return KeyedResizedCrop(size)

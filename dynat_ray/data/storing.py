@@ -17,6 +17,10 @@ from dynat_ray.data.tensor_file import TensorWriter
 _JPEG_QUALITY = 90
 _TOGETHER = 512
 """Small images that are handled at once; a call per image would cost more than the work."""
+_MOST_PENDING = 2**24
+"""Bytes of images, likewise: large ones would fill the memory several times over."""
+_COUNTED = 2**20
+"""Pixels counted at once: NumPy turns each into eight bytes for that."""
 
 
 @dataclass(kw_only=True)
@@ -25,7 +29,7 @@ class Layout:
 
     Attributes:
         channels: 1 or 3.
-        size: Height and width if all images share them, else None.
+        size: Height and width as stored if all images share them, else None.
         storage: `raw` or `jpeg`.
         max_side: Longest side of an image stored as JPEG; 0 for raw.
         beton: Write FFCV files.
@@ -56,18 +60,23 @@ class Encoded:
     histogram: NDArray[np.int64] | None
 
 
+def stored_size(size: tuple[int, int], max_side: int) -> tuple[int, int]:
+    """Returns height and width of an image once its longest side is at most `max_side` pixels."""
+    height, width = size
+    scale = min(max_side / max(size), 1.0)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
 def encode(pixels: Pixels, layout: Layout) -> Encoded:
     """Encodes one image `(H, W, C)`. Runs in a thread; its slow parts release the lock."""
     if layout.storage == "raw":
         return Encoded(pixels, pixels.shape[:2], None)
     import cv2
 
-    height, width = pixels.shape[:2]
-    scale = layout.max_side / max(height, width)
-    if scale < 1:
-        shrunk = (max(1, round(width * scale)), max(1, round(height * scale)))
-        resized = np.asarray(cv2.resize(pixels, shrunk, interpolation=cv2.INTER_AREA), np.uint8)
-        pixels = resized.reshape(shrunk[1], shrunk[0], layout.channels)
+    height, width = stored_size(pixels.shape[:2], layout.max_side)
+    if (height, width) != pixels.shape[:2]:
+        resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
+        pixels = np.asarray(resized, np.uint8).reshape(height, width, layout.channels)
     blue_first = np.broadcast_to(pixels[..., ::-1], (*pixels.shape[:2], 3))
     done, data = cv2.imencode(
         ".jpg", np.ascontiguousarray(blue_first), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
@@ -78,8 +87,12 @@ def encode(pixels: Pixels, layout: Layout) -> Encoded:
 
 def count_levels(pixels: Pixels) -> NDArray[np.int64]:
     """Returns how often each grey level occurs in each channel, `(C, 256)`, of `(..., C)`."""
-    channels = range(pixels.shape[-1])
-    return np.stack([np.bincount(pixels[..., each].ravel(), minlength=256) for each in channels])
+    flat = pixels.reshape(-1, pixels.shape[-1])
+    levels = np.zeros((flat.shape[1], 256), np.int64)
+    for start in range(0, len(flat), _COUNTED):
+        for channel, values in enumerate(flat[start : start + _COUNTED].T):
+            levels[channel] += np.bincount(values, minlength=256)
+    return levels
 
 
 @dataclass
@@ -123,7 +136,7 @@ class SplitWriter:
             self._beton.add(image.data, "jpg", image.size, label)
             return
         self._pending.append((image.data, label))
-        if len(self._pending) == _TOGETHER:
+        if len(self._pending) >= min(_TOGETHER, _MOST_PENDING // image.data.nbytes):
             self._store_pending()
 
     def close(self) -> str:

@@ -97,11 +97,13 @@ def test_a_pipeline_that_gives_nothing_is_given_up(
     )
     monkeypatch.setattr(ffcv_reader, "_PATIENCE", 0.0)
     batches = reader.batches(np.arange(64), epoch=0)
-    timer = threading.Timer(2.0, release.set)
-    timer.start()
+    monkeypatch.setattr(ffcv_reader, "_CLOSING", 0.1)
+    before = set(threading.enumerate())
     with pytest.raises(RuntimeError, match="gave no batch"):
         next(batches)
-    timer.join()
+    (stuck,) = set(threading.enumerate()) - before
+    release.set()
+    stuck.join()
 
 
 @pytest.mark.usefixtures("deadline")

@@ -19,6 +19,7 @@ from dynat_ray.data import (
     prepare_dataset,
 )
 from dynat_ray.data import loaders as loaders_module
+from dynat_ray.data import prepare as prepare_module
 from dynat_ray.data.ffcv_library import ffcv_problem
 from dynat_ray.errors import UserError
 from tests.data.conftest import WriteFolder
@@ -299,3 +300,34 @@ def test_images_of_various_sizes(tmp_path: Path) -> None:
     assert halves[0] | halves[1] == first
     spans = [abs(row[-1] - row[0]) for row in first.values()]
     assert len(set(spans)) > 5
+
+
+def test_large_images_of_one_size_are_described_as_they_are_stored(
+    write_folder: WriteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ffcv")
+    out = tmp_path / "out"
+    store_as_jpeg(monkeypatch, longest=8)
+    info = prepare_dataset(f"folder:{write_folder()}", out, progress=False)
+    assert (info.storage, info.size, info.max_side) == ("jpeg", (8, 7), 8)
+    assert load_split(out, "train")[0].shape == (18, 3, 8, 7)
+    for crops in (False, True):
+        loader = make(out, "ffcv", random_resized_crop=crops)
+        assert loader.crops == crops
+        assert [batch.images.shape[1:] for batch in batches(loader)] == [(3, 8, 7)] * 2
+
+
+def store_as_jpeg(monkeypatch: pytest.MonkeyPatch, longest: int) -> None:
+    """Makes `prepare_dataset` treat small images as it treats more than 2 GiB of large ones."""
+    monkeypatch.setattr(prepare_module, "LARGEST_TENSOR_FILE", 1000)
+    monkeypatch.setattr(prepare_module, "_SMALL_SIDE", 1)
+    monkeypatch.setattr(prepare_module, "_MAX_SIDE", longest)
+
+
+def test_an_image_of_one_row_is_read(write_folder: WriteFolder, tmp_path: Path) -> None:
+    pytest.importorskip("ffcv")
+    root, out = write_folder(classes=("cat", "dog"), train=1, test=1), tmp_path / "out"
+    Image.new("RGB", (40, 1), (200, 200, 200)).save(root / "train" / "cat" / "000.png")
+    prepare_dataset(f"folder:{root}", out, progress=False)
+    images, _ = load_split(out, "train", image_size=4)
+    assert images[0].unique().tolist() == [200]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from dynat_ray.data import load_info, load_split, prepare_dataset
+from dynat_ray.data import load_info, load_split, prepare_dataset, storing
 from dynat_ray.data import prepare as prepare_module
 from dynat_ray.errors import UserError
 from tests.data.conftest import WriteFolder
@@ -159,8 +159,6 @@ def test_the_checksum_is_that_of_pixels_and_labels(
 def test_a_full_disk_leaves_nothing(
     write_folder: WriteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dynat_ray.data import storing
-
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -202,3 +200,25 @@ def test_more_than_fits_into_memory_goes_to_ffcv_alone(
     assert (info.storage, sorted(info.files)) == ("raw", ["test.beton", "train.beton"])
     images, _ = load_split(tmp_path / "out", "train")
     assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), pixels_of(root / "train"))
+
+
+def test_few_large_images_wait_to_be_stored(
+    write_folder: WriteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    add = storing.TensorWriter.add
+
+    def note(self: storing.TensorWriter, images: np.ndarray, labels: np.ndarray) -> None:
+        sizes.append(images.nbytes)
+        add(self, images, labels)
+
+    monkeypatch.setattr(storing.TensorWriter, "add", note)
+    monkeypatch.setattr(storing, "_MOST_PENDING", 1000)
+    monkeypatch.setattr(storing, "_COUNTED", 50)
+    root = write_folder()
+    info = prepare_dataset(f"folder:{root}", tmp_path / "out", progress=False)
+    assert set(sizes) == {2 * 12 * 10 * 3}
+    expected = pixels_of(root / "train")
+    images, _ = load_split(tmp_path / "out", "train")
+    assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), expected)
+    assert np.allclose(info.mean, (expected / 255).mean((0, 1, 2)))
