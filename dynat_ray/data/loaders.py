@@ -17,7 +17,7 @@ from dynat_ray.data.fitting import fit_square
 from dynat_ray.data.info import DatasetInfo, load_info, require_split
 from dynat_ray.data.memory_reader import MemoryReader
 from dynat_ray.data.order import EpochOrder
-from dynat_ray.data.stored import load_split
+from dynat_ray.data.stored import load_labels, load_split
 from dynat_ray.data.subsets import Indices
 from dynat_ray.errors import UserError
 
@@ -186,8 +186,9 @@ def build_loader(
     folder = Path(path).expanduser()
     info = load_info(folder)
     require_split(info, folder, split)
+    extra_folder = Path(extra_path).expanduser()
     with_extra = bool(extra_path) and extra_fraction > 0
-    extra_info = _load_extra(Path(extra_path).expanduser(), info) if with_extra else None
+    extra_info = _load_extra(extra_folder, info) if with_extra else None
     chosen_kind = _choose_kind(kind, folder, info, split)
     first_extra = info.counts[split]
     order = EpochOrder(
@@ -203,13 +204,21 @@ def build_loader(
         ),
         extra_fraction=extra_fraction if extra_info else 0.0,
     )
-    crops = random_resized_crop and chosen_kind == "ffcv" and info.storage == "jpeg"
-    crop_seed = seed if crops else None
+    readers = [(chosen_kind, info)]
+    if extra_info is not None:
+        extra_kind = _choose_kind(kind, extra_folder, extra_info, "train")
+        readers.append((extra_kind, extra_info))
+    # All images of a batch or none: the augmentation takes them together.
+    crops = random_resized_crop and all(
+        as_kind == "ffcv" and about.storage == "jpeg" for as_kind, about in readers
+    )
 
     def open_reader(root: Path, about: DatasetInfo, name: str, size: int, as_kind: str) -> Reader:
         if as_kind == "memory":
-            images, labels = load_split(root, name, image_size=image_size)
-            used = None if about is extra_info else indices
+            all_used = about is extra_info or len(indices) == about.counts[name]
+            used = None if all_used else indices
+            images, _ = load_split(root, name, image_size=image_size, positions=used)
+            labels = load_labels(root, name)
             return MemoryReader(images, labels, used, device=device, batch_size=max(size, 1))
         return FfcvReader(
             about,
@@ -218,7 +227,7 @@ def build_loader(
             batch_size=max(size, 1),
             threads=threads,
             side=image_size if about.storage == "jpeg" else 0,
-            crop_seed=crop_seed if about.storage == "jpeg" else None,
+            crop_seed=seed if crops else None,
         )
 
     reader = open_reader(folder, info, split, order.local_real, chosen_kind)
@@ -226,11 +235,8 @@ def build_loader(
         order.balance(reader.labels.numpy()[indices])
     extra = None
     if extra_info is not None:
-        root = Path(extra_path).expanduser()
-        extra_kind = _choose_kind(kind, root, extra_info, "train")
-        extra = open_reader(
-            root, extra_info, "train", order.local_batch - order.local_real, extra_kind
-        )
+        size = order.local_batch - order.local_real
+        extra = open_reader(extra_folder, extra_info, "train", size, extra_kind)
     return Loader(
         order,
         reader,
@@ -279,6 +285,17 @@ def _load_extra(folder: Path, info: DatasetInfo) -> DatasetInfo:
         raise UserError(
             f"extra data {folder} has labels up to {extra.num_classes - 1}, but the data set has "
             f"{info.num_classes} classes"
+        )
+    # Labels of generated images are numbers; what they mean is not in the file.
+    if not extra.source.startswith("npz:") and extra.classes != info.classes[: extra.num_classes]:
+        number, name, own = next(
+            (number, *names)
+            for number, names in enumerate(zip(extra.classes, info.classes, strict=False))
+            if names[0] != names[1]
+        )
+        raise UserError(
+            f"extra data {folder} calls class {number} '{name}', the data set calls it '{own}'; "
+            "prepare the extra data with the data set's class folders"
         )
     if (extra.channels, extra.size) != (info.channels, info.size):
         raise UserError(

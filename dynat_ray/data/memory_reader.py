@@ -28,21 +28,19 @@ class MemoryReader:
         device: torch.device,
         batch_size: int,
     ) -> None:
-        """Takes a split's images to the device.
+        """Takes images of a split to the device.
 
         Args:
-            images: uint8 `(N, C, H, W)`.
-            labels: int64 `(N,)`.
-            used: The images that will be asked for; None: all.
+            images: uint8 `(M, C, H, W)`, those that are used.
+            labels: int64 `(N,)`, of all.
+            used: Which the images are, int64 `(M,)`; None: all, M = N.
             device: Where they go.
             batch_size: Most images of a batch.
         """
         self._places: Tensor | None = None
-        if used is not None and len(used) < len(images):
-            chosen = torch.from_numpy(used)
-            self._places = torch.full((len(images),), -1)
-            self._places[chosen] = torch.arange(len(chosen))
-            images = images[chosen]
+        if used is not None:
+            self._places = torch.full((len(labels),), -1)
+            self._places[torch.from_numpy(used)] = torch.arange(len(used))
         # Channels last, so that an image is one run of bytes.
         self._images = images.permute(0, 2, 3, 1).contiguous().to(device)
         self._batch_size = batch_size

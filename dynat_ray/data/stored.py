@@ -120,8 +120,12 @@ def _decode(
         side=0 if info.storage == "raw" else image_size,
     )
     chosen = balanced_subset(reader.labels.numpy(), limit) if positions is None else positions
-    parts = [
-        fit_square(each.permute(0, 3, 1, 2), image_size)
-        for each in reader.batches(chosen.astype(np.int64), epoch=0)
-    ]
-    return torch.cat(parts).contiguous(), reader.labels[torch.from_numpy(chosen)]
+    images = torch.empty(0, dtype=torch.uint8)
+    filled = 0
+    for batch in reader.batches(chosen.astype(np.int64), epoch=0):
+        part = fit_square(batch.permute(0, 3, 1, 2), image_size)
+        if not filled:
+            images = torch.empty(len(chosen), *part.shape[1:], dtype=torch.uint8)
+        images[filled : filled + len(part)] = part
+        filled += len(part)
+    return images, reader.labels[torch.from_numpy(chosen)]

@@ -179,6 +179,52 @@ def test_extra_data_that_do_not_fit(colour: Path, digits: Path) -> None:
         make(colour, "memory", extra_path=str(digits), extra_fraction=0.5)
 
 
+def test_extra_data_whose_classes_are_others(write_folder: WriteFolder, tmp_path: Path) -> None:
+    main, extra = tmp_path / "main", tmp_path / "extra"
+    pets = write_folder("pets", classes=("bird", "cat", "dog"))
+    prepare_dataset(f"folder:{pets}", main, progress=False)
+    more = write_folder("more", classes=("cat", "dog"))
+    prepare_dataset(f"folder:{more}", extra, progress=False)
+    with pytest.raises(UserError, match="calls class 0 'cat', the data set calls it 'bird'"):
+        make(main, "memory", extra_path=str(extra), extra_fraction=0.5)
+    same = write_folder("same", classes=("bird", "cat"))
+    prepare_dataset(f"folder:{same}", extra, progress=False)
+    assert batches(make(main, "memory", extra_path=str(extra), extra_fraction=0.5))
+
+
+def test_the_decoder_crops_all_images_of_a_batch_or_none(
+    write_folder: WriteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ffcv")
+    raw, jpeg = tmp_path / "raw", tmp_path / "jpeg"
+    root = write_folder()
+    prepare_dataset(f"folder:{root}", raw, progress=False)
+    store_as_jpeg(monkeypatch, longest=500)
+    prepare_dataset(f"folder:{root}", jpeg, progress=False)
+    images = torch.cat([load_split(jpeg, "train")[0], load_split(raw, "train")[0]])
+    options = {"random_resized_crop": True, "extra_fraction": 0.5}
+    loader = make(jpeg, "ffcv", extra_path=str(raw), **options)
+    assert not loader.crops
+    for batch in batches(loader):
+        assert torch.equal(batch.images, images[batch.indices])
+    loader = make(jpeg, "ffcv", extra_path=str(jpeg), **options)
+    assert loader.crops
+    for batch in batches(loader):
+        assert not torch.equal(batch.images[8:], images[batch.indices[8:] - 18])
+
+
+def test_only_the_images_in_use_are_decoded(colour: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+
+    def note(*arguments: object, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
+        read.append(load_split(*arguments, **options))  # type: ignore[arg-type]
+        return read[-1]
+
+    monkeypatch.setattr(loaders_module, "load_split", note)
+    batches(make(colour, "memory", indices=np.array([40, 7, 9])))
+    assert [len(images) for images, _ in read] == [3]
+
+
 def test_augmented_pixels_do_not_depend_on_loader_or_workers(colour: Path) -> None:
     pytest.importorskip("ffcv")
     augment = Augmentation(["crop-2", "flip", "cutout-3"], seed=1)
