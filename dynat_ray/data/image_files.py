@@ -6,12 +6,22 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 Pixels = NDArray[np.uint8]
 
-_GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "F"})
 _WIDE_MODES = frozenset({"I", "I;16", "I;16B", "I;16L"})
+_GREY_MODES = frozenset({"1", "L", "LA", "La"}) | _WIDE_MODES
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets an image upright, by its EXIF orientation."""
 
 
 class BadImage(Exception):
@@ -21,22 +31,29 @@ class BadImage(Exception):
 def read_header(file: BinaryIO, name: str) -> tuple[int, tuple[int, int]]:
     """Returns channels (1 or 3) and (height, width) of an image file without decoding it.
 
-    `name` is what errors call it.
+    Height and width are those of the upright image. `name` is what errors call it.
 
     Raises:
-        BadImage: It is no image, or declares an absurd size (Pillow refuses those).
+        BadImage: It is no image, holds floating-point numbers, or declares an absurd size (Pillow
+            refuses those).
     """
     try:
         with Image.open(file) as image:
             width, height = image.size
             channels = 1 if image.mode in _GREY_MODES else 3
+            if _orientation(image) >= 5:
+                width, height = height, width
+            if image.mode == "F":
+                raise ValueError("its pixels are floating-point numbers; convert them to 8 bits")
+    except MemoryError:
+        raise
     except Exception as error:  # Decoders raise anything on damaged files.
         raise _bad(name, error) from None
     return channels, (height, width)
 
 
 def read_pixels(file: BinaryIO, name: str, channels: int, side: int = 0) -> Pixels:
-    """Decodes an image file.
+    """Decodes an image file and sets it upright, as its EXIF orientation says.
 
     Args:
         file: The file.
@@ -52,6 +69,7 @@ def read_pixels(file: BinaryIO, name: str, channels: int, side: int = 0) -> Pixe
     """
     try:
         with Image.open(file) as image:
+            turn = _TURNS.get(_orientation(image))
             if side and min(image.size) > side:
                 # A JPEG decoder can halve sizes on the way, which is much cheaper.
                 width, height = image.size
@@ -59,7 +77,10 @@ def read_pixels(file: BinaryIO, name: str, channels: int, side: int = 0) -> Pixe
                 image.draft(None, (-(-width * side // shorter), -(-height * side // shorter)))
             image.load()
             converted = _convert(image, channels)
-            return _as_array(shrink(converted, side) if side else converted)
+            shrunk = shrink(converted, side) if side else converted
+            return _as_array(shrunk if turn is None else shrunk.transpose(turn))
+    except MemoryError:
+        raise
     except Exception as error:  # Decoders raise anything on damaged files.
         raise _bad(name, error) from None
 
@@ -83,10 +104,24 @@ def shrink(image: Image.Image, side: int) -> Image.Image:
     return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
 
 
+def _orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation that Pillow leaves to its users; 1: upright."""
+    # Pillow turns TIFF itself. It would have to decode a PNG for this, which hardly ever has one.
+    if image.format in ("TIFF", "PNG"):
+        return 1
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # Damaged EXIF data make no bad image.
+        return 1
+    return found if found in _TURNS else 1
+
+
 def _convert(image: Image.Image, channels: int) -> Image.Image:
     if image.mode in _WIDE_MODES:
-        # 16-bit grey; Pillow would clip it to 255.
-        values = np.asarray(image).astype(np.int64) >> 8
+        # 16-bit grey; Pillow would clip it to 255. Mode I may also hold 8-bit values in 32 bits.
+        values = np.asarray(image).astype(np.int64)
+        if image.mode != "I" or values.max() > 255:
+            values >>= 8
         image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
