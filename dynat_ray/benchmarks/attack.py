@@ -99,8 +99,8 @@ def _two_workers(model: str, width: int) -> float:
 
 def _random(model: str, width: int, images: int) -> tuple[nn.Module, Tensor, Tensor]:
     """Returns a network with random weights, and random images with the classes it gives them."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
         network = build_model(
             model,
             num_classes=10,
@@ -116,7 +116,7 @@ def _random(model: str, width: int, images: int) -> tuple[nn.Module, Tensor, Ten
 
 def _time(network: nn.Module, pixels: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
     images = len(pixels)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         started = time.perf_counter()
         direct = AutoAttack(network, norm="Linf", eps=eps, seed=0)
         _, theirs = direct.run_standard_evaluation(pixels, labels, batch_size=images)

@@ -215,8 +215,8 @@ def _classifier(
     name: str = "preact_resnet18", *, seed: int, shape: tuple[int, int, int], **kwargs: int
 ) -> Classifier:
     channels, height, width = shape
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         return build_model(
             name,
             num_classes=CLASSES,

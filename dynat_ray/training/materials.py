@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -172,8 +174,7 @@ def _check_smallest_batch(config: RunConfig, model: Classifier) -> None:
 
 def _build_model(config: RunConfig, info: DatasetInfo) -> Classifier:
     # The same first weights on all workers, whatever their other random numbers are.
-    with torch.random.fork_rng():
-        torch.manual_seed(config.train.seed)
+    with _seeded(config.train.seed):
         return build_model(
             config.model.name,
             num_classes=info.num_classes,
@@ -204,7 +205,14 @@ def _build_parts(
     augmentation = Augmentation(config.data.augment, config.train.seed, decoder_crops=decoder_crops)
     method = build_method(config.method, context)
     # Its own networks start alike on all workers, too.
-    with torch.random.fork_rng():
-        torch.manual_seed(config.train.seed)
+    with _seeded(config.train.seed):
         method.attach(model)
     return augmentation, method
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds what is drawn on the CPU, for a while; asking GPUs too would open a context on each."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
