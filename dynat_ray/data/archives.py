@@ -40,6 +40,10 @@ def unpack(archive: Path, packed: Path) -> PackedFiles:
             _unpack_tar(archive, target)
         else:
             raise UserError(f"{archive} is neither a folder nor a .tar, .tar.gz, .tar.xz or .zip")
+    except NotImplementedError as error:
+        raise UserError(
+            f"archive {archive} takes another program ({error}); unpack it yourself"
+        ) from None
     except _DAMAGE as error:
         raise _damaged(archive, error) from None
     return target.files
@@ -58,6 +62,10 @@ def unpack_member(archive: Path, member: str, target: Path) -> None:
             _require_space(archive, info.file_size, shutil.disk_usage(target.parent).free)
             with opened.open(info) as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
+    except NotImplementedError as error:
+        raise UserError(
+            f"archive {archive} takes another program ({error}); unpack it yourself"
+        ) from None
     except _DAMAGE as error:
         raise _damaged(archive, error) from None
 

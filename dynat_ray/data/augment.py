@@ -51,13 +51,14 @@ class Augmentation:
     So its pixels are the same whatever loader, number of workers or place in the run it comes
     from. The one exception is CutMix, whose partners come from the same local batch.
 
-    Names, each at most once, applied in this order whatever theirs:
+    Names, each at most once, applied in this order whatever theirs (but a decoder's `resized-crop`
+    comes first):
         `randaugment[-M]`: timm's RandAugment of magnitude M (default 9) on the CPU, image by
             image; for large images.
-        `resized-crop`: a random part of the image, resized; done by FFCV's decoder instead where
-            the loader says so.
         `crop[-PAD]`: shift by up to PAD pixels (default 4), black outside.
         `flip`: mirror horizontally, every other time.
+        `resized-crop`: a random part of the image, resized; done by FFCV's decoder instead where
+            the loader says so.
         `cutout[-SIZE]`: a black square of SIZE pixels (default 16), centred anywhere (DeVries and
             Taylor, 2017).
         `cutmix[-ALPHA]`: a box from another image of the batch, area from Beta(ALPHA, ALPHA)
@@ -216,7 +217,7 @@ _ALLOWED: dict[str, tuple[str, Callable[[float], bool]]] = {
     "crop": ("a whole number of pixels from 1 to 64", lambda v: 1 <= v <= 64 and v == int(v)),
     "cutout": ("a whole number of pixels, at least 1", lambda v: v >= 1 and v == int(v)),
     "cutmix": ("more than 0 and at most 100", lambda v: 0 < v <= 100),
-    "randaugment": ("a magnitude from 0 to 10", lambda v: 0 <= v <= 10),
+    "randaugment": ("a whole magnitude from 0 to 10", lambda v: 0 <= v <= 10 and v == int(v)),
 }
 
 

@@ -14,7 +14,7 @@ class RandAugment:
     """RandAugment (Cubuk et al., 2019) with timm's operations, two per image."""
 
     def __init__(self, magnitude: float) -> None:
-        """Takes a magnitude from 0 to 10; each operation's varies by normal noise of 0.5."""
+        """Takes a whole magnitude from 0 to 10; each operation's varies by normal noise of 0.5."""
         from timm.data.auto_augment import rand_augment_transform
 
         self._transform = rand_augment_transform(

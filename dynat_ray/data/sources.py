@@ -58,6 +58,11 @@ def open_source(source: str, scratch: Path) -> Source:
 
 
 def _check(source: str, found: Source) -> None:
+    for name in (source, *found.classes):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"the name {name!a} is not UTF-8; rename it") from None
     if len(found.classes) < 2:
         raise UserError(
             f"{source} has only one class ({', '.join(found.classes)}); a classifier needs two"

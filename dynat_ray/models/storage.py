@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -36,8 +37,9 @@ def save_model(model: Classifier, folder: Path | str) -> None:
         UserError: The folder can't be written.
     """
     folder = Path(folder)
+    # Each its own copy: networks may use a tensor twice, which safetensors refuses.
     weights = {
-        name: value.detach().cpu().contiguous()
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in model.backbone.state_dict().items()
     }
     try:

@@ -191,7 +191,8 @@ def test_memory_format_does_not_matter() -> None:
         ("crop-1.5", "crop takes a whole number"),
         ("cutout-nan", "cutout takes"),
         ("cutmix-0", "cutmix takes more than 0"),
-        ("randaugment-99", "a magnitude"),
+        ("randaugment-99", "a whole magnitude"),
+        ("randaugment-7.5", "a whole magnitude"),
     ],
 )
 def test_wrong_names(name: str, match: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import tarfile
 import zipfile
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from dynat_ray.data import archives, load_info, load_split, prepare_dataset
+from dynat_ray.data import archives, image_files, load_info, load_split, prepare_dataset
 from dynat_ray.errors import UserError
 from tests.data.conftest import WriteFolder
 
@@ -90,6 +92,26 @@ def test_unreadable_images_can_be_left_out(write_folder: WriteFolder, tmp_path: 
     assert load_split(out, "train")[1].bincount().tolist() == [5, 6, 6]
 
 
+def test_floating_point_pixels_are_refused(write_folder: WriteFolder, tmp_path: Path) -> None:
+    root = write_folder()
+    scan = Image.fromarray(np.full((12, 10), 0.5, np.float32))
+    scan.save(root / "train" / "cat" / "scan.tiff")
+    refused(f"folder:{root}", tmp_path / "out", r"scan.tiff \(its pixels are floating-point")
+
+
+def test_too_little_memory_is_not_taken_for_a_bad_image(
+    write_folder: WriteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    root = write_folder()
+    for name in ("_convert", "_orientation"):
+        monkeypatch.setattr(image_files, name, fail)
+        with pytest.raises(MemoryError):
+            prepare_dataset(f"folder:{root}", tmp_path / "out", skip_bad=True, progress=False)
+
+
 def test_a_class_without_a_readable_image(write_folder: WriteFolder, tmp_path: Path) -> None:
     root = write_folder()
     for path in (root / "test" / "eel").iterdir():
@@ -103,6 +125,24 @@ def test_a_damaged_archive(write_folder: WriteFolder, tmp_path: Path) -> None:
         opened.add(root, "pets")
     archive.write_bytes(archive.read_bytes()[:-2000])
     refused(f"folder:{archive}", tmp_path / "out", "is damaged")
+
+
+def test_a_zip_of_another_kind(tmp_path: Path) -> None:
+    archive = tmp_path / "pets.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr("train/cat/a.png", b"x")
+    content = bytearray(archive.read_bytes())
+    # Method 9 is Deflate64, Windows Explorer's for large files.
+    content[content.index(b"PK\1\2") + 10] = 9
+    archive.write_bytes(content)
+    refused(f"folder:{archive}", tmp_path / "out", "takes another program.*unpack it yourself")
+
+
+def test_a_class_name_that_is_not_utf8(write_folder: WriteFolder, tmp_path: Path) -> None:
+    root = write_folder()
+    for split in ("train", "test"):
+        (root / split / "dog").rename(root / split / os.fsdecode(b"chi\xebn"))
+    refused(f"folder:{root}", tmp_path / "out", r"name 'chi\\udcebn' is not UTF-8; rename it")
 
 
 def test_no_archive(tmp_path: Path) -> None:

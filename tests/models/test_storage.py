@@ -41,6 +41,8 @@ def build(name: str = "preact_resnet18", **kwargs: Any) -> Classifier:
         ("mlp", {}),
         ("resnet18", {}),
         ("vit_tiny_patch16_224", {"depth": 1}),
+        # It uses some tensors twice.
+        ("coat_tiny", {"serial_depths": [1] * 4, "parallel_depth": 1}),
     ],
 )
 def test_round_trip_keeps_the_logits_to_the_last_bit(
