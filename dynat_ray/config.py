@@ -41,7 +41,8 @@ class DataConfig:
         limit: Use only a class-balanced part of this many training images; 0: all.
         augment: Any of `crop[-PAD]`, `flip`, `cutout[-SIZE]`, `cutmix[-ALPHA]`,
             `resized-crop`, `randaugment`, applied on the device.
-        balance: Draw every class equally often.
+        balance: Draw every class equally often. A sample drawn several times in an epoch is
+            augmented the same way each time.
         extra_path: Prepared folder of extra (generated) training images; empty: none.
         extra_fraction: Part of every batch, in [0, 1), that comes from `extra_path`.
         image_size: Side in pixels that large images are brought to; 0: as stored.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,7 @@ class DatasetInfo:
         std: Standard deviation likewise.
         checksum: SHA-256 over stored pixels and labels of all splits.
         skipped: Unreadable files that `--skip-bad` left out.
+        options: What `dynat_ray.prepare` was given beside SOURCE and `--out`.
         files: What each stored file must look like, by file name.
         format_version: Version of this layout.
     """
@@ -62,6 +64,7 @@ class DatasetInfo:
     std: list[float]
     checksum: str
     skipped: int = 0
+    options: list[str] = field(default_factory=list)
     files: dict[str, StoredFile] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -77,6 +80,11 @@ class DatasetInfo:
             image_size: Side in pixels that they are brought to; 0: as stored.
         """
         return (image_size, image_size) if image_size else self.size
+
+    def command(self, folder: Path) -> str:
+        """Returns the command that prepares the same data set in `folder`."""
+        words = [self.source, *self.options, "--out", str(folder)]
+        return f"python -m dynat_ray.prepare {shlex.join(words)}"
 
     def save(self, folder: Path) -> None:
         """Writes `dataset.json` into `folder`."""
@@ -139,7 +147,7 @@ def require_intact(info: DatasetInfo, file: Path) -> None:
     is always compared; the content where reading it through takes a second or two at most.
     """
     wanted = info.files.get(file.name)
-    hint = f"prepare it again: python -m dynat_ray.prepare {info.source} --out {file.parent}"
+    hint = f"prepare it again: {info.command(file.parent)}"
     if wanted is None or not file.is_file():
         raise UserError(f"{file} is missing; {hint}")
     found = file.stat().st_size

@@ -273,7 +273,7 @@ def _choose_kind(kind: Kind, folder: Path, info: DatasetInfo, split: str) -> str
     if not has_beton:
         raise UserError(
             f"{folder} was prepared without FFCV and has no {split}.beton; prepare it again: "
-            f"python -m dynat_ray.prepare {info.source} --out {folder}"
+            f"{info.command(folder)}"
         )
     return kind
 

@@ -72,6 +72,9 @@ class EpochOrder:
     def balance(self, labels: NDArray[np.integer]) -> None:
         """Draws all classes equally often, samples of rare classes several times an epoch.
 
+        Random numbers are keyed by (seed, epoch, index), so these times are augmented alike; other
+        epochs differ.
+
         Args:
             labels: Label of each of `indices`.
         """

@@ -116,6 +116,7 @@ class _Preparation:
             std=std,
             checksum=digest.hexdigest(),
             skipped=self._skipped,
+            options=self._options(limit),
         )
 
     def _inspect(self, chosen: Chosen) -> tuple[Layout, Chosen]:
@@ -165,6 +166,11 @@ class _Preparation:
                 "a larger --limit"
             )
         return writer
+
+    def _options(self, limit: int) -> list[str]:
+        size = [] if self._size is None else ["--size", str(self._size)]
+        part = ["--limit", str(limit)] if limit else []
+        return size + part + (["--skip-bad"] if self._skip_bad else [])
 
     def _refuse(self, bad: BadImage) -> None:
         if not self._skip_bad:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from errno import EDQUOT, ENOSPC
 from typing import Any
 
 import timm
@@ -56,8 +57,8 @@ def create_pretrained(
     # The same call without weights has worked, and network libraries raise types of their own.
     except Exception as error:
         raise UserError(
-            f"the published weights of model '{name}' can't be had ({first_line(error)}); check "
-            "the connection, or give --model.pretrained false or --model.init_from FOLDER"
+            f"the published weights of model '{name}' can't be had ({first_line(error)}); "
+            f"{_advice(error)}, or give --model.pretrained false or --model.init_from FOLDER"
         ) from error
     return model
 
@@ -65,6 +66,18 @@ def create_pretrained(
 def first_line(error: Exception) -> str:
     """Returns the first line of an error's message, or its type if it has none."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _advice(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+        return "make room on the disk"
+    if isinstance(error, PermissionError):
+        return "make that folder writable"
+    # Of PyTorch and timm; network libraries derive theirs from OSError, or from Exception alone.
+    wrong = isinstance(error, (RuntimeError, TypeError, ValueError, LookupError))
+    if wrong and not isinstance(error, OSError):
+        return "check model.name and model.kwargs"
+    return "check the connection"
 
 
 def _does_not_fit(name: str, arguments: Mapping[str, Any], error: Exception) -> UserError:

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dynat_ray.data import prepare_dataset
-
 WriteFolder = Callable[..., Path]
 
 
@@ -41,11 +39,3 @@ def write_folder(tmp_path: Path) -> WriteFolder:
         return root
 
     return write
-
-
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns the prepared digits."""
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    prepare_dataset("digits", folder, progress=False)
-    return folder

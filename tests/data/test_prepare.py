@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from sklearn.datasets import load_digits
 
 from dynat_ray.data import load_info, load_split, prepare_dataset, storing
 from dynat_ray.data import prepare as prepare_module
+from dynat_ray.data.image_files import read_header, read_pixels
 from dynat_ray.errors import UserError
 from tests.data.conftest import WriteFolder
 
@@ -78,6 +79,30 @@ def test_sixteen_bit_grey_is_scaled(write_folder: WriteFolder, tmp_path: Path) -
     assert load_split(tmp_path / "out", "train")[0][0].unique().tolist() == [128]
 
 
+def test_eight_bits_in_32_stay_as_they_are(write_folder: WriteFolder, tmp_path: Path) -> None:
+    root = write_folder(channels=1)
+    Image.fromarray(np.full((12, 10), 200, np.int32)).save(root / "train" / "cat" / "0.tiff")
+    prepare_dataset(f"folder:{root}", tmp_path / "out", progress=False)
+    assert load_split(tmp_path / "out", "train")[0][0].unique().tolist() == [200]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["jpeg", "webp", "tiff"])
+def test_images_are_set_upright(kind: str, orientation: int, tmp_path: Path) -> None:
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[:10, :15, 0] = pixels[10:, :15, 1] = 255
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / f"phone.{kind}"
+    Image.fromarray(pixels).save(path, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(path))
+    with path.open("rb") as file:
+        channels, size = read_header(file, "phone")
+        assert np.array_equal(read_pixels(file, "phone", 3), np.asarray(upright))
+        assert read_pixels(file, "phone", 3, side=8).shape == (8, 8, 3)
+    assert (channels, size) == (3, (upright.height, upright.width))
+
+
 @pytest.mark.parametrize("kind", ["tar", "tar.xz", "zip"])
 def test_an_archive_gives_what_its_folder_gives(
     kind: str, write_folder: WriteFolder, tmp_path: Path
@@ -133,6 +158,15 @@ def test_preparing_again_replaces_a_data_set(write_folder: WriteFolder, tmp_path
     prepare_dataset(f"folder:{root}", out, limit=3, progress=False)
     assert load_info(out).counts["train"] == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "pets"]
+
+
+def test_the_command_that_made_it_is_known(write_folder: WriteFolder, tmp_path: Path) -> None:
+    root, out = write_folder("my pets"), tmp_path / "out"
+    prepare_dataset(f"folder:{root}", out, size=6, limit=9, skip_bad=True, progress=False)
+    (out / "train.safetensors").unlink()
+    command = f"prepare 'folder:{root}' --size 6 --limit 9 --skip-bad --out {out}"
+    with pytest.raises(UserError, match=f"prepare it again: python -m dynat_ray.{command}$"):
+        load_split(out, "train")
 
 
 def test_another_folder_is_not_replaced(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -84,16 +85,31 @@ def test_mistakes_are_named(name: str, changes: dict[str, Any], words: list[str]
         assert word in str(caught.value)
 
 
-def test_weights_that_cannot_be_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+class Unreachable(Exception):
+    """As network libraries raise, which know no common type."""
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (ConnectionError("it failed"), "check the connection"),
+        (Unreachable("it failed"), "check the connection"),
+        (OSError(errno.ENOSPC, "it failed"), "make room on the disk"),
+        (RuntimeError("it failed"), "check model.name and model.kwargs"),
+    ],
+)
+def test_weights_that_cannot_be_had(
+    error: Exception, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     create = timm.create_model
 
-    def without_network(name: str, pretrained: bool = False, **settings: Any) -> Any:
+    def fail(name: str, pretrained: bool = False, **settings: Any) -> Any:
         if pretrained:
-            raise ConnectionError("name resolution failed")
+            raise error
         return create(name, **settings)
 
-    monkeypatch.setattr(timm, "create_model", without_network)
-    with pytest.raises(UserError, match=r"name resolution failed.*model\.pretrained false"):
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(UserError, match=rf"it failed\); {advice}, or .*model\.pretrained false"):
         build("resnet18", pretrained=True)
 
 
