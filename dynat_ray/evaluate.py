@@ -25,7 +25,7 @@ from dynat_ray.attacks.probe_results import probe_lines, summarise
 from dynat_ray.attacks.progress import progress_bar
 from dynat_ray.attacks.reference_radius import MULTIPLES, in_units_of
 from dynat_ray.attacks.registry import DISTANCES, get_attacks, get_probe
-from dynat_ray.attacks.request import Request, complete
+from dynat_ray.attacks.request import Request, complete, require_possible
 from dynat_ray.attacks.results import (
     results_of,
     robustbench_path,
@@ -64,6 +64,7 @@ def _evaluate(options: Namespace, subject: Subject) -> Path:
     request = complete(subject, **{name: getattr(options, name) for name in _REQUESTED})
     if options.eps_ref:
         request = in_units_of(options.eps_ref, request)
+    require_possible(request)
     request = replace(request, out=lasting_file(request.out, given=bool(options.out)))
     others = [read_evaluation(Path(file)) for file in options.compare]
     surrogate = load_subject(options.surrogate).model if options.surrogate else None

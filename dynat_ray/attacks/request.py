@@ -91,13 +91,18 @@ def complete(
         corruptions: Names, comma-separated, such as `all` or `fog-3,snow`.
 
     Raises:
-        UserError: A value is not allowed, or no data are given and there is no run that has.
+        UserError: A value is not allowed; no data are given and there is no run that has; or
+            another norm than the run's is given without a radius.
     """
     run = subject.settings
     threat, evaluation = ThreatConfig(), EvalConfig()
     folder = data or run.get("data.path")
     if not folder:
         raise UserError(f"'{subject.name}' comes without a run that names its data; give --data")
+    own_norm = run.get("threat.norm", threat.norm)
+    if norm not in (None, own_norm) and eps is None:
+        usual = "8/255" if norm == "Linf" else "0.5"
+        raise UserError(f"--norm {norm} needs a radius of its own: give --eps, such as {usual}")
     radii = (
         tuple(sorted({parse_radius(text) for text in eps.split(",")}))
         if eps is not None
@@ -108,7 +113,7 @@ def complete(
     default_out = (subject.run / DEFAULT_NAME) if subject.run else Path(DEFAULT_NAME)
     return Request(
         data=Path(folder).expanduser(),
-        norm=norm or run.get("threat.norm", threat.norm),
+        norm=norm or own_norm,
         eps=radii,
         attacks=tuple(attack.name for attack in get_attacks(names)),
         samples=_at_least("--samples", 1, samples) if samples is not None else 0,
@@ -123,6 +128,16 @@ def complete(
         distances=tuple(probe.name for probe in get_distances(_split(distances or ""))),
         corruptions=tuple(probe.name for probe in get_corruptions(_split(corruptions or ""))),
     )
+
+
+def require_possible(request: Request) -> None:
+    """Raises `UserError` if a radius is larger than any two pixels are apart."""
+    largest = max(request.eps)
+    if request.norm == "Linf" and largest > 1:
+        raise UserError(
+            f"eps {largest:g} under Linf is more than all of [0, 1], where pixels are; "
+            "8/255 is usual"
+        )
 
 
 def _split(names: str) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from dynat_ray.attacks.request import complete
+from dynat_ray.attacks.request import complete, require_possible
 from dynat_ray.attacks.subject import Subject
 from dynat_ray.errors import UserError
 
@@ -55,6 +55,15 @@ def test_what_is_given_wins() -> None:
     assert (request.seed, request.batch_size, request.out) == (0, 2, Path("x/y.json"))
 
 
+def test_a_norm_of_its_own_has_a_radius_of_its_own() -> None:
+    assert complete(_subject(), norm="L2").eps == (0.5,)
+    with pytest.raises(UserError, match="give --eps"):
+        complete(Subject("model", nn.Identity()), data="d", norm="L2")
+    require_possible(complete(_subject(), norm="L2", eps="3"))
+    with pytest.raises(UserError, match="eps 8 under Linf"):
+        require_possible(complete(_subject(), norm="Linf", eps="0.1,8"))
+
+
 def test_without_a_run() -> None:
     with pytest.raises(UserError, match="--data"):
         complete(Subject("model", nn.Identity()))
@@ -76,6 +85,7 @@ def test_without_a_run() -> None:
         ({"seed": -1}, "--seed is -1"),
         ({"attacks": "pgd-20,autoatack"}, "did you mean autoattack"),
         ({"attacks": ""}, "no attacks"),
+        ({"norm": "Linf"}, "--norm Linf .* give --eps"),
     ],
 )
 def test_bad_values_are_named(given: dict[str, Any], message: str) -> None:
