@@ -14,6 +14,7 @@ from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.attacks.shards import Shard, evaluate_shard, plan_shards
 from dynat_ray.config import Norm
 from dynat_ray.data import balanced_subset
+from dynat_ray.perturb.folding import forget_twin
 
 
 def run_shards(
@@ -81,6 +82,7 @@ def evaluate_attacks(
     wanted = get_attacks(attacks)
     check_samples(images, labels)
     classes = count_classes(model, images, labels)
+    forget_twin(model)
     costly = None
     if 0 < costly_samples < len(images):
         costly = balanced_subset(labels.numpy(), costly_samples)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dynat_ray.attacks.stages import Setting, likely_wrong_class, target_count
 from dynat_ray.config import Norm
-from dynat_ray.perturb.threat import change_sizes, per_sample
+from dynat_ray.perturb.threat import change_sizes, finite, per_sample
 
 _ITERATIONS = 100
 # Largest weight of the step that starts from the clean image.
@@ -118,7 +118,7 @@ def _linearised(model: nn.Module, point: Tensor, labels: Tensor, target: Tensor)
         both = logits.gather(1, torch.stack([target, labels], dim=1))
         difference = both[:, 0] - both[:, 1]
         (normal,) = torch.autograd.grad(difference.sum(), point)
-    point = point.detach()
+    point, normal = point.detach(), finite(normal)
     return _Plane(normal, difference.detach() - (normal * point).flatten(1).sum(dim=1))
 
 

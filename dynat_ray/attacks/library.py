@@ -8,14 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynat_ray.perturb.threat import finite
+
 
 def logits_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """Returns the model as the library calls it: images `(B, C, H, W)` to logits `(B, K)`."""
 
     # The library works on contiguous images; convolutions are faster on channels_last ones. It
-    # also writes into the logits, which may be views of something the model keeps.
+    # also writes into the logits, which may be views of something the model keeps. A gradient that
+    # is not finite would make its images NaN.
     def logits(images: Tensor) -> Tensor:
-        answer: Tensor = model(images.contiguous(memory_format=torch.channels_last))
+        images = images.contiguous(memory_format=torch.channels_last)
+        images = images.view_as(images)
+        if images.requires_grad:
+            images.register_hook(finite)
+        answer: Tensor = model(images)
         return answer.clone()
 
     return logits

@@ -157,7 +157,8 @@ def evaluate_shard(
         UserError: The model gives logits that are not finite for clean images.
     """
     device = device_of(model)
-    images, labels = images.to(device).contiguous(), labels.to(device)
+    # Scaling may have left a little more than 1.
+    images, labels = images.to(device).contiguous().clamp(0, 1), labels.to(device)
     with exact(model) as ready:
         clean, classes = _predict(ready, images)
         if bool((clean == NO_PREDICTION).any()):

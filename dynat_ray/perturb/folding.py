@@ -52,6 +52,11 @@ def folded(model: nn.Module, images: Tensor) -> nn.Module:
     return model if network is None else network
 
 
+def forget_twin(model: nn.Module) -> None:
+    """Has the next call of `folded` make a new twin: what is not a tensor may have changed."""
+    _TWINS.pop(model, None)
+
+
 class _Twin:
     """A network's twin, and how its weights follow from the network's.
 
@@ -131,7 +136,7 @@ class _Weights:
         original, dtype = getattr(self._original, name), dtype or value.dtype
         if value is original and dtype == value.dtype:
             parameters[name] = value
-        elif now is None or now is original or now.dtype != dtype:
+        elif now is None or now is original or (now.dtype, now.device) != (dtype, value.device):
             parameters[name] = nn.Parameter(value.to(dtype, copy=True), requires_grad=False)
         else:
             now.copy_(value)  # in place: compiled graphs keep their inputs

@@ -33,7 +33,10 @@ class Ball(Protocol):
         ...
 
     def step(self, adversarial: Tensor, gradient: Tensor, step_size: Tensor) -> Tensor:
-        """Returns `adversarial` moved by `step_size` `(B,)` along steepest ascent."""
+        """Returns `adversarial` moved by `step_size` `(B,)` along steepest ascent.
+
+        Where the gradient is not finite there is none to follow: it counts as 0.
+        """
         ...
 
     def project(self, adversarial: Tensor, images: Tensor, eps: Tensor) -> Tensor:
@@ -49,7 +52,7 @@ class LinfBall:
         return noise * per_sample(eps, images)
 
     def step(self, adversarial: Tensor, gradient: Tensor, step_size: Tensor) -> Tensor:
-        return adversarial + gradient.sign() * per_sample(step_size, adversarial)
+        return adversarial + finite(gradient).sign() * per_sample(step_size, adversarial)
 
     def project(self, adversarial: Tensor, images: Tensor, eps: Tensor) -> Tensor:
         radius = per_sample(eps, images)
@@ -67,13 +70,26 @@ class L2Ball:
         return noise * per_sample(eps * radius / _length(noise), images)
 
     def step(self, adversarial: Tensor, gradient: Tensor, step_size: Tensor) -> Tensor:
-        return adversarial + gradient * per_sample(step_size / _length(gradient), adversarial)
+        return adversarial + _direction(finite(gradient)) * per_sample(step_size, adversarial)
 
     def project(self, adversarial: Tensor, images: Tensor, eps: Tensor) -> Tensor:
         change = adversarial - images
         # Clamping to [0, 1] afterwards only shortens the change, so it stays in the ball.
         change = change * per_sample((eps / _length(change)).clamp(max=1), images)
         return (images + change).clamp_(0, 1)
+
+
+def finite(gradient: Tensor) -> Tensor:
+    """Returns a gradient with 0 where it is NaN or infinite."""
+    return gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _direction(gradient: Tensor) -> Tensor:
+    """Returns gradients `(B, C, H, W)` brought to length 1; 0 stays 0."""
+    # A saturated loss has gradients whose squares are 0 in float32, but which point somewhere.
+    largest = gradient.flatten(1).abs().amax(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
+    scaled = gradient / per_sample(largest, gradient)
+    return scaled / per_sample(_length(scaled), scaled)
 
 
 def _length(values: Tensor) -> Tensor:

@@ -85,3 +85,49 @@ def test_cw_maximises_the_margin(robust: Victim) -> None:
     honest = _ours(robust, "cw", "Linf", EPS)
     assert found["cw"].accuracy == pytest.approx(honest, abs=1.0)
     assert found["pgd-30"].accuracy > honest + 3
+
+
+def test_a_model_may_be_changed_between_two_evaluations(robust: Victim) -> None:
+    """Also by what is not a tensor."""
+
+    class Rounding(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.levels = robust.model, 4
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if self.levels:
+                images = (images * self.levels).round() / self.levels
+            logits: torch.Tensor = self.inner(images)
+            return logits
+
+    model = Rounding()
+    images, labels = robust.images[:64], robust.labels[:64]
+    evaluate_attacks(model, images, labels, ["fgsm"], norm="Linf", eps=EPS)
+    model.levels = 0
+    found = evaluate_attacks(model, images, labels, ["fgsm"], norm="Linf", eps=EPS)["fgsm"]
+    own = evaluate_attacks(robust.model, images, labels, ["fgsm"], norm="Linf", eps=EPS)["fgsm"]
+    assert found.predicted.tolist() == own.predicted.tolist()
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("attack", ["fgsm", "pgd-5", "cw", "apgd-ce", "apgd-t", "fab-t"])
+def test_a_gradient_that_is_nan_somewhere_stops_no_attack(
+    robust: Victim, attack: str, norm: Norm
+) -> None:
+    class Broken(torch.nn.Module):
+        """The gradient of the first pixel is NaN."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            first = images[:, 0, 0, :1]
+            logits: torch.Tensor = robust.model(images) + 0 * (first - first.detach()).sqrt()
+            return logits
+
+    eps = EPS if norm == "Linf" else L2_EPS
+    images, labels = robust.images[:48], robust.labels[:48]
+    broken, honest = (
+        evaluate_attacks(model, images, labels, [attack], norm=norm, eps=eps)[attack].accuracy
+        for model in (Broken(), robust.model)
+    )
+    assert broken == pytest.approx(honest, abs=5.0)
+    assert broken < 95

@@ -94,3 +94,10 @@ def test_a_sample_whose_logits_an_attack_makes_undefined_is_not_right() -> None:
     assert found["clean"].accuracy == 100
     assert found["fgsm"].accuracy == 0
     assert (found["fgsm"].predicted == -1).all()
+
+
+def test_rounding_above_one_is_taken() -> None:
+    images = torch.full((2, 1, 8, 8), 1 + 5e-7)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    labels = model(images).argmax(dim=1)
+    evaluate_attacks(model, images, labels, ["apgd-ce"], norm="Linf", eps=1e-9)

@@ -278,3 +278,13 @@ def test_uniform_start_fills_the_ball(norm: str) -> None:
     # In four dimensions the radius is distributed as r^4: half of the ball lies beyond 0.84 eps.
     assert abs(float((sizes > 0.2 * 0.5**0.25).float().mean()) - 0.5) < 0.05
     assert float(noise.mean().abs()) < 0.01
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-30, 1.0, 1e30])
+def test_a_step_under_l2_has_its_length_whatever_the_gradients(size: float) -> None:
+    images = torch.zeros(2, 1, 3, 3)
+    gradient = torch.zeros_like(images)
+    gradient[0, 0, 1, 1] = -size
+    moved = get_ball("L2").step(images, gradient, torch.tensor([0.5, 0.5]))
+    assert float(moved[0, 0, 1, 1]) == pytest.approx(-0.5)
+    assert moved.count_nonzero() == 1
