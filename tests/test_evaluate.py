@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from dynat_ray.data import load_info, load_test_images, prepare_dataset
 from dynat_ray.errors import UserError
 from dynat_ray.evaluate import main
 from dynat_ray.models import build_model, load_model, save_model
+from dynat_ray.report.side_by_side import differences, read_evaluation
 
 EPS = 0.05
 
@@ -141,6 +143,7 @@ def test_killed_and_resumed_is_as_if_undisturbed(run: Path, tmp_path: Path) -> N
                 break
             time.sleep(0.002)
         process.wait()
+        assert process.returncode == -signal.SIGKILL
     assert main([*arguments, "--out", str(out), "--resume"]) == out
     assert _rows(out) == _rows(whole)
     assert json.loads(out.read_text())["results"] == json.loads(whole.read_text())["results"]
@@ -268,15 +271,42 @@ def test_distances_page_and_comparison(
         (["--distances", "deepfull"], "deepfool"),
         (["--compare", "/no/such.json"], "can't be read"),
         (["--surrogate", "no-such-model"], "there is no model"),
+        (["--surrogate", "torch.nn:Identity"], "--surrogate: the model must return logits"),
+        (["--out", "{folder}"], "which is a folder"),
+        (["--eps", "8"], "eps 8 under Linf"),
     ],
 )
-def test_mistakes_in_what_else_is_measured(run: Path, arguments: list[str], message: str) -> None:
+def test_mistakes_in_what_else_is_measured(
+    run: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
     pytest.importorskip("imagecorruptions")
     with pytest.raises(UserError, match=message):
-        main([str(run), *arguments])
+        main([str(run), *(argument.format(folder=tmp_path) for argument in arguments)])
 
 
 def test_only_evaluations_are_compared(run: Path, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("[]")
     with pytest.raises(UserError, match="not the JSON file of an evaluation"):
         main([str(run), "--compare", str(tmp_path / "x.json")])
+
+
+def test_names_with_a_point_keep_apart(run: Path, tmp_path: Path) -> None:
+    for name in ("eps0.02", "eps0.1"):
+        eps = name.removeprefix("eps")
+        out = main([str(run), "--attacks", "clean", "--eps", eps, "--out", str(tmp_path / name)])
+        assert json.loads(out.read_text())["eps"] == float(eps)
+    assert {f"eps{eps}.parquet" for eps in ("0.02", "0.1")} <= {f.name for f in tmp_path.iterdir()}
+
+
+def test_other_numbers_of_samples_are_named(run: Path, tmp_path: Path) -> None:
+    files = []
+    for samples in (10, 20):
+        settings = yaml.safe_load((run / "config.yaml").read_text())
+        settings["eval"]["samples"] = samples
+        copy = tmp_path / str(samples)
+        shutil.copytree(run / "model", copy / "model")
+        (copy / "config.yaml").write_text(yaml.safe_dump(settings))
+        files.append(main([str(copy)]))
+    assert differences([read_evaluation(file) for file in files]) == [
+        f"{tmp_path / '20'} was evaluated on 20 test images, not 10, by apgd-t, Linf 12.75/255"
+    ]

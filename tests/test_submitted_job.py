@@ -8,7 +8,7 @@ import pytest
 
 from dynat_ray.errors import UserError
 from dynat_ray.submitted_job import explain_missing, require_lasting
-from dynat_ray.training.places import default_out, open_place
+from dynat_ray.training.places import default_out, lasting_file, open_place
 
 
 @pytest.fixture
@@ -89,3 +89,12 @@ def test_elsewhere_a_relative_folder_is_below_the_working_directory(
     with open_place("", None, "run") as place:
         assert place.folder == tmp_path / "elsewhere" / "run"
         assert place.given
+
+
+def test_the_same_evaluation_finds_its_file_again(
+    job: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = [lasting_file(Path("evaluation.json"), given=False, of=of) for of in ("a", "a", "b")]
+    assert names[0] == names[1] != names[2]
+    assert names[0].parent == tmp_path / "dynat-ray-runs"

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pyautoattack.autopgd_base import APGDAttack
+from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor, nn
 
 from dynat_ray.attacks.library import logits_of, run_library_attack
-from dynat_ray.attacks.sparing import SparingApgd, SparingTargetedApgd
+from dynat_ray.attacks.sparing import SparingApgd, SparingTargetedApgd, may_spare
 from dynat_ray.attacks.stages import Setting, target_count
 from dynat_ray.perturb.objectives import cw_margin
 
@@ -47,8 +47,7 @@ class AutoPgd:
         return f"apgd-{self.loss}"
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
-        # A model that answers at random is not fooled for good by one wrong answer.
-        kind = SparingApgd if self.draws == 1 else APGDAttack
+        kind = SparingApgd if self.draws == 1 and may_spare(model, images) else APGDAttack
         attack = kind(
             logits_of(model), loss=self.loss, eot_iter=self.draws, **_apgd_settings(images, at)
         )
@@ -69,7 +68,8 @@ class TargetedAutoPgd:
     name: str = "apgd-t"
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
-        attack = SparingTargetedApgd(
+        kind = SparingTargetedApgd if may_spare(model, images) else APGDAttack_targeted
+        attack = kind(
             logits_of(model),
             n_target_classes=target_count(at.classes),
             **_apgd_settings(images, at),

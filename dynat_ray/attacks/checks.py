@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynat_ray.attacks.batches import BATCH_SIZE, in_batches
 from dynat_ray.attacks.exact import device_of, exact
 from dynat_ray.attacks.gradient import GradientAttack
 from dynat_ray.attacks.outcomes import Outcome
-from dynat_ray.attacks.square import Square
+from dynat_ray.attacks.square import Square, square_fits
 from dynat_ray.attacks.stages import Setting, Stage
 from dynat_ray.config import Norm
 from dynat_ray.perturb.objectives import cw_margin
@@ -62,29 +63,39 @@ class Check:
         return asdict(self)
 
 
-def check_model(model: nn.Module, images: Tensor, labels: Tensor) -> list[Check]:
+def check_model(
+    model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = BATCH_SIZE
+) -> list[Check]:
     """Checks inputs, answers and gradients; takes a few passes.
 
     Args:
         model: On its device.
         images: float32 `(n, C, H, W)` in [0, 1], a few dozen.
         labels: int64 `(n,)`.
+        batch_size: Most images in a pass.
     """
     device = device_of(model)
     images, labels = images.to(device), labels.to(device)
     with exact(model) as ready:
         with torch.no_grad():
-            answers = torch.stack([ready(images) for _ in range(5)])
+            answers = torch.stack([in_batches(ready, batch_size, images) for _ in range(5)])
         return [
             _check_range(images),
             _check_randomness(answers),
             _check_probabilities(answers[0]),
-            _check_gradients(ready, images, labels),
+            _check_gradients(ready, images, labels, batch_size),
         ]
 
 
 def check_attacks(
-    model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm, eps: float, seed: int
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    norm: Norm,
+    eps: float,
+    seed: int,
+    batch_size: int = BATCH_SIZE,
 ) -> list[Check]:
     """Compares attacks that an honest model orders in one way only; takes some 300 passes.
 
@@ -95,12 +106,13 @@ def check_attacks(
         norm: `Linf` or `L2`.
         eps: Radius in units of [0, 1] pixels, more than 0.
         seed: Of all randomness.
+        batch_size: Most images in a pass.
     """
     device = device_of(model)
     images, labels = images.to(device), labels.to(device)
     with exact(model) as ready:
         with torch.no_grad():
-            logits = ready(images)
+            logits = in_batches(ready, batch_size, images)
         right = (logits.argmax(dim=1) == labels).nonzero().squeeze(1)[:CHECK_SAMPLES]
         if len(right) == 0:
             return []
@@ -108,15 +120,18 @@ def check_attacks(
         at = Setting(norm=norm, eps=eps, classes=logits.shape[1], seed=seed)
 
         def fooled(stage: Stage, setting: Setting = at) -> Tensor:
-            with torch.no_grad():
-                answer: Tensor = ready(stage.perturb(ready, images, labels, setting))
-            return (answer.argmax(dim=1) != labels) | ~answer.isfinite().all(dim=1)
+            def some_fooled(images: Tensor, labels: Tensor) -> Tensor:
+                with torch.no_grad():
+                    answer: Tensor = ready(stage.perturb(ready, images, labels, setting))
+                return (answer.argmax(dim=1) != labels) | ~answer.isfinite().all(dim=1)
+
+            return in_batches(some_fooled, batch_size, images, labels)
 
         one = fooled(GradientAttack("fgsm", steps=1, random_start=False))
         few = fooled(GradientAttack("pgd-10", steps=10))
         many = fooled(GradientAttack("pgd-100", steps=100))
         margin = fooled(GradientAttack("cw-50", steps=50, objective="cw"))
-        black_box = fooled(Square(queries=_QUERIES))
+        black_box = fooled(Square(queries=_QUERIES)) if square_fits(images, norm) else None
         dimensions = images[0].numel()
         radius = _LARGE_EPS * (1 if norm == "Linf" else math.sqrt(dimensions))
         far = Setting(norm=norm, eps=radius, classes=at.classes, seed=seed)
@@ -131,8 +146,14 @@ def check_attacks(
     ]
 
 
-def check_outcomes(outcomes: Mapping[str, Outcome]) -> list[Check]:
-    """Looks whether Square, which knows no gradients, was what AutoAttack's success came from."""
+def check_outcomes(outcomes: Mapping[str, Outcome], radius: str = "") -> list[Check]:
+    """Looks whether Square, which knows no gradients, was what AutoAttack's success came from.
+
+    Args:
+        outcomes: Of each attack, at one eps.
+        radius: How to call that eps where there are several; empty: there are not.
+    """
+    at = f" at eps {radius}" if radius else ""
     checks = []
     for name, outcome in outcomes.items():
         if len(outcome.stages) < 2 or outcome.stages[-1] != "square":
@@ -142,10 +163,10 @@ def check_outcomes(outcomes: Mapping[str, Outcome]) -> list[Check]:
         flagged = alone >= _LEAST_SAMPLES and share > _SQUARE_SHARE
         checks.append(
             Check(
-                f"square in {name}",
+                f"square in {name}{at}",
                 flagged,
                 f"Square fools {alone} of {outcome.samples} samples that every gradient-based "
-                f"attack of {name} left right"
+                f"attack of {name} left right{at}"
                 + ("; gradients may mislead the attacks" if flagged else ""),
                 {"samples": outcome.samples, "only_square_percent": round(100 * share, 3)},
             )
@@ -197,9 +218,8 @@ def _check_probabilities(logits: Tensor) -> Check:
     )
 
 
-def _check_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> Check:
-    shares = {}
-    for name in ("cross-entropy", "margin"):
+def _check_gradients(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Check:
+    def sizes_of(images: Tensor, labels: Tensor) -> Tensor:
         inputs = images.detach().clone().requires_grad_(True)
         with torch.enable_grad():
             logits = model(inputs)
@@ -212,7 +232,11 @@ def _check_gradients(model: nn.Module, images: Tensor, labels: Tensor) -> Check:
                 torch.autograd.grad(loss, inputs) if loss.requires_grad else (inputs.detach() * 0,)
             )
         # No squares, which can be 0 where the gradient is not.
-        sizes = gradient.flatten(1).abs().amax(dim=1)
+        return gradient.flatten(1).abs().amax(dim=1)
+
+    shares = {}
+    for name in ("cross-entropy", "margin"):
+        sizes = in_batches(sizes_of, batch_size, images, labels)
         shares[name] = float(((sizes == 0) | ~sizes.isfinite()).float().mean())
     flagged = max(shares.values()) >= _ZERO_GRADIENT_SHARE
     ce, margin = (100 * share for share in shares.values())
@@ -250,7 +274,13 @@ def _check_more_steps(few: Tensor, many: Tensor) -> Check:
     )
 
 
-def _check_black_box(white_box: Tensor, black_box: Tensor) -> Check:
+def _check_black_box(white_box: Tensor, black_box: Tensor | None) -> Check:
+    if black_box is None:
+        return Check(
+            "black box against white box",
+            False,
+            "not looked at: Square can't run on images of this size under this norm",
+        )
     alone = int((black_box & ~white_box).sum())
     flagged = notable(alone, len(black_box))
     numbers = {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dynat_ray.attacks.inputs import check_samples, count_classes
 from dynat_ray.attacks.outcomes import FinishedShard, Outcome, collect
 from dynat_ray.attacks.progress import OnShard
-from dynat_ray.attacks.registry import get_attacks
+from dynat_ray.attacks.registry import get_attacks, require_takeable
 from dynat_ray.attacks.shards import Shard, evaluate_shard, plan_shards
 from dynat_ray.config import Norm
 from dynat_ray.data import balanced_subset
@@ -81,6 +81,7 @@ def evaluate_attacks(
     """
     wanted = get_attacks(attacks)
     check_samples(images, labels)
+    require_takeable(wanted, images, norm)
     classes = count_classes(model, images, labels)
     forget_twin(model)
     costly = None

@@ -19,6 +19,24 @@ def device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def best_device() -> torch.device:
+    """Returns the GPU if this process has one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def on_cpu(model: nn.Module) -> Iterator[None]:
+    """Has a model on the CPU, with no memory left on the GPU, and afterwards where it was."""
+    device = device_of(model)
+    model.cpu()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    try:
+        yield
+    finally:
+        model.to(device)
+
+
 @contextmanager
 def exact(model: nn.Module) -> Iterator[nn.Module]:
     """Gives the model for evaluation and leaves it afterwards as it was.

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dynat_ray.attacks.batches import BATCH_SIZE, in_batches
 from dynat_ray.attacks.exact import device_of, exact
 from dynat_ray.attacks.gradient import GradientAttack
 from dynat_ray.attacks.stages import Setting
@@ -45,39 +46,45 @@ def find_examples(
     images: Tensor,
     labels: Tensor,
     indices: NDArray[np.int64],
+    fooled: NDArray[np.int64],
     *,
     norm: Norm,
     eps: float,
     seed: int,
+    batch_size: int = BATCH_SIZE,
 ) -> list[Example]:
     """Returns up to `COUNT` images that PGD on the margin fools, of as many classes as it can.
 
     Args:
         model: On its device.
-        images: float32 `(N, C, H, W)` in [0, 1], known to be fooled by some attack.
+        images: float32 `(N, C, H, W)` in [0, 1].
         labels: int64 `(N,)`.
         indices: Their places in the test split, `(N,)`.
+        fooled: Which of them are known to be fooled by some attack, `(n,)`.
         norm: `Linf` or `L2`.
         eps: Radius in units of [0, 1] pixels, more than 0.
         seed: Of the attack's starts.
+        batch_size: Most images in a pass.
     """
-    if len(images) == 0:
+    if len(fooled) == 0:
         return []
-    tried = balanced_subset(labels.numpy(), min(_TRIED, len(images)))
+    tried = fooled[balanced_subset(labels[fooled].numpy(), min(_TRIED, len(fooled)))]
     device = device_of(model)
     some, true = images[tried].to(device), labels[tried].to(device)
     with exact(model) as ready:
         with torch.no_grad():
-            logits = ready(some)
+            logits = in_batches(ready, batch_size, some)
         at = Setting(norm=norm, eps=eps, classes=logits.shape[1], seed=seed)
         attack = GradientAttack("pgd", steps=STEPS, objective="cw")
-        changed = attack.perturb(ready, some, true, at).detach()
+        changed = in_batches(
+            lambda *part: attack.perturb(ready, *part, at).detach(), batch_size, some, true
+        )
         with torch.no_grad():
-            predicted = ready(changed).argmax(dim=1)
-    fooled = ((logits.argmax(dim=1) == true) & (predicted != true)).nonzero().squeeze(1).cpu()
-    if len(fooled) == 0:
+            predicted = in_batches(ready, batch_size, changed).argmax(dim=1)
+    by_pgd = ((logits.argmax(dim=1) == true) & (predicted != true)).nonzero().squeeze(1).cpu()
+    if len(by_pgd) == 0:
         return []
-    kept = fooled[torch.from_numpy(balanced_subset(true.cpu()[fooled].numpy(), COUNT))]
+    kept = by_pgd[torch.from_numpy(balanced_subset(true.cpu()[by_pgd].numpy(), COUNT))]
     return [
         Example(
             index=int(indices[tried[place]]),

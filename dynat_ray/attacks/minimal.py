@@ -16,6 +16,7 @@ from dynat_ray.attacks.fab import nearest_towards
 from dynat_ray.attacks.probes import Measured, Probe
 from dynat_ray.attacks.stages import Setting, target_count
 from dynat_ray.perturb.deepfool import deepfool
+from dynat_ray.perturb.folding import folded
 from dynat_ray.perturb.threat import change_sizes
 
 # As Deep Defense (Yan et al., NeurIPS 2018) measures rho_2.
@@ -75,9 +76,10 @@ class Fab(Probe):
         nearest = torch.full(labels.shape, torch.inf, device=images.device)
         nearest[predicted != labels] = 0.0
         right = (predicted == labels).nonzero().squeeze(1)
+        searched = folded(model, images)
         for rank in range(target_count(at.classes) if len(right) else 0):
             found, lengths = nearest_towards(
-                model, images[right], labels[right], rank, norm=at.norm
+                searched, images[right], labels[right], rank, norm=at.norm
             )
             with torch.no_grad():
                 answer = model(found).argmax(dim=1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from dynat_ray.attacks.evaluate import evaluate_attacks
+from dynat_ray.attacks.exact import best_device
 from dynat_ray.attacks.request import Reference, Request
 from dynat_ray.attacks.samples import load_samples
 from dynat_ray.attacks.subject import load_subject
@@ -31,7 +32,7 @@ def in_units_of(reference: str, request: Request) -> Request:
     subject = load_subject(reference)
     samples = load_samples(subject, request)
     radius = reference_radius(
-        subject.model,
+        subject.model.to(best_device()),
         samples.images,
         samples.labels,
         norm=request.norm,

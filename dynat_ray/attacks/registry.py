@@ -6,14 +6,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from dynat_ray.attacks.apgd import RANDOM_DRAWS, AutoPgd, TargetedAutoPgd
 from dynat_ray.attacks.corruptions import get_corruptions
 from dynat_ray.attacks.fab import TargetedFab
 from dynat_ray.attacks.gradient import GradientAttack
 from dynat_ray.attacks.minimal import DeepFool, Fab
 from dynat_ray.attacks.probes import Probe
-from dynat_ray.attacks.square import Square
+from dynat_ray.attacks.square import Square, require_square
 from dynat_ray.attacks.stages import Stage
+from dynat_ray.config import Norm
 from dynat_ray.errors import UserError, unknown_name
 
 CLEAN = "clean"
@@ -95,6 +98,12 @@ def get_attacks(names: Sequence[str]) -> list[Attack]:
     if not attacks:
         raise UserError("no attacks given; such as: clean, pgd-20, autoattack")
     return attacks
+
+
+def require_takeable(attacks: Sequence[Attack], images: Tensor, norm: Norm) -> None:
+    """Raises `UserError` if one of the attacks can't run on images `(N, C, H, W)` of this size."""
+    if any(isinstance(stage, Square) for attack in attacks for stage in attack.stages):
+        require_square(images, norm)
 
 
 _DISTANCES: dict[str, Probe] = {probe.name: probe for probe in (DeepFool(), Fab())}

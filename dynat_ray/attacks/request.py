@@ -108,6 +108,8 @@ def complete(
         if eps is not None
         else (float(run.get("threat.eps", threat.eps)),)
     )
+    if out and Path(out).expanduser().is_dir():
+        raise UserError(f"--out is {out}, which is a folder; give a file, such as {out}/a.json")
     names = _split(attacks) if attacks is not None else run.get("eval.attacks", evaluation.attacks)
     costly = 0 if samples is not None else int(run.get("eval.samples", evaluation.samples))
     default_out = (subject.run / DEFAULT_NAME) if subject.run else Path(DEFAULT_NAME)

@@ -94,10 +94,16 @@ def _columns(outcome: Outcome, samples: int, **values: Any) -> dict[str, pa.Arra
     return columns
 
 
+def beside(out: Path, ending: str) -> Path:
+    """Returns another file of the evaluation, such as `a.parquet` beside the JSON file `a.json`."""
+    return out.with_name(out.name.removesuffix(".json") + ending)
+
+
 def robustbench_path(out: Path) -> Path:
     """Returns where the RobustBench entry of an evaluation goes: beside its JSON file."""
-    name = "robustbench.json" if out.name == DEFAULT_NAME else f"{out.stem}.robustbench.json"
-    return out.with_name(name)
+    if out.name == DEFAULT_NAME:
+        return out.with_name("robustbench.json")
+    return beside(out, ".robustbench.json")
 
 
 def table_of(outcomes: Outcomes, norm: Norm) -> str:

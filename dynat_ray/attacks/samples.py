@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dynat_ray.attacks.corruptions import require_corruptible
 from dynat_ray.attacks.inputs import check_samples, count_classes
+from dynat_ray.attacks.registry import get_attacks, require_takeable
 from dynat_ray.attacks.request import Request
 from dynat_ray.attacks.subject import Subject, image_size_for, require_fit
 from dynat_ray.data import DatasetInfo, balanced_subset, load_info, load_test_images
@@ -40,6 +41,7 @@ def load_samples(subject: Subject, request: Request) -> Samples:
     )
     check_samples(images, labels)
     require_fit(subject.model, data, images)
+    require_takeable(get_attacks(request.attacks), images, request.norm)
     if request.corruptions:
         require_corruptible(images)
     return Samples(data, images, labels, indices, count_classes(subject.model, images, labels))

@@ -159,7 +159,10 @@ def evaluate_shard(
     device = device_of(model)
     # Scaling may have left a little more than 1.
     images, labels = images.to(device).contiguous().clamp(0, 1), labels.to(device)
-    with exact(model) as ready:
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), exact(model) as ready:
+        # For models that answer at random.
+        torch.manual_seed(shard_seed(seed, shard.number))
         clean, classes = _predict(ready, images)
         if bool((clean == NO_PREDICTION).any()):
             bad = int((clean == NO_PREDICTION).sum())

@@ -18,6 +18,16 @@ from torch import Tensor
 Logits = Callable[[Tensor], Tensor]
 
 
+def may_spare(model: Logits, images: Tensor) -> bool:
+    """Returns whether a model gives the same logits twice.
+
+    One that answers at random is not fooled for good by one wrong answer: its samples stay.
+    """
+    devices = [images.device] if images.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        return torch.equal(model(images), model(images))
+
+
 class _AllFooled(Exception):
     """Ends a run of the library that has nothing left to do."""
 

@@ -8,6 +8,7 @@ pyautoattack's.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from dynat_ray.attacks.library import logits_of, run_library_attack
 from dynat_ray.attacks.stages import Setting
+from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
 from dynat_ray.perturb.objectives import cw_margin
 
@@ -23,7 +25,6 @@ _QUERIES = 5000
 # Share of the pixels in the first squares, and after which queries it is halved.
 _FIRST_SHARE = 0.8
 _HALVED_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-_SMALLEST_IMAGE = {"Linf": 2, "L2": 5}
 
 
 @dataclass(frozen=True)
@@ -34,30 +35,55 @@ class Square:
     queries: int = _QUERIES
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
-        smallest = _SMALLEST_IMAGE[at.norm]
-        if min(images.shape[-2:]) < smallest:
-            raise UserError(
-                f"Square Attack under {at.norm} needs images of at least {smallest} pixels a "
-                f"side; these have {images.shape[-2]} x {images.shape[-1]}; leave out 'square' "
-                "and 'autoattack'"
-            )
+        require_square(images, at.norm)
         if at.norm == "Linf":
             return _linf_search(model, images, labels, at, self.queries)
-        attack = SquareAttack(
-            logits_of(model),
-            norm=at.norm,
-            n_queries=self.queries,
-            eps=at.eps,
-            p_init=_FIRST_SHARE,
-            n_restarts=1,
-            seed=at.seed,
-            resc_schedule=False,
-            device=images.device,
-        )
-        return run_library_attack(attack, images, labels)
+        return _l2_search(logits_of(model), images, labels, at, self.queries)
 
     def note(self, classes: int) -> str:
         return ""
+
+
+def require_square(images: Tensor, norm: Norm) -> None:
+    """Raises `UserError` if Square Attack can't run on images `(N, C, H, W)` of this size."""
+    if not square_fits(images, norm):
+        height, width = images.shape[-2:]
+        raise UserError(
+            f"Square Attack under {norm} can't run on images of {height} x {width} pixels: its "
+            "first squares do not fit into them; leave out 'square' and 'autoattack', such as "
+            "--attacks clean,apgd-ce,apgd-t,fab-t"
+        )
+
+
+def square_fits(images: Tensor, norm: Norm) -> bool:
+    """Returns whether Square Attack can run on images `(N, C, H, W)` of this size."""
+    if norm == "Linf":
+        return min(images.shape[-2:]) > 1
+    # Under L2 the library starts with tiles that cross the edge of some images, and then fails.
+    image, label = torch.zeros(1, *images.shape[1:]), torch.zeros(1, dtype=torch.long)
+    at = Setting(norm=norm, eps=1.0, classes=2, seed=0)
+    try:
+        _l2_search(lambda batch: torch.eye(2)[:1].repeat(len(batch), 1), image, label, at, 1)
+    except (RuntimeError, ZeroDivisionError):
+        return False
+    return True
+
+
+def _l2_search(
+    logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, at: Setting, queries: int
+) -> Tensor:
+    attack = SquareAttack(
+        logits,
+        norm=at.norm,
+        n_queries=queries,
+        eps=at.eps,
+        p_init=_FIRST_SHARE,
+        n_restarts=1,
+        seed=at.seed,
+        resc_schedule=False,
+        device=images.device,
+    )
+    return run_library_attack(attack, images, labels)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,9 @@ from dynat_ray.attacks.identity import Identity
 from dynat_ray.attacks.shards import Shard, ShardOutcome
 from dynat_ray.errors import UserError
 
-_FORMAT = 1
+_FORMAT = 2
+# What checksums in an identity are of.
+_COMPUTED = {"model": "model", "answers": "model", "code": "version of its code", "data": "data"}
 
 
 class StateFile:
@@ -30,18 +33,23 @@ class StateFile:
     Attributes:
         finished: Shards that an earlier run finished and this file holds.
         left: Shards still to do.
+        seconds: How long the finished ones took.
     """
 
     def __init__(self, file: IO[bytes], shards: Sequence[Shard], done: dict[_Key, _Line]) -> None:
         self._file = file
         self.finished = [(s, _outcomes(done[_key(s)])) for s in shards if _key(s) in done]
         self.left = [shard for shard in shards if _key(shard) not in done]
+        self.seconds = sum(line["seconds"] for line in done.values())
+        self._last = time.monotonic()
 
     def add(self, shard: Shard, outcomes: dict[str, ShardOutcome]) -> None:
         """Writes a finished shard; it is on disk when this returns."""
+        now = time.monotonic()
         line = {
             "eps": shard.eps,
             "shard": shard.number,
+            "seconds": round(now - self._last, 3),
             "outcomes": {
                 name: {
                     field: values.tolist()
@@ -51,6 +59,7 @@ class StateFile:
                 for name, outcome in outcomes.items()
             },
         }
+        self._last = now
         _write_line(self._file, line)
 
 
@@ -141,8 +150,9 @@ def _require_same(found: Identity, wanted: Identity, path: Path) -> None:
     different = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
     if not different:
         return
-    if "model" in different or "data" in different:
-        what = " and ".join(key for key in ("model", "data") if key in different)
+    another = [what for key, what in _COMPUTED.items() if key in different]
+    if another:
+        what = " and ".join(dict.fromkeys(another))
         raise UserError(f"{path} is of an evaluation of another {what} (checksums differ)")
     key = different[0]
     raise UserError(

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynat_ray.attacks.batches import BATCH_SIZE, in_batches
 from dynat_ray.attacks.checks import CHECK_SAMPLES, Check, notable
 from dynat_ray.attacks.exact import device_of, exact
 from dynat_ray.attacks.gradient import GradientAttack
@@ -35,6 +36,7 @@ def check_transfer(
     eps: float,
     seed: int,
     surrogate: nn.Module | None = None,
+    batch_size: int = BATCH_SIZE,
 ) -> list[Check]:
     """Compares PGD and CW on the model with the same on another model, shown to this one.
 
@@ -46,26 +48,33 @@ def check_transfer(
         eps: Radius in units of [0, 1] pixels, more than 0.
         seed: Of all randomness.
         surrogate: Another model with the same classes; None: a substitute is trained.
+        batch_size: Most images in a pass.
     """
     device = device_of(model)
     images, labels = images.to(device), labels.to(device)
     with exact(model) as ready:
         with torch.no_grad():
-            logits = ready(images)
+            logits = in_batches(ready, batch_size, images)
         right = (logits.argmax(dim=1) == labels).nonzero().squeeze(1)[:CHECK_SAMPLES]
         if len(right) == 0:
             return []
         at = Setting(norm=norm, eps=eps, classes=logits.shape[1], seed=seed)
-        other = surrogate or train_substitute(ready, images, norm=norm, eps=eps, seed=seed)
+        other = surrogate or train_substitute(
+            ready, images, norm=norm, eps=eps, seed=seed, batch_size=batch_size
+        )
         images, labels = images[right].contiguous(), labels[right]
 
         def fooled(source: nn.Module, objective: str) -> Tensor:
             attack = GradientAttack(
                 "transfer", steps=_STEPS, objective="cw" if objective == "cw" else "ce"
             )
-            changed = attack.perturb(source, images, labels, at)
-            with torch.no_grad():
-                return ready(changed).argmax(dim=1) != labels
+
+            def some_fooled(images: Tensor, labels: Tensor) -> Tensor:
+                changed = attack.perturb(source, images, labels, at)
+                with torch.no_grad():
+                    return ready(changed).argmax(dim=1) != labels
+
+            return in_batches(some_fooled, batch_size, images, labels)
 
         with exact(other.to(device)) as source:
             transferred = fooled(source, "ce") | fooled(source, "cw")
@@ -92,7 +101,13 @@ def check_transfer(
 
 
 def train_substitute(
-    model: nn.Module, images: Tensor, *, norm: Norm, eps: float, seed: int
+    model: nn.Module,
+    images: Tensor,
+    *,
+    norm: Norm,
+    eps: float,
+    seed: int,
+    batch_size: int = BATCH_SIZE,
 ) -> nn.Module:
     """Returns a small network that has learned the classes a model gives around some images.
 
@@ -102,6 +117,7 @@ def train_substitute(
         norm: Of the noise that images are shown with.
         eps: Its size is up to twice this.
         seed: Of all randomness.
+        batch_size: Most images in a pass.
     """
     generator = torch.Generator().manual_seed(seed)
     per_pixel = eps if norm == "Linf" else eps / images[0].numel() ** 0.5
@@ -110,7 +126,7 @@ def train_substitute(
         for _ in range(_QUERIES_PER_IMAGE):
             noise = torch.rand(images.shape, generator=generator) * 2 - 1
             noisy = (images + 2 * per_pixel * noise.to(images.device)).clamp(0, 1)
-            logits = model(noisy)
+            logits = in_batches(model, batch_size, noisy)
             shown.append(noisy)
             classes.append(logits.argmax(dim=1))
     pixels, answers = torch.cat(shown), torch.cat(classes)

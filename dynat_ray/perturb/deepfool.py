@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dynat_ray.perturb.frozen import frozen
-
 # Added to every element of a gradient: its length is never 0.
 _OFFSET = 5e-6
 # Squared lengths below this have no gradient (that of a root at 0 is infinite).
@@ -98,30 +96,6 @@ def deepfool(
 def relative_length(perturbation: Tensor, images: Tensor) -> Tensor:
     """Returns `|perturbation| / |image|` of every sample, `(B,)`, Euclidean."""
     return _length(perturbation, 1) / _length(images, 1)
-
-
-def deepfool_robustness(
-    network: nn.Module, images: Tensor, *, batch_size: int = 256, steps: int = 5
-) -> Tensor:
-    """Returns `|DeepFool's perturbation| / |image|` of every image, `(N,)`; the mean is rho_2.
-
-    As Deep Defense measures it: over all images, those that are misclassified too, away from the
-    predicted class. Images are in [0, 1] here, so numbers compare only with such.
-
-    Args:
-        network: A classifier; evaluated in float32 and eval mode.
-        images: `(N, C, H, W)` in [0, 1], on any device.
-        batch_size: Images at a time.
-        steps: Most linearisations.
-    """
-    device = next(network.parameters()).device
-    found = []
-    with frozen(network):
-        for part in images.split(batch_size):
-            part = part.to(device)
-            outcome = deepfool(network, part, steps=steps)
-            found.append(relative_length(outcome.perturbation, part).cpu())
-    return torch.cat(found)
 
 
 def _targets(logits: Tensor, labels: Tensor, towards: Tensor, candidates: int) -> Tensor:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dynat_ray.attacks.examples import STEPS, Example
 from dynat_ray.attacks.probe_results import probe_lines
+from dynat_ray.attacks.results import beside
 from dynat_ray.report.evaluation_figures import (
     MOST_CLASSES,
     class_bars,
@@ -57,7 +58,7 @@ def write_evaluation_page(
     """
     evaluation = read_evaluation(file)
     return write_page(
-        file.with_suffix(".html"), "evaluation.html", _content(evaluation, examples, others)
+        beside(file, ".html"), "evaluation.html", _content(evaluation, examples, others)
     )
 
 

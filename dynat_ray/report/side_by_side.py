@@ -124,9 +124,26 @@ def differences(evaluations: Sequence[Evaluation]) -> list[str]:
                 f"{label} was evaluated on {other.content['samples']} test images, not "
                 f"{first.content['samples']}"
             )
+        else:
+            found += _unlike_samples(first, other, label)
         if other.norm != first.norm:
             found.append(f"{label} was attacked under {other.norm}, not {first.norm}")
     return found
+
+
+def _unlike_samples(first: Evaluation, other: Evaluation, label: str) -> list[str]:
+    """Returns a sentence for each attack that saw fewer images in one of the two."""
+    ours, theirs = first.cells(), other.cells()
+    counts = {
+        column: (theirs[column]["samples"], entry["samples"])
+        for column, entry in ours.items()
+        if column in theirs
+    }
+    return [
+        f"{label} was evaluated on {count} test images, not {own}, by {column}"
+        for column, (count, own) in counts.items()
+        if count != own
+    ]
 
 
 def side_by_side_table(evaluations: Sequence[Evaluation]) -> str:

@@ -132,8 +132,11 @@ class Mirror:
             part.replace(target)
             self._there[name], self._here[name] = stamp, _stamp(target)
 
-    def push(self) -> None:
+    def push(self, *, only: tuple[str, ...] = ()) -> None:
         """Sends what is new in the folder.
+
+        Args:
+            only: Names of files; empty: all.
 
         Raises:
             UserError: The store does not take it.
@@ -142,6 +145,7 @@ class Mirror:
             name = file.relative_to(self.folder).as_posix()
             if (
                 not file.is_file()
+                or (only and name not in only)
                 or CHECKPOINTS in file.relative_to(self.folder).parent.parts
                 or file.name.endswith((".part", ".tmp"))
                 or self._here.get(name) == _stamp(file)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from dynat_ray.errors import UserError
@@ -91,19 +91,22 @@ def written_at(file: Path) -> Path | str:
     return file if mirror is None else mirror.address
 
 
-def lasting_file(file: Path, *, given: bool) -> Path:
+def lasting_file(file: Path, *, given: bool, of: str) -> Path:
     """Returns where to write a file that by default would go into the working directory.
 
     Args:
         file: Where it would go.
         given: The user said so, with `--out`.
+        of: What is written: in a submitted job the name follows from it, so that the same command
+            finds the file again.
     """
     if given:
         require_lasting(file, "--out")
     elif in_submitted_job() and not file.is_absolute():
         folder = default_out()
         folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{file.stem}-{datetime.now():%Y%m%d-%H%M%S}{file.suffix}"
+        key = hashlib.sha256(of.encode()).hexdigest()[:8]
+        return folder / f"{file.stem}-{key}{file.suffix}"
     return file
 
 

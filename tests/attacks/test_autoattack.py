@@ -92,5 +92,5 @@ def test_images_too_small_for_square_under_l2(plain: Victim) -> None:
     images, labels = torch.rand(2, 1, 4, 4), torch.zeros(2, dtype=torch.long)
     with torch.no_grad():
         model[1].bias.copy_(torch.tensor([9.0, 0, 0]))
-    with pytest.raises(UserError, match="at least 5 pixels"):
+    with pytest.raises(UserError, match="images of 4 x 4 pixels"):
         evaluate_attacks(model, images, labels, ["square"], norm="L2", eps=0.1)

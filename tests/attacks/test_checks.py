@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dynat_ray.attacks.checks import Check, check_attacks, check_model, check_outcomes
+from dynat_ray.attacks.examples import find_examples
 from dynat_ray.attacks.outcomes import Outcome
+from dynat_ray.attacks.transfer import check_transfer
 from dynat_ray.config import Norm
 from tests.attacks.conftest import EPS, Victim
 
@@ -108,6 +110,9 @@ def test_samples_that_only_square_fools(alone: int, expected: bool) -> None:
     (check,) = check_outcomes({"clean": outcome_without_stages(), "autoattack": outcome})
     assert check.flagged == expected
     assert check.numbers["only_square_percent"] == alone
+    (at_one,) = check_outcomes({"autoattack": outcome}, "8/255")
+    assert at_one.name != check.name
+    assert "8/255" in at_one.sentence
 
 
 def outcome_without_stages() -> Outcome:
@@ -118,3 +123,40 @@ def test_a_model_that_is_never_right_has_nothing_to_attack(plain: Victim) -> Non
     labels = (plain.model(plain.images[:20]).argmax(dim=1) + 1) % 10
     images = plain.images[:20]
     assert check_attacks(plain.model, images, labels, norm="Linf", eps=EPS, seed=0) == []
+
+
+def test_where_square_cannot_run_it_is_said() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 3))
+    images = torch.rand(6, 1, 12, 12)
+    labels = model(images).argmax(dim=1)
+    checks = check_attacks(model, images, labels, norm="L2", eps=0.1, seed=0)
+    (check,) = (check for check in checks if check.name == "black box against white box")
+    assert not check.flagged
+    assert "not looked at" in check.sentence
+
+
+def test_no_pass_is_larger_than_a_batch(robust: Victim) -> None:
+    seen = []
+
+    def answer(model: nn.Module, images: Tensor) -> Tensor:
+        seen.append(len(images))
+        logits: Tensor = model(images)
+        return logits
+
+    model, images, labels = Wrapped(robust.model, answer), robust.images[:20], robust.labels[:20]
+    at = {"norm": "Linf", "eps": EPS, "seed": 0, "batch_size": 6}
+    found = check_model(model, images, labels, batch_size=6)
+    found += check_attacks(model, images, labels, **at)  # type: ignore[arg-type]
+    found += check_transfer(model, images, labels, **at)  # type: ignore[arg-type]
+    assert find_examples(model, images, labels, np.arange(20), np.arange(20), **at) is not None  # type: ignore[arg-type]
+    assert len(found) == 9
+    assert max(seen) == 6
+
+
+def test_tiny_gradients_are_not_zero() -> None:
+    class Tiny(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return 1e-30 * images.flatten(1)[:, :3]
+
+    checks = check_model(Tiny(), torch.rand(4, 1, 4, 4), torch.zeros(4, dtype=torch.long))
+    assert "zero gradients" not in _flagged(checks)

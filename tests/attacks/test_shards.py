@@ -60,14 +60,14 @@ def test_outcome_depends_on_seed_and_number_alone(robust: Victim) -> None:
 
 
 def _images_of_first_step(victim: Victim, seed: int) -> torch.Tensor:
-    """Returns the second batch that APGD puts through the model: clean, then the start."""
+    """Returns what APGD puts through the model after four passes over the clean images."""
     seen: list[torch.Tensor] = []
     handle = victim.model.register_forward_pre_hook(
         lambda module, arguments: seen.append(arguments[0].detach().clone())
     )
     _run(victim, Shard(0, EPS, np.arange(8), ("apgd-ce",)), seed)
     handle.remove()
-    return seen[2]
+    return seen[4]
 
 
 def test_shards_in_any_order_give_the_same_outcomes(robust: Victim) -> None:
@@ -134,3 +134,18 @@ def test_autocast_around_it_makes_no_difference(robust: Victim) -> None:
         assert _run(robust, shard) == expected
     handle.remove()
     assert set(seen) == {torch.float32}
+
+
+def test_a_model_that_answers_at_random_does_so_from_the_shards_seed(robust: Victim) -> None:
+    class AtRandom(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = robust.model(images + 0.5 * torch.randn_like(images))
+            return logits
+
+    victim = Victim(AtRandom(), robust.images, robust.labels)
+    shard = Shard(2, EPS, np.arange(60), ("clean", "fgsm"))
+    first = _run(victim, shard)
+    before = torch.get_rng_state()
+    assert _run(victim, shard) == first
+    assert torch.equal(torch.get_rng_state(), before)
+    assert _run(victim, shard, seed=1) != first

@@ -9,7 +9,10 @@ import torch
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor
 
+from dynat_ray.attacks.apgd import AutoPgd, TargetedAutoPgd
+from dynat_ray.attacks.library import run_library_attack
 from dynat_ray.attacks.sparing import SparingApgd, SparingTargetedApgd
+from dynat_ray.attacks.stages import Setting
 from tests.attacks.conftest import EPS, Victim
 
 
@@ -56,3 +59,38 @@ def test_all_fooled_ends_at_once(plain: Victim) -> None:
     right, passes = _run(SparingApgd, plain, 20, norm="Linf", eps=0.5, loss="ce")
     assert not right.any()
     assert passes < 20 * 12
+
+
+class _AtRandom(torch.nn.Module):
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.inner(images + 0.3 * torch.randn_like(images))
+        return logits
+
+
+def test_a_model_that_answers_at_random_is_attacked_as_by_the_library(plain: Victim) -> None:
+    """It is not fooled for good by one wrong answer."""
+    model, images, labels = _AtRandom(plain.model), plain.images[:24], plain.labels[:24]
+    at = Setting(norm="Linf", eps=0.03, classes=10, seed=3)
+    for stage, kind, settings in (
+        (AutoPgd("ce"), APGDAttack, {"loss": "ce"}),
+        (TargetedAutoPgd(), APGDAttack_targeted, {"n_target_classes": 9}),
+    ):
+        library = kind(
+            lambda batch: model(batch.contiguous(memory_format=torch.channels_last)).clone(),
+            n_iter=100,
+            eps=at.eps,
+            norm=at.norm,
+            seed=at.seed,
+            device=images.device,
+            **settings,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            expected = run_library_attack(library, images, labels)
+            torch.manual_seed(0)
+            found = stage.perturb(model, images, labels, at)  # type: ignore[attr-defined]
+        assert torch.equal(found, expected)

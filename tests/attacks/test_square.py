@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from pyautoattack.square import SquareAttack
 
-from dynat_ray.attacks.square import Square
+from dynat_ray.attacks import evaluate_attacks
+from dynat_ray.attacks.square import Square, square_fits
 from dynat_ray.attacks.stages import Setting
+from dynat_ray.errors import UserError
 from tests.attacks.conftest import EPS, Victim
 
 
@@ -29,3 +32,23 @@ def test_images_are_the_librarys(robust: Victim) -> None:
     torch.testing.assert_close(ours[fallen], theirs[fallen], rtol=0, atol=1e-6)
     assert (robust.model(ours).argmax(dim=1) != labels).tolist() == fallen.tolist()
     assert ((ours - images).abs() <= EPS * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "fits"),
+    [(32, 32, True), (28, 28, True), (8, 8, True), (12, 12, False), (24, 24, False), (4, 9, False)],
+)
+def test_which_images_can_be_attacked_under_l2(height: int, width: int, fits: bool) -> None:
+    images = torch.rand(2, 1, height, width)
+    assert square_fits(images, "L2") == fits
+    assert square_fits(images, "Linf")
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(height * width, 3))
+    labels = model(images).argmax(dim=1)
+    if fits:
+        at = Setting(norm="L2", eps=1e-3, classes=3, seed=0)
+        changed = Square(queries=60).perturb(model, images, labels, at)
+        assert ((changed - images).flatten(1).norm(dim=1) <= 1.001e-3).all()
+    else:
+        # Nothing is computed first.
+        with pytest.raises(UserError, match=f"{height} x {width} pixels"):
+            evaluate_attacks(torch.nn.Flatten(), images, labels, ["autoattack"], norm="L2", eps=0.5)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -7,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from dynat_ray.attacks.identity import checksum_model
+from dynat_ray.attacks.identity import checksum_answers, checksum_code, checksum_model
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.attacks.shards import Shard, ShardOutcome, plan_shards
 from dynat_ray.attacks.state import open_state
 from dynat_ray.errors import UserError
 from tests.attacks.conftest import Victim, train_victim
 
-IDENTITY = {"model": "a1", "data": "b2", "eps": [0.1], "seed": 0}
+IDENTITY = {"model": "a1", "answers": "c3", "code": "d4", "data": "b2", "eps": [0.1], "seed": 0}
 SHARDS = plan_shards(10, get_attacks(["clean", "fgsm"]), eps=[8 / 255, 0.1], batch_size=4)
 
 
@@ -58,8 +59,24 @@ def test_a_line_cut_short_by_a_kill_is_done_again(tmp_path: Path, cut: int) -> N
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut])
     assert _do(path, 1, resume=True) == 2
-    assert path.read_bytes() == whole
+    assert _lines(path.read_bytes()) == _lines(whole)
     assert _do(path, 9, resume=True) == 3
+
+
+def _lines(state: bytes) -> list[dict[str, object]]:
+    """Returns a state's lines without what a clock says."""
+    lines = [json.loads(line) for line in state.splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def test_time_adds_up_over_sessions(tmp_path: Path) -> None:
+    path = tmp_path / "state.jsonl"
+    _do(path, 2, resume=False)
+    header, *lines = path.read_text().splitlines()
+    lines = [json.dumps({**json.loads(line), "seconds": 1.5}) for line in lines]
+    path.write_text("\n".join([header, *lines, ""]))
+    with open_state(path, IDENTITY, SHARDS, resume=True) as state:
+        assert state.seconds == 3
 
 
 def test_a_kill_before_the_first_line_was_whole(tmp_path: Path) -> None:
@@ -75,6 +92,8 @@ def test_a_kill_before_the_first_line_was_whole(tmp_path: Path) -> None:
     [
         ("model", "other", "another model"),
         ("data", "other", "another data"),
+        ("answers", "other", "another model"),
+        ("code", "other", "another version of its code"),
         ("seed", 1, "seed 0, not 1"),
         ("eps", [0.2], "eps"),
     ],
@@ -133,3 +152,30 @@ def test_checksum_of_a_model(robust: Victim) -> None:
     other[1].running_mean.copy_(robust.model[1].running_mean)
     other[2] = type(other[2])(inplace=True)
     assert checksum_model(other) != checksum
+
+
+def test_checksums_of_what_a_model_does(robust: Victim, tmp_path: Path) -> None:
+    class Scaled(torch.nn.Module):
+        factor = 1.0
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.factor * robust.model(images)
+            return logits
+
+    model, images = Scaled(), robust.images[:20]
+    weights, answers = checksum_model(model), checksum_answers(model, images)
+    assert checksum_answers(model, images, batch_size=7) == answers
+    model.factor = -1.0
+    assert checksum_model(model) == weights
+    assert checksum_answers(model, images) != answers
+
+
+def test_checksum_of_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "module_for_checksums.py"
+    file.write_text("from torch import nn\nclass Net(nn.Module):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = importlib.import_module("module_for_checksums").Net()
+    before = checksum_code(model)
+    assert checksum_code(model) == before
+    file.write_text(file.read_text() + "    # another line\n")
+    assert checksum_code(model) != before
