@@ -76,9 +76,11 @@ def find_examples(
             logits = in_batches(ready, batch_size, some)
         at = Setting(norm=norm, eps=eps, classes=logits.shape[1], seed=seed)
         attack = GradientAttack("pgd", steps=STEPS, objective="cw")
-        changed = in_batches(
-            lambda *part: attack.perturb(ready, *part, at).detach(), batch_size, some, true
-        )
+
+        def attacked(images: Tensor, labels: Tensor) -> Tensor:
+            return attack.perturb(ready, images, labels, at).detach()
+
+        changed = in_batches(attacked, batch_size, some, true)
         with torch.no_grad():
             predicted = in_batches(ready, batch_size, changed).argmax(dim=1)
     by_pgd = ((logits.argmax(dim=1) == true) & (predicted != true)).nonzero().squeeze(1).cpu()
