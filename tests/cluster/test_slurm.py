@@ -25,12 +25,15 @@ def test_shell_is_sound(file: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-# What Slurm and Ray would do, on one machine: `ray symmetric-run` runs what follows `--`.
+# What Slurm and Ray would do, on one machine: `ray symmetric-run` runs what follows `--`. What
+# comes before goes to `ray start` on every node, and away from the head that refuses some options.
 STANDINS = {
     "scontrol": 'case $1 in show) printf "node-a\\nnode-b\\n";; *) echo "$@" >>"$RECORD";; esac',
     "srun": 'echo "srun $*" >>"$RECORD"; while [ "$1" != ray ]; do shift; done; "$@"',
     "ray": 'echo "$RAY_AUTH_MODE $(stat -c %a "$RAY_AUTH_TOKEN_PATH")" >>"$RECORD"\n'
-    'while [ "$1" != -- ]; do shift; done; shift; "$@"',
+    'while [ "$1" != -- ]; do case $1 in --include-dashboard*|--port*|--redis-shard-ports*) '
+    'echo "$1 should only be specified when starting head node"; exit 1;; esac; shift; done\n'
+    'shift; "$@"',
     "python": 'case $1 in -c) exec "$REAL_PYTHON" "$@";; esac\n'
     'echo "$RAY_ADDRESS $*" >>"$RECORD"\n'
     'trap \'echo told >>"$RECORD"; exit 143\' TERM; touch "$STARTED"\n'
@@ -57,6 +60,7 @@ def start(folder: Path, tenths: int) -> subprocess.Popen[str]:
         "SLURM_JOB_NAME": "dynat-ray",
         "SLURM_JOB_NODELIST": "node-[a-b]",
         "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_CPUS_PER_TASK": "3",
     }
     return subprocess.Popen(
         ["bash", SCRIPT, "--recipe", "digits"],
@@ -72,7 +76,10 @@ def test_the_script_runs_one_command_with_a_token_of_its_own(tmp_path: Path) -> 
     output, _ = process.communicate(timeout=_PATIENCE)
     assert process.returncode == 0, output
     record = (tmp_path / "record").read_text().splitlines()
-    assert record[0].startswith("srun --ntasks=2 --ntasks-per-node=1 ray symmetric-run --address ")
+    assert record[0].startswith(
+        "srun --ntasks=2 --ntasks-per-node=1 --cpus-per-task=3 ray symmetric-run --address "
+    )
+    assert "--num-cpus=3 " in record[0]
     assert "--address node-a:23456 --min-nodes 2 " in record[0]
     assert record[1] == "token 600"
     address, _, command = record[2].partition(" ")
