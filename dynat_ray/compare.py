@@ -117,7 +117,14 @@ def main(argv: Sequence[str]) -> str:
     name = options.name or default_name(options.recipe or _DEFAULT_RECIPE, "compare")
     with open_place(common.cluster.storage, options.out, name) as place:
         runs = _plan(common.train.seed, options.seeds, variants, layers, place.folder)
-        table = compare(runs, place.folder, resume=options.resume, out_given=place.given)
+        waiting = dict.fromkeys(each.config.method.name for each in runs if each.after)
+        if place.address and waiting:
+            raise UserError(
+                f"{' and '.join(waiting)} start from the model of another run, which workers can "
+                "read in a folder only; give --out a folder that all machines share, or leave "
+                "them out of --methods"
+            )
+        table = compare(common, runs, place.folder, resume=options.resume, out_given=place.given)
     print(f"\n{table}\n")
     return place.written("compare.html")
 
@@ -171,7 +178,7 @@ def _parser() -> ArgumentParser:
     add("--config", type=Path, help="YAML file of settings, on top of the recipe")
     add("--out", help="folder or s3:// address for the comparison's folder (default: runs)")
     add("--name", help="of that folder (default: recipe, compare and time)")
-    add("--resume", action="store_true", help="go on; methods and seeds may be added")
+    add("--resume", action="store_true", help="go on; methods and seeds may change")
     return parser
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from dynat_ray.compare import main, read_variants
 from dynat_ray.config_files import build_config
 from dynat_ray.errors import UserError
 from dynat_ray.methods import ablation, method_settings
+from dynat_ray.training import places
 
 
 def test_variants_are_methods_with_settings() -> None:
@@ -56,3 +59,16 @@ def test_mistakes_are_said_at_once(tmp_path: Path, arguments: list[str], words: 
     with pytest.raises(UserError, match=words):
         main([*arguments, "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_store_can_not_hand_on_the_standard_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    @contextmanager
+    def kept_in_store(parent: str, name: str) -> Iterator[Path]:
+        yield tmp_path / name
+
+    monkeypatch.setattr(places, "kept_in_store", kept_in_store)
+    with pytest.raises(UserError, match=r"deep_defense and hat start from .*--out"):
+        main(["--methods", "trades,deep_defense,hat", "--out", "s3://bucket/runs"])
+    assert list(tmp_path.iterdir()) == []

@@ -13,17 +13,21 @@ from dynat_ray.distributed.session import connect, require_shared_storage, side_
 import ray
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import build_config, dump_config, flatten
+from dynat_ray.config_files import build_config, dump_config, flatten, read_settings
 from dynat_ray.distributed.run import resolve, run
 from dynat_ray.distributed.training import resolve_workers
 from dynat_ray.errors import UserError
 from dynat_ray.methods import method_settings
 from dynat_ray.report.method_table import run_folder, write_comparison
+from dynat_ray.training.mirror import Mirror
 from dynat_ray.training.run_folder import read_run_config
 
 # Only the head node has this resource. A run's own process takes a trace of it and no CPU, so that
 # it never takes what the workers of some run wait for.
 _ON_HEAD = {"node:__internal_head__": 0.0001}
+_FILE = "compare.yaml"
+# What may be changed when a comparison is resumed; the rest would make its runs incomparable.
+_MAY_CHANGE = ("cluster.", "train.seed")
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,17 @@ class ComparedRun:
 
 
 def compare(
-    runs: Sequence[ComparedRun], folder: Path, *, resume: bool = False, out_given: bool = True
+    common: RunConfig,
+    runs: Sequence[ComparedRun],
+    folder: Path,
+    *,
+    resume: bool = False,
+    out_given: bool = True,
 ) -> str:
     """Trains and evaluates all runs and writes the comparison, anew after each of them.
 
     Args:
+        common: What the runs share; `compare.yaml` keeps it.
         runs: What to compare, in the order of the table; a run comes after the one it waits for.
         folder: Of the comparison, absolute.
         resume: Go on with what is there: runs that have ended stay, others go on.
@@ -60,10 +70,10 @@ def compare(
     Raises:
         UserError: What the user can correct; runs that failed, after all others have ended.
     """
-    runs = _checked(runs)
+    common, runs = _checked(common, runs)
     connect()
     require_shared_storage(out_given)
-    cluster = runs[0].config.cluster
+    cluster = common.cluster
     workers, _, gpu = resolve_workers(cluster)
     slots = side_by_side(workers, cluster.cpus_per_worker, gpu)
     if slots == 0:
@@ -71,21 +81,22 @@ def compare(
             f"a run's {workers} workers with {cluster.cpus_per_worker} CPUs each fit on no nodes "
             "of this cluster; set cluster.workers or cluster.cpus_per_worker lower"
         )
-    if folder.exists() and any(folder.iterdir()) and not resume:
-        raise UserError(f"the folder {folder} exists; add --resume to go on, or give a --name")
-    labels = list(dict.fromkeys(each.label for each in runs))
+    _open(folder, common, resume=resume)
+    seeds: dict[str, list[int]] = {}
+    for each in runs:
+        seeds.setdefault(each.label, []).append(each.seed)
     print(
-        f"compare   {len(labels)} methods, {len(runs)} runs, {min(slots, len(runs))} side by side, "
+        f"compare   {len(seeds)} methods, {len(runs)} runs, {min(slots, len(runs))} side by side, "
         f"{workers} {'GPU' if gpu else 'CPU'} worker{'s' * (workers > 1)} each\nfolder    {folder}",
         flush=True,
     )
 
     def tell(number: int, done: ComparedRun, words: str) -> None:
         print(f"[{number}/{len(runs)}] {done.label}, seed {done.seed}: {words}", flush=True)
-        write_comparison(folder, labels)
+        write_comparison(folder, seeds)
 
     errors = _run_all(runs, folder, slots, tell)
-    table = write_comparison(folder, labels)
+    table = write_comparison(folder, seeds)
     if errors:
         raise UserError(
             f"{len(errors)} of {len(runs)} runs failed: {'; '.join(errors)}. The table of the "
@@ -94,16 +105,56 @@ def compare(
     return table
 
 
-def _checked(runs: Sequence[ComparedRun]) -> list[ComparedRun]:
-    """Returns the runs with absolute paths; raises `UserError` for what can't work."""
+def _checked(common: RunConfig, runs: Sequence[ComparedRun]) -> tuple[RunConfig, list[ComparedRun]]:
+    """Returns all with absolute paths; raises `UserError` for what can't work."""
     # What a run waits for is not there yet; its own check comes when it starts.
     for each in {one.label: one for one in runs if not one.after}.values():
         first, _, _ = resolve(each.config)
     path = first.data.path
-    return [
-        replace(each, config=replace(each.config, data=replace(each.config.data, path=path)))
-        for each in runs
+    return _absolute(common, path), [
+        replace(each, config=_absolute(each.config, path)) for each in runs
     ]
+
+
+def _absolute(config: RunConfig, path: str) -> RunConfig:
+    """Returns the config as its run will write it down, with `path` as the data set's folder."""
+    extra, start = (
+        text and str(Path(text).expanduser().resolve())
+        for text in (config.data.extra_path, config.model.init_from)
+    )
+    return replace(
+        config,
+        data=replace(config.data, path=path, extra_path=extra),
+        model=replace(config.model, init_from=start),
+    )
+
+
+def _open(folder: Path, common: RunConfig, *, resume: bool) -> None:
+    """Creates a comparison's folder, or opens it again under the settings that it began with."""
+    file = folder / _FILE
+    if file.exists():
+        if not resume:
+            raise UserError(f"the folder {folder} exists; add --resume to go on, or give a --name")
+        before = flatten(asdict(build_config([read_settings(file)], method_settings())))
+        now = flatten(asdict(common))
+        for key in dict.fromkeys([*before, *now]):
+            old, new = before.get(key), now.get(key)
+            if old != new and not key.startswith(_MAY_CHANGE):
+                raise UserError(
+                    f"the comparison {folder} can't be resumed with another setting ({key}: "
+                    f"{old!r} -> {new!r}); give the new comparison another --name"
+                )
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"the folder {folder} exists and holds no {_FILE}; give another --name")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file.write_text(dump_config(common))
+    except OSError as error:
+        raise UserError(f"the folder {folder} can't be written: {error}") from None
+    if mirror := Mirror.of(folder):
+        # A command that is killed sends nothing any more.
+        mirror.push()
 
 
 def _run_all(

@@ -8,7 +8,7 @@ import io
 import os
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,12 @@ def run_folder(folder: Path, label: str, seed: int) -> Path:
     return folder / "runs" / f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', label)}-seed{seed}"
 
 
-def write_comparison(folder: Path, labels: Sequence[str]) -> str:
+def write_comparison(folder: Path, seeds: Mapping[str, Sequence[int]]) -> str:
     """Writes `compare.csv`, `.md`, `.html` and `.svg` from the runs that have ended.
 
     Args:
         folder: Of the comparison; runs are in its `runs/`.
-        labels: Methods, in the order of the table.
+        seeds: The runs that count: seeds by method, methods in the order of the table.
 
     Returns:
         The Markdown table.
@@ -38,12 +38,12 @@ def write_comparison(folder: Path, labels: Sequence[str]) -> str:
     Raises:
         UserError: The files can't be written.
     """
-    runs = {label: _ended_runs(folder, label) for label in labels}
+    runs = {label: _ended_runs(folder, label, own) for label, own in seeds.items()}
     rows = [_row(label, model, found) for label, found in runs.items() if found for model in MODELS]
     attacks = list(dict.fromkeys(name for row in rows for name in row.accuracies))
     markdown = _markdown(rows, attacks)
-    robust = attacks[-1] if attacks else ""
-    figure = clean_against_robust(rows, robust) if rows and robust != "clean" else None
+    robust = _robust(attacks)
+    figure = clean_against_robust(rows, robust) if robust and "clean" in attacks else None
     any_run = next((found[0] for found in runs.values() if found), None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -67,15 +67,15 @@ def write_comparison(folder: Path, labels: Sequence[str]) -> str:
     return markdown
 
 
-def _ended_runs(folder: Path, label: str) -> list[Run]:
-    prefix = run_folder(folder, label, 0).name.removesuffix("0")
-    found = [
-        place
-        for place in (folder / "runs").glob("*-seed*")
-        if re.fullmatch(re.escape(prefix) + r"\d+", place.name)
-        and (place / "results.json").exists()
-    ]
-    return [read_run(place) for place in sorted(found)]
+def _ended_runs(folder: Path, label: str, seeds: Sequence[int]) -> list[Run]:
+    places = [run_folder(folder, label, seed) for seed in seeds]
+    return [read_run(place) for place in places if (place / "results.json").exists()]
+
+
+def _robust(attacks: Sequence[str]) -> str:
+    """Returns the attack that says most: AutoAttack, else the last; empty if there is none."""
+    others = [name for name in attacks if name != "clean"]
+    return next((name for name in others if name.startswith("autoattack")), [*others, ""][-1])
 
 
 def _row(label: str, model: str, runs: Sequence[Run]) -> Row:

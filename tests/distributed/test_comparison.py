@@ -9,8 +9,10 @@ import pytest
 import ray
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import override
+from dynat_ray.config_files import dump_config, override
+from dynat_ray.distributed import comparison
 from dynat_ray.distributed.comparison import ComparedRun, compare
+from dynat_ray.distributed.run import resolve
 from dynat_ray.distributed.session import connect
 from dynat_ray.errors import UserError
 from dynat_ray.methods import method_settings
@@ -35,6 +37,8 @@ def test_runs_wait_for_what_they_need_and_failures_stop_nothing(
         "eval.attacks": ["clean", "pgd-2"],
     }
 
+    shared = override(small_config, common, method_settings())
+
     def planned(label: str, after: str = "", **settings: object) -> ComparedRun:
         own = {key.replace("__", "."): value for key, value in settings.items()}
         config = override(small_config, common | {"method.name": label} | own, method_settings())
@@ -45,7 +49,7 @@ def test_runs_wait_for_what_they_need_and_failures_stop_nothing(
     helped = planned("hat", "standard", method__standard_model=model)
     broken = planned("pgd_at", optim__lr=1e30)
     with pytest.raises(UserError, match="1 of 3 runs failed: pgd_at, seed 0: the loss is not"):
-        compare([helped, broken, standard], folder)
+        compare(shared, [helped, broken, standard], folder)
     output = capfd.readouterr().out
     assert output.index("standard, seed 0: done") < output.index("hat, seed 0: done")
     assert "| hat" in (folder / "compare.md").read_text()
@@ -53,9 +57,39 @@ def test_runs_wait_for_what_they_need_and_failures_stop_nothing(
     assert read_run_config(run_folder(folder, "hat", 0)).method.standard_model == model
 
     with pytest.raises(UserError, match="--resume"):
-        compare([standard, helped], folder)
+        compare(shared, [standard, helped], folder)
     results = run_folder(folder, "hat", 0) / "results.json"
     before = results.stat().st_mtime_ns
-    table = compare([standard, helped], folder, resume=True)
+    table = compare(shared, [standard, helped], folder, resume=True)
     assert results.stat().st_mtime_ns == before, "what has ended is not done again"
     assert "| standard" in table
+
+
+def test_a_comparison_is_resumed_only_as_it_began(small_config: RunConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "comparison"
+    comparison._open(folder, small_config, resume=True)
+    before = (folder / "compare.yaml").read_text()
+    with pytest.raises(UserError, match="--resume"):
+        comparison._open(folder, small_config, resume=False)
+    allowed = {"cluster.workers": 1, "train.seed": 5}
+    comparison._open(folder, override(small_config, allowed, method_settings()), resume=True)
+    for key, value in {"optim.lr": 0.5, "eval.attacks": ["clean"], "method.beta": 1.5}.items():
+        other = override(small_config, {key: value}, method_settings())
+        with pytest.raises(UserError, match=rf"another setting \({key}: "):
+            comparison._open(folder, other, resume=True)
+    assert (folder / "compare.yaml").read_text() == before
+    (tmp_path / "old" / "runs").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no compare.yaml"):
+        comparison._open(tmp_path / "old", small_config, resume=True)
+
+
+def test_a_run_is_done_whichever_way_its_paths_were_written(
+    small_config: RunConfig, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(digits.parent)
+    extra = {"data.extra_path": digits.name, "data.extra_fraction": 0.5}
+    config = override(small_config, extra, method_settings())
+    _, [checked] = comparison._checked(config, [ComparedRun("dynat", 0, config)])
+    (tmp_path / "config.yaml").write_text(dump_config(resolve(config)[0]))
+    (tmp_path / "results.json").touch()
+    assert comparison._is_done(checked.config, tmp_path)

@@ -14,14 +14,22 @@ from dynat_ray.methods import method_settings
 from dynat_ray.report.method_table import run_folder, write_comparison
 
 
-def leave_run(folder: Path, config: RunConfig, method: str, seed: int, clean: float) -> None:
+def leave_run(
+    folder: Path,
+    config: RunConfig,
+    method: str,
+    seed: int,
+    clean: float,
+    attacks: tuple[str, ...] = ("clean", "autoattack"),
+) -> None:
     place = run_folder(folder, method, seed)
     place.mkdir(parents=True)
     settings = {"method.name": method.partition(":")[0], "train.seed": seed}
     (place / "config.yaml").write_text(dump_config(override(config, settings, method_settings())))
     table = {
         attack: {"accuracy": value, "samples": 10}
-        for attack, value in (("clean", clean), ("autoattack", clean - 40))
+        for attack in attacks
+        for value in [clean - 40 * (attack != "clean")]
     }
     last = {attack: {**entry, "accuracy": entry["accuracy"] - 1} for attack, entry in table.items()}
     (place / "results.json").write_text(json.dumps({"best": table, "last": last}))
@@ -35,7 +43,7 @@ def test_means_and_deviations_over_the_seeds(small_config: RunConfig, tmp_path: 
     for seed, clean in enumerate((80.0, 84.0)):
         leave_run(tmp_path, small_config, "trades", seed, clean)
     leave_run(tmp_path, small_config, "dynat:beta=3", 0, 85.0)
-    table = write_comparison(tmp_path, ["trades", "dynat:beta=3", "mart"])
+    table = write_comparison(tmp_path, {"trades": [0, 1], "dynat:beta=3": [0, 1], "mart": [0]})
     assert "82.0 ± 2.8" in table
     assert "mart" not in table
     rows = list(csv.DictReader((tmp_path / "compare.csv").open()))
@@ -66,10 +74,33 @@ def test_labels_that_begin_alike_are_not_mixed_up(small_config: RunConfig, tmp_p
 
 
 def write(folder: Path) -> Path:
-    write_comparison(folder, ["dynat", "dynat:beta=3"])
+    write_comparison(folder, {"dynat": [0], "dynat:beta=3": [0]})
     return folder / "compare.csv"
 
 
 def test_nothing_done_yet(tmp_path: Path) -> None:
-    write_comparison(tmp_path, ["dynat"])
+    write_comparison(tmp_path, {"dynat": [0]})
     assert "Not finished: dynat" in (tmp_path / "compare.html").read_text()
+
+
+def test_seeds_that_were_not_asked_for_do_not_count(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    for seed, clean in enumerate((80.0, 90.0)):
+        leave_run(tmp_path, small_config, "trades", seed, clean)
+    assert "| 80.0 " in write_comparison(tmp_path, {"trades": [0]})
+    assert "| 90.0 " in write_comparison(tmp_path, {"trades": [1, 2]})
+
+
+def test_without_clean_there_is_no_figure(small_config: RunConfig, tmp_path: Path) -> None:
+    leave_run(tmp_path, small_config, "trades", 0, 80.0, ("pgd-20", "autoattack"))
+    assert "| 40.0 " in write_comparison(tmp_path, {"trades": [0]})
+    assert not (tmp_path / "compare.svg").exists()
+
+
+def test_autoattack_is_the_robust_accuracy_wherever_it_stands(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    leave_run(tmp_path, small_config, "trades", 0, 80.0, ("autoattack", "pgd-20", "clean"))
+    write_comparison(tmp_path, {"trades": [0]})
+    assert "Clean accuracy against autoattack" in (tmp_path / "compare.html").read_text()
