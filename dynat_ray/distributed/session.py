@@ -107,10 +107,15 @@ def cluster_total(kind: str) -> float:
 
 def cluster_limit(kind: str) -> float:
     """Returns how much of a resource all nodes have, or can have where Ray starts nodes itself."""
-    present = cluster_total(kind)
+    return max(cluster_total(kind), _autoscaling_limit(kind))
+
+
+def _autoscaling_limit(kind: str) -> float:
+    """Returns how much of a resource all nodes can have where Ray starts nodes itself, else 0."""
+    connect()
     # The public API tells what is there, not what may come.
     allowed = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    return max(present, float(allowed.get(kind, 0)))
+    return float(allowed.get(kind, 0))
 
 
 def require_cluster(workers: int, cpus_per_worker: int, gpu: bool) -> None:
@@ -135,9 +140,9 @@ def require_cluster(workers: int, cpus_per_worker: int, gpu: bool) -> None:
 
 
 def side_by_side(workers: int, cpus_per_worker: int, gpu: bool) -> int:
-    """Returns how many groups of workers fit on the cluster at once.
+    """Returns how many groups of workers fit on the cluster at once, or on what it may grow to.
 
-    A worker can't be spread over nodes, so what counts is how many fit on each.
+    A worker can't be spread over nodes, so what counts is how many fit on each that is there.
 
     Args:
         workers: Of one group.
@@ -150,7 +155,10 @@ def side_by_side(workers: int, cpus_per_worker: int, gpu: bool) -> int:
         if node["Alive"]:
             here = int(node["Resources"].get("CPU", 0) // cpus_per_worker)
             places += min(here, int(node["Resources"].get("GPU", 0))) if gpu else here
-    return places // workers
+    may_come = int(_autoscaling_limit("CPU") // cpus_per_worker)
+    if gpu:
+        may_come = min(may_come, int(_autoscaling_limit("GPU")))
+    return max(places, may_come) // workers
 
 
 def require_shared_storage(out_given: bool) -> None:

@@ -14,7 +14,7 @@ import ray
 
 from dynat_ray.config import ClusterConfig
 from dynat_ray.distributed import session
-from dynat_ray.distributed.session import connect, require_everywhere
+from dynat_ray.distributed.session import connect, require_everywhere, side_by_side
 from dynat_ray.distributed.training import resolve_workers
 from dynat_ray.errors import UserError
 
@@ -49,6 +49,23 @@ def test_nodes_that_may_come_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: may_come)
     assert resolve_workers(wanted) == (64, 64, True)
     assert resolve_workers(ClusterConfig()) == (64, 64, True)
+
+
+def test_groups_fit_on_nodes_that_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    def node(cpus: int, gpus: int) -> dict[str, object]:
+        return {"Alive": True, "Resources": {"CPU": cpus, "GPU": gpus}}
+
+    # A worker is not spread over nodes, however much they have together.
+    monkeypatch.setattr(ray, "nodes", lambda: [node(4, 1), node(4, 0)])
+    assert side_by_side(1, 3, gpu=False) == 2
+    assert side_by_side(1, 6, gpu=False) == 0
+    assert side_by_side(1, 1, gpu=True) == 1
+    may_come = {"GPU": 8, "CPU": 64}
+    state = ray._private.state.state
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: may_come)
+    assert side_by_side(2, 6, gpu=False) == 5
+    assert side_by_side(1, 1, gpu=True) == 8
+    assert side_by_side(9, 1, gpu=True) == 0
 
 
 def test_a_path_that_one_of_two_machines_lacks(
