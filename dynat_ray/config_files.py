@@ -2,7 +2,8 @@
 
 Later sources win: defaults, recipe, `--config`, `--section.key` overrides. The fields of the
 chosen method lie flat beside its name (`method.skew_coef`), so the set of valid keys depends on
-`method.name`. What a recipe sets for its own method or model is dropped when the name is changed.
+`method.name`. What a recipe sets for its own method or model is dropped when the name is changed,
+and its step size when the threat is: steps made for one would never reach the edge of another.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, get_type_hints
 import jsonargparse
 import yaml
 
-from dynat_ray.config import ModelConfig, RunConfig
+from dynat_ray.config import ModelConfig, RunConfig, ThreatConfig
 from dynat_ray.errors import UserError, unknown_name
 
 # A setting's full key, such as `train.epochs`, to its value.
@@ -27,10 +28,12 @@ MethodClasses = Mapping[str, type]
 
 _FRACTION = re.compile(r"\s*(-?[\d.]+)\s*/\s*([\d.]+)\s*")
 _DEFAULT_METHOD = "dynat"
-# A name, its default, and the keys that are meaningless once it is changed.
+# A setting, its default, and the keys that are meaningless once it is changed.
 _CHOICES = (
     ("method.name", _DEFAULT_METHOD, "method."),
     ("model.name", ModelConfig().name, "model.kwargs"),
+    ("threat.norm", ThreatConfig().norm, "attack.step_size"),
+    ("threat.eps", ThreatConfig().eps, "attack.step_size"),
 )
 # Keys below these are the user's own names.
 _FREE_KEYS = ("model.kwargs",)
@@ -132,8 +135,11 @@ def _merge(layers: Sequence[Settings]) -> Settings:
     merged: Settings = {}
     for layer in layers:
         for chosen, default, dependent in _CHOICES:
-            name = layer.get(chosen)
-            if name is not None and name != merged.get(chosen, default):
+            before, now = (
+                _read_value(each, float)
+                for each in (merged.get(chosen, default), layer.get(chosen))
+            )
+            if now is not None and now != before:
                 merged = {key: v for key, v in merged.items() if not key.startswith(dependent)}
         merged.update(layer)
     return merged

@@ -123,6 +123,24 @@ def test_the_step_follows_eps_unless_given() -> None:
     assert build("--attack.steps", "1", "--threat.eps", "0.1").step_size() == 0.1
 
 
+def test_another_threat_drops_the_step_size_of_the_first() -> None:
+    recipe = read_recipe("mnist-lenet")
+    same = build_config([recipe, {"threat.eps": "3/10", "threat.norm": "Linf"}], METHODS)
+    assert same.step_size() == 0.01
+    for threat in ({"threat.eps": 0.4}, {"threat.norm": "L2"}, {"threat.eps": "2/5"}):
+        config = build_config([recipe, threat], METHODS)
+        assert config.step_size() == pytest.approx(2.5 * config.threat.eps / 40)
+        own = build_config([recipe, threat | {"attack.step_size": 0.02}], METHODS)
+        assert own.step_size() == 0.02
+
+
+def test_recipes_with_ten_steps_let_them_follow_eps() -> None:
+    recipe = read_recipe("cifar10-preactresnet18")
+    assert build_config([recipe], METHODS).step_size() == 2 / 255
+    changed = build_config([recipe, {"threat.eps": "4/255"}], METHODS)
+    assert changed.step_size() == 1 / 255
+
+
 def test_steps_grow_to_those_asked_for() -> None:
     attack = build("--attack.steps", "10", "--attack.first_steps", "3").attack
     assert [attack.steps_at(part / 4) for part in range(5)] == [3, 6, 10, 10, 10]

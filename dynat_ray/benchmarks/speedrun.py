@@ -22,7 +22,6 @@ from dynat_ray.training.telemetry import read_metrics
 _REFERENCE: dict[str, Any] = {
     "method.name": "pgd_at",
     "attack.first_steps": 0,
-    "attack.step_size": 2 / 255,
     "optim.lr": 0.1,
     "optim.schedule": "piecewise",
     "optim.milestones": [0.5, 0.75],
