@@ -10,10 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from dynat_ray.benchmarks.timing import cpu_threads, seconds_of, spread
-from dynat_ray.data import Batch, load_split
+from dynat_ray.config import RunConfig
+from dynat_ray.data import Batch, load_info, load_split
 from dynat_ray.methods import MethodContext, build_method, method_settings
 from dynat_ray.models import load_model
 from dynat_ray.training.precision import autocast
@@ -45,14 +48,12 @@ def measure(
     settings = config.method if config.method.name == "dynat" else method_settings()["dynat"]()
     everything = replace(settings, early_stop=False, misclassified="uniform")
     network = load_model(run).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images, labels = (
-        each[: _BATCHES * batch_size] for each in load_split(config.data.path, "train")
-    )
+    images, labels = _training_images(config, _BATCHES * batch_size)
     context = MethodContext(
         threat=config.threat,
         attack=config.attack,
         step_size=config.step_size(),
-        classes=int(labels.max()) + 1,
+        classes=load_info(config.data.path).num_classes,
     )
     batches = [
         Batch(
@@ -112,3 +113,12 @@ def measure(
         "paid": round(time_saved / passes_saved, 2) if passes_saved > 0 else None,
         "ratios": {"dynat_step_by_pgd_at": spread(steps)},
     }
+
+
+def _training_images(config: RunConfig, count: int) -> tuple[Tensor, Tensor]:
+    """Returns uint8 images and labels drawn from all classes: sources are often sorted by class."""
+    total = load_info(config.data.path).counts["train"]
+    positions = np.random.default_rng(0).permutation(total)[:count]
+    return load_split(
+        config.data.path, "train", image_size=config.data.image_size, positions=positions
+    )

@@ -5,11 +5,15 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from dynat_ray.benchmarks import stopping
 from dynat_ray.config import RunConfig
+from dynat_ray.config_files import override
+from dynat_ray.data import prepare_dataset
+from dynat_ray.methods import method_settings
 from dynat_ray.training.loop import train
 from dynat_ray.training.run_folder import open_run_folder
 from dynat_ray.training.session import LocalSession
@@ -30,3 +34,17 @@ def test_saved_passes_are_those_of_wrong_and_stopped_samples(
     (run / "config.yaml").unlink()
     open_run_folder(run, dataclasses.replace(small_config, method=everything), resume=True)
     assert stopping.measure(run, rounds=1, threads=1)["passes_saved"] == 0
+
+
+def test_images_are_of_all_classes_though_the_source_is_sorted(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    labels = np.repeat(np.arange(4), 50)
+    pixels = np.broadcast_to(labels[:, None, None, None], (200, 8, 8, 3)).astype(np.uint8)
+    np.savez(tmp_path / "sorted.npz", image=pixels, label=labels)
+    data = tmp_path / "data"
+    prepare_dataset(f"npz:{tmp_path / 'sorted.npz'}", data, progress=False)
+    config = override(small_config, {"data.path": str(data)}, method_settings())
+    images, chosen = stopping._training_images(config, 40)
+    assert chosen.bincount(minlength=4).min() > 0
+    assert torch.equal(images[:, 0, 0, 0].long(), chosen)
