@@ -169,7 +169,10 @@ def influences(
     for key, distribution in searched.items():
         values = [trial.settings[key] for trial in compared]
         if isinstance(distribution, Range):
-            strength = _correlation(_ranks([float(value) for value in values]), robust)
+            # The default setting may lack what is searched.
+            known = [place for place, value in enumerate(values) if value is not None]
+            numbers = _ranks([float(values[place]) for place in known])
+            strength = _correlation(numbers, _ranks(robust[known]))
         else:
             names = np.array([str(value) for value in values])
             strength = _share_between([robust[names == each] for each in np.unique(names)], robust)
@@ -209,6 +212,8 @@ def _paint_setting(
             if str(value) not in names:
                 continue
             value = names.index(str(value))
+        elif value is None:
+            continue
         is_default = trial.number == DEFAULT_TRIAL
         axes.scatter(
             value,
@@ -251,7 +256,7 @@ def _bounds(distribution: Distribution) -> dict[float, str]:
     return {place / count: str(value) for place, value in enumerate(distribution.values)}
 
 
-def _ranks(values: Sequence[float]) -> NDArray[np.float64]:
+def _ranks(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns ranks from 1; equal values share the mean of theirs."""
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     means: NDArray[np.float64] = np.cumsum(counts) - (counts - 1) / 2

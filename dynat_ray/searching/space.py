@@ -21,6 +21,7 @@ _NOT_SEARCHED = (
     "data.source",
     "data.limit",
     "data.val_fraction",
+    "data.image_size",
     "train.epochs",
     "train.seed",
     "method.name",

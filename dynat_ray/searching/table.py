@@ -25,8 +25,9 @@ def write_trials_table(file: Path, search: Search, trials: Sequence[Trial]) -> N
     for key, distribution in search.space.searched.items():
         values = [trial.settings[key] for trial in trials]
         if isinstance(distribution, Range):
-            kind = pa.int64() if distribution.whole else pa.float64()
-            columns[key] = pa.array(values, kind)
+            # The default setting may have a fraction where only whole numbers are searched.
+            whole = distribution.whole and all(v is None or isinstance(v, int) for v in values)
+            columns[key] = pa.array(values, pa.int64() if whole else pa.float64())
         else:
             columns[key] = pa.array([None if v is None else str(v) for v in values], pa.string())
     columns["epochs"] = pa.array([trial.epochs for trial in trials], pa.int32())

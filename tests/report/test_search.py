@@ -78,6 +78,15 @@ def test_a_default_outside_the_space_can_be_drawn(folder: Path, add_trial: AddTr
     assert "lion" in write_search_report(folder).read_text()
 
 
+def test_a_default_that_lacks_a_searched_number_can_be_drawn(
+    folder: Path,
+    add_trial: AddTrial,  # noqa: F811
+) -> None:
+    lacking = {"method.gap_coef": None, "method.kl_temperature": 1.0, "optim.name": "sgd"}
+    add_trial(0, [40.0] * 4, state="finished", settings=lacking)
+    assert write_search_report(folder).read_text().count("data:image/svg+xml") == 3
+
+
 def trials_with(robust: Callable[[float], float]) -> list[Trial]:
     return [
         Trial(n, {"a": a, "c": "x" if a < 0.5 else "y"}, metrics=[metrics_line(0, 90, robust(a))])
@@ -98,6 +107,13 @@ def test_influence_of_a_setting() -> None:
     nothing = influences(trials_with(lambda a: 50.0), searched, epochs=1)
     assert {each.strength for each in nothing} == {0.0}
     assert "no clear trend" in nothing[0].words()
+
+
+def test_influence_of_a_number_that_the_default_lacks() -> None:
+    default = Trial(99, {"a": None, "c": "x"}, metrics=[metrics_line(0, 90, 1000.0)])
+    trials = [default, *trials_with(lambda a: 50 + 10 * a**3)]
+    [found] = influences(trials, {"a": Range(0, 1)}, epochs=1)
+    assert found.strength == pytest.approx(1)
 
 
 def test_influence_needs_trials_and_equal_epochs() -> None:

@@ -137,3 +137,14 @@ def test_tables(tmp_path: Path, add_trial: Callable[..., Trial]) -> None:
     assert text[2].split()[1] == "failed"
     assert text[2].endswith("loss is not finite")
     assert max(map(len, trials_text(read_trials(tmp_path), epochs=4, width=30).splitlines())) == 30
+
+
+def test_a_fraction_among_whole_numbers_stays_one(tmp_path: Path) -> None:
+    search = make_search()
+    space = parse_space({"optim.warmup_epochs": {"int": [0, 3]}})
+    trials = [Trial(n, {"optim.warmup_epochs": value}) for n, value in enumerate((0.5, 2))]
+    write_trials_table(tmp_path / "a.parquet", replace(search, space=space), trials)
+    assert pq.read_table(tmp_path / "a.parquet")["optim.warmup_epochs"].to_pylist() == [0.5, 2.0]
+    write_trials_table(tmp_path / "b.parquet", replace(search, space=space), trials[1:])
+    assert pq.read_table(tmp_path / "b.parquet")["optim.warmup_epochs"].to_pylist() == [2]
+    assert str(pq.read_table(tmp_path / "b.parquet")["optim.warmup_epochs"].type) == "int64"

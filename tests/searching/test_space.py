@@ -85,6 +85,7 @@ def test_what_a_file_says(tmp_path: Path) -> None:
         ("optim.schedule: {choice: [cosine]}", "at least two"),
         ("threat.eps: {uniform: [1/255, 8/255]}", "judged alike"),
         ("train.epochs: {int: [1, 5]}", "judged alike"),
+        ("data.image_size: {choice: [28, 32]}", "judged alike"),
         ("method.beta: 6", "searches nothing"),
         ("skew_coef: {uniform: [0, 1]}", "searches nothing"),
         ("[", "not valid YAML"),
