@@ -23,7 +23,8 @@ def main(argv: Sequence[str]) -> Path | str:
     parser.add_argument("--data", type=Path, help="prepared data set, for robust accuracy too")
     parser.add_argument("--run", type=Path, help="trained run, for attack and stopping")
     parser.add_argument("--json", type=Path, default=Path("benchmark.json"), metavar="FILE")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    default_device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=["cpu", "cuda"], default=default_device)
     parser.add_argument("--batch-size", type=int, default=64, help="of a training step")
     parser.add_argument("--model", default="preact_resnet18", help="of the profile")
     parser.add_argument("--rounds", type=int, default=3, help="how often each loop is timed")
@@ -31,6 +32,9 @@ def main(argv: Sequence[str]) -> Path | str:
     options = parser.parse_args(argv)
     if options.rounds < 1 or options.batch_size < 1:
         raise UserError("--rounds and --batch-size must be at least 1")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device is cuda, but PyTorch finds no GPU with a working driver here")
+    _make_folder(options.json)
     found: dict[str, Any] = {"ratios": {}}
     parts = _ALL if options.part == "all" else {options.part: _PARTS[options.part]}
     for part, measure in parts.items():
@@ -41,15 +45,23 @@ def main(argv: Sequence[str]) -> Path | str:
             if options.part != "all":
                 raise UserError(f"'{part}' needs the package {error.name}") from error
             print(f"left out: the package {error.name} is not installed")
-            continue
-        found["ratios"] |= found[part].pop("ratios", {})
+        else:
+            found["ratios"] |= found[part].pop("ratios", {})
+        # What a long measurement found is not lost if the next one fails.
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
     for name, ratio in found["ratios"].items():
         print(f"{name:<20} {ratio['median']:6.2f} times ({ratio['min']:.2f} to {ratio['max']:.2f})")
     for name, paired in found.get("step", {}).get("accuracy", {}).get("difference", {}).items():
         low, high = paired["interval"]
         print(f"{name}: PGD-20 {paired['mean']:+.1f} points ({low:+.1f} to {high:+.1f})")
-    options.json.write_text(json.dumps(found, indent=2) + "\n")
     return options.json
+
+
+def _make_folder(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--json {file} can't be written: {error}") from None
 
 
 def _step(options: Any) -> dict[str, Any]:
@@ -88,7 +100,7 @@ def _loader(options: Any) -> dict[str, Any]:
 def _attack(options: Any) -> dict[str, Any]:
     from dynat_ray.benchmarks import attack
 
-    return attack.measure(run=options.run)
+    return attack.measure(run=options.run, rounds=options.rounds, device=options.device)
 
 
 def _scaling(options: Any) -> dict[str, Any]:

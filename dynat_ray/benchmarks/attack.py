@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
+import statistics
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dynat_ray.attacks import evaluate_attacks
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.attacks.shards import plan_shards
-from dynat_ray.benchmarks.timing import cpu_threads, spread
+from dynat_ray.benchmarks.timing import cpu_threads, seconds_of, spread
 from dynat_ray.data import load_test_images
 from dynat_ray.errors import UserError
 from dynat_ray.models import build_model, load_model
@@ -28,7 +28,7 @@ _RADII = {"none fall": 0.05 / 255, "some fall": 0.5 / 255}
 # So many of a trained run's test images.
 _TRAINED_IMAGES = 64
 # Two workers against one: so many shards of so many images, all of which stand.
-_SHARDS, _SHARD, _ROUNDS = 24, 16, 2
+_SHARDS, _SHARD, _SHARD_ROUNDS = 24, 16, 2
 
 
 def measure(
@@ -36,6 +36,8 @@ def measure(
     model: str = "preact_resnet18",
     width: int = 16,
     images: int = 8,
+    rounds: int = 3,
+    device: str = "cpu",
     threads: int = 0,
     run: Path | None = None,
 ) -> dict[str, Any]:
@@ -45,28 +47,41 @@ def measure(
         model: Architecture, with random weights that decide the labels of random 32 x 32 images.
         width: Its `base_width`.
         images: How many, in one batch.
+        rounds: How often both are timed, in turn.
+        device: Where; the Ray workers take what the cluster has.
         threads: CPU threads; 0: all cores.
         run: A trained run: its model, test images and eps, under Linf, instead of random ones.
 
     Returns:
-        For each case `seconds` of both, `ratio` (theirs by ours), `agreement` (share of samples
-        with the same outcome) and the share `still_right`; and `ratios`, these and, where Ray is
-        installed and has room, `two workers`: the shards per second of two by those of one.
+        `images`, `device`, `threads`; for each of `cases` median `seconds` of both, `agreement`
+        (share of samples with the same outcome) and the share `still_right`; and `ratios`, theirs
+        by ours of each case and, where Ray is installed and has room, `two workers`: the shards
+        per second of two by those of one.
     """
     with cpu_threads(threads) as threads:
         if run is None:
             network, pixels, labels = _random(model, width, images)
-            cases = {name: _time(network, pixels, labels, eps) for name, eps in _RADII.items()}
+            radii = _RADII
         else:
             config = read_run_config(run)
             if config.threat.norm != "Linf":
                 raise UserError(f"{run} was trained under {config.threat.norm}; give a run of Linf")
+            network = load_model(run)
             pixels, labels = load_test_images(config.data.path, _TRAINED_IMAGES)
-            cases = {run.name: _time(load_model(run), pixels, labels, config.threat.eps)}
-    ratios = {f"autoattack, {name}": spread([case["ratio"]]) for name, case in cases.items()}
+            radii = {run.name: config.threat.eps}
+        cases, ratios = {}, {}
+        for name, eps in radii.items():
+            cases[name], each = _time(network.to(device), pixels, labels, eps, rounds, device)
+            ratios[f"autoattack, {name}"] = spread(each)
     if find_spec("ray") and _room_for_two():
-        ratios["two workers"] = spread([_two_workers(model, width) for _ in range(_ROUNDS)])
-    return {"images": len(labels), "threads": threads, "cases": cases, "ratios": ratios}
+        ratios["two workers"] = spread([_two_workers(model, width) for _ in range(_SHARD_ROUNDS)])
+    return {
+        "images": len(labels),
+        "device": device,
+        "threads": threads,
+        "cases": cases,
+        "ratios": ratios,
+    }
 
 
 def _room_for_two() -> bool:
@@ -114,21 +129,40 @@ def _random(model: str, width: int, images: int) -> tuple[nn.Module, Tensor, Ten
         return network, pixels, network(pixels).argmax(dim=1)
 
 
-def _time(network: nn.Module, pixels: Tensor, labels: Tensor, eps: float) -> dict[str, Any]:
+def _time(
+    network: nn.Module, pixels: Tensor, labels: Tensor, eps: float, rounds: int, device: str
+) -> tuple[dict[str, Any], list[float]]:
+    """Returns what a case is said to be, and the ratios of its rounds."""
     images = len(pixels)
-    with torch.random.fork_rng(devices=[]):
-        started = time.perf_counter()
-        direct = AutoAttack(network, norm="Linf", eps=eps, seed=0)
-        _, theirs = direct.run_standard_evaluation(pixels, labels, batch_size=images)
-        middle = time.perf_counter()
-    network = copy.deepcopy(network).to(memory_format=torch.channels_last)
-    ours = evaluate_attacks(
-        network, pixels, labels, ["autoattack"], norm="Linf", eps=eps, batch_size=images
-    )["autoattack"]
-    seconds = {"pyautoattack": middle - started, "dynat_ray": time.perf_counter() - middle}
-    return {
-        "seconds": seconds,
-        "ratio": seconds["pyautoattack"] / seconds["dynat_ray"],
-        "agreement": float(np.mean(ours.correct == (theirs == labels).numpy())),
-        "still_right": float(ours.correct.mean()),
+    kept: dict[str, Tensor] = {}
+    ours_network = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def theirs() -> None:
+        with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
+            direct = AutoAttack(network, norm="Linf", eps=eps, seed=0, device=device)
+            _, found = direct.run_standard_evaluation(pixels, labels, batch_size=images)
+        kept["theirs"] = found.cpu() == labels
+
+    def ours() -> None:
+        outcome = evaluate_attacks(
+            ours_network, pixels, labels, ["autoattack"], norm="Linf", eps=eps, batch_size=images
+        )
+        kept["ours"] = torch.from_numpy(outcome["autoattack"].correct)
+
+    # What a device does on its first pass is not timed.
+    for each in (network, ours_network):
+        start = pixels.to(device, copy=True).requires_grad_()
+        each(start).sum().backward()
+        each.zero_grad(set_to_none=True)
+    seconds: dict[str, list[float]] = {"pyautoattack": [], "dynat_ray": []}
+    loops = {"pyautoattack": theirs, "dynat_ray": ours}
+    for number in range(rounds):
+        # Each goes first in turn.
+        for name in list(loops)[:: 1 if number % 2 == 0 else -1]:
+            seconds[name].append(seconds_of(loops[name], device))
+    case = {
+        "seconds": {name: statistics.median(each) for name, each in seconds.items()},
+        "agreement": float((kept["ours"] == kept["theirs"]).float().mean()),
+        "still_right": float(kept["ours"].float().mean()),
     }
+    return case, [a / b for a, b in zip(*seconds.values(), strict=True)]

@@ -35,21 +35,25 @@ Speeds = dict[str, dict[int, list[float]]]
 def measure(*, rounds: int = 3, workers: int = 0) -> dict[str, Any]:
     """Trains PGD-AT on digits of 32 x 32 pixels with 1, 2, 4, ... workers, one core or GPU each.
 
-    Strong scaling keeps the global batch, weak scaling the batch of a worker.
+    Strong scaling keeps the global batch, weak scaling the batch of a worker; each as far as there
+    are samples in a batch and images in an epoch for so many workers.
 
     Args:
         rounds: How often each size is measured, all sizes in turn.
         workers: Most workers; 0: what the cluster has.
 
     Returns:
-        `images_per_second` by kind and number of workers, all rounds, and `ratios`: the largest
-        number of workers against one.
+        `images_per_second` by kind and number of workers, all rounds, and `ratios`: of each kind
+        its largest number of workers against one.
     """
     connect()
     gpus = int(cluster_total("GPU"))
     most = workers or gpus or int(cluster_total("CPU"))
     sizes = [2**power for power in range(most.bit_length()) if 2**power <= most]
-    speeds: Speeds = {kind: {size: [] for size in sizes} for kind in _KINDS}
+    largest = {"strong": _BATCH, "weak": _IMAGES // _BATCH}
+    speeds: Speeds = {
+        kind: {size: [] for size in sizes if size <= largest[kind]} for kind in _KINDS
+    }
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         prepare_dataset("digits", data, size=_SIDE, progress=False)
@@ -66,8 +70,9 @@ def measure(*, rounds: int = 3, workers: int = 0) -> dict[str, Any]:
                     found.append(measured[size, batch])
     ratios = {}
     for kind, by_size in speeds.items():
-        each = [many / one for one, many in zip(by_size[1], by_size[sizes[-1]], strict=True)]
-        ratios[f"scaling_{kind}_{sizes[-1]}"] = spread(each)
+        most = max(by_size)
+        each = [many / one for one, many in zip(by_size[1], by_size[most], strict=True)]
+        ratios[f"scaling_{kind}_{most}"] = spread(each)
     return {"images_per_second": speeds, "ratios": ratios}
 
 
@@ -123,11 +128,11 @@ def write(speeds: Mapping[str, Mapping[int, list[float]]], folder: Path) -> None
     (folder / "scaling.md").write_text(table(speeds))
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
+    sizes = sorted({size for by_size in speeds.values() for size in by_size})
     for kind, by_size in speeds.items():
-        sizes = list(by_size)
         one = statistics.median(by_size[1])
         medians = [statistics.median(found) / one for found in by_size.values()]
-        axes.plot(sizes, medians, marker="o", label=f"{kind} ({_KINDS[kind]})")
+        axes.plot(list(by_size), medians, marker="o", label=f"{kind} ({_KINDS[kind]})")
     axes.plot(sizes, sizes, linestyle="--", color="grey", label="as many times faster")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dynat_ray import benchmark
 from dynat_ray.errors import UserError
@@ -41,3 +42,38 @@ def test_one_part_alone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmark, "_PARTS", parts)
     with pytest.raises(UserError, match="'scaling' needs the package ray"):
         benchmark.main(["scaling"])
+
+
+def test_what_was_measured_stays_if_a_later_part_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def failing(options: Any) -> dict[str, Any]:
+        raise UserError("no")
+
+    monkeypatch.setattr(benchmark, "_ALL", {"loader": _measured, "scaling": failing})
+    file = tmp_path / "new" / "b.json"
+    with pytest.raises(UserError, match="no"):
+        benchmark.main(["all", "--json", str(file)])
+    assert json.loads(file.read_text())["loader"] == {"value": 1}
+
+
+@pytest.mark.parametrize(("device", "words"), [("gpu0", "cpu"), ("cuda", "no GPU")])
+def test_a_device_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch, device: str, words: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=words):
+        benchmark.main(["loader", "--device", device])
+
+
+def test_all_parts_take_device_and_rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    taken: dict[str, Any] = {}
+
+    def measure(**settings: Any) -> dict[str, Any]:
+        taken.update(settings)
+        return {}
+
+    monkeypatch.setattr("dynat_ray.benchmarks.attack.measure", measure)
+    file = str(tmp_path / "b.json")
+    benchmark.main(["attack", "--rounds", "7", "--device", "cpu", "--json", file])
+    assert (taken["rounds"], taken["device"]) == (7, "cpu")
