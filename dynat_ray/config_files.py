@@ -26,7 +26,8 @@ from dynat_ray.errors import UserError, unknown_name
 Settings = dict[str, Any]
 MethodClasses = Mapping[str, type]
 
-_FRACTION = re.compile(r"\s*(-?[\d.]+)\s*/\s*([\d.]+)\s*")
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)"
+_FRACTION = re.compile(rf"\s*(-?{_NUMBER})\s*/\s*({_NUMBER})\s*")
 _DEFAULT_METHOD = "dynat"
 # A setting, its default, and the keys that are meaningless once it is changed.
 _CHOICES = (
@@ -76,7 +77,13 @@ def build_config(layers: Sequence[Settings], methods: MethodClasses) -> RunConfi
     Raises:
         UserError: A key that does not exist, a value of the wrong type or out of range.
     """
-    merged = _merge(layers)
+    # A section whose settings are all commented out sets nothing.
+    section_names = [field.name for field in fields(RunConfig)]
+    merged = {
+        key: value
+        for key, value in _merge(layers).items()
+        if value is not None or key not in section_names
+    }
     parser = _section_parser(_method_class(merged, methods))
     known = _known_keys(parser)
     types = _key_types(_method_class(merged, methods))
@@ -179,6 +186,11 @@ def _key_types(method: type) -> dict[str, Any]:
 
 def _read_value(value: Any, hint: Any) -> Any:
     """Reads what YAML leaves as text: fractions, `1e-3`, comma-separated lists, flags."""
+    if hint == list[float] and isinstance(value, list):
+        return [_read_value(each, float) for each in value]
+    if hint == int | str:
+        # The section says what it allows; its type says only that it may be text.
+        return int(value) if str(value).isdecimal() else str(value)
     if not isinstance(value, str) or hint is str:
         return value
     if hint in (float, list[float]):
@@ -196,9 +208,10 @@ def _read_value(value: Any, hint: Any) -> Any:
             if v.strip()
         ]
     try:
-        return yaml.safe_load(value)
+        read = yaml.safe_load(value)
     except yaml.YAMLError:
         return value
+    return _read_value(read, hint) if isinstance(read, list) else read
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Settings:

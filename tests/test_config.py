@@ -44,6 +44,8 @@ def build(*arguments: str) -> RunConfig:
         (["--data.extra_fraction", "0.5"], ["extra_fraction", "extra_path"]),
         (["--data.val_fraction", "0.9"], ["data.val_fraction", "0.9"]),
         (["--threat.eps"], ["threat.eps", "value"]),
+        (["--threat.eps", "8/2.5.5"], ["threat.eps", "8/2.5.5", "number"]),
+        (["--cluster.workers", "1.5"], ["cluster.workers", "1.5", "1..4", "auto"]),
     ],
 )
 def test_mistakes_name_key_value_and_what_is_allowed(
@@ -102,6 +104,22 @@ def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:
 def test_every_recipe_builds(name: str) -> None:
     config = build_config([read_recipe(name)], METHODS)
     assert config.method.name in METHODS
+
+
+def test_a_file_may_hold_fractions_in_lists_and_empty_sections(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "optim: {milestones: [1/2, 3/4]}\ntrain:\n  # epochs: 3\ncluster: {workers: 2}\n"
+    )
+    config = build_config([read_settings(file)], METHODS)
+    assert config.optim.milestones == [0.5, 0.75]
+    assert config.train.epochs == 30
+    assert config.cluster.worker_range() == (2, 2)
+    assert build("--cluster.workers", "2").cluster.workers == 2
+    assert build("--optim.milestones", "[1/4, 1/2]").optim.milestones == [0.25, 0.5]
+    file.write_text("trian:\n")
+    with pytest.raises(UserError, match="trian"):
+        build_config([read_settings(file)], METHODS)
 
 
 def test_an_unreadable_config_file_is_named(tmp_path: Path) -> None:
