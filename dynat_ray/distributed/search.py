@@ -42,6 +42,7 @@ from dynat_ray.searching.records import (
 from dynat_ray.searching.space import check_space, representatives
 from dynat_ray.searching.table import write_trials_table
 from dynat_ray.training.materials import check_run, split_training
+from dynat_ray.training.mirror import Mirror
 from dynat_ray.training.run_folder import write_environment
 
 # Only the head node has this resource. A trial's own process asks for a trace of it and for no
@@ -150,6 +151,9 @@ def run_search(
     search = plan.search
     open_search(folder, search, resume=resume)
     write_environment(folder, {"workers": plan.workers, "device": "cuda" if plan.gpu else "cpu"})
+    if not read_trials(folder) and (mirror := Mirror.of(folder)):
+        # A command that is killed sends nothing any more, and trials alone are no search.
+        mirror.push()
     print(f"{plan.describe()}\n{'folder':<9} {folder}", flush=True)
     _run_trials(plan, folder, time_budget)
     _judge(plan, folder)

@@ -17,6 +17,7 @@ from dynat_ray.distributed.session import connect
 from dynat_ray.errors import UserError
 from dynat_ray.methods import method_settings
 from dynat_ray.report.method_table import run_folder
+from dynat_ray.training.mirror import keep_below
 from dynat_ray.training.run_folder import read_run_config
 
 
@@ -81,6 +82,17 @@ def test_a_comparison_is_resumed_only_as_it_began(small_config: RunConfig, tmp_p
     (tmp_path / "old" / "runs").mkdir(parents=True)
     with pytest.raises(UserError, match="holds no compare.yaml"):
         comparison._open(tmp_path / "old", small_config, resume=True)
+
+
+def test_a_store_has_the_settings_before_the_first_run(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    (there / "comparison").mkdir(parents=True)
+    keep_below(here, there.as_uri())
+    comparison._open(here / "comparison", small_config, resume=False)
+    assert (there / "comparison" / "compare.yaml").exists()
 
 
 def test_a_run_is_done_whichever_way_its_paths_were_written(

@@ -14,12 +14,14 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from dynat_ray.config import RunConfig
 from dynat_ray.config_files import build_config, override, read_settings
 from dynat_ray.distributed import leftovers
-from dynat_ray.distributed.search import check, run_search
+from dynat_ray.distributed import search as search_module
+from dynat_ray.distributed.search import Plan, check, run_search
 from dynat_ray.distributed.session import connect, side_by_side
 from dynat_ray.errors import UserError
 from dynat_ray.methods import method_settings
 from dynat_ray.searching.options import Search, SearchOptions
 from dynat_ray.searching.space import parse_space
+from dynat_ray.training.mirror import keep_below
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,6 +74,23 @@ def test_a_search_from_space_to_report(
     again = run_search(check(make_search(small_config)), folder, resume=True)
     assert again == trials
     assert (default / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_a_store_has_the_search_before_its_first_trial(
+    small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    (there / "search").mkdir(parents=True)
+    keep_below(here, there.as_uri())
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search_module, "_run_trials", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_search(Plan(make_search(small_config), 1, False, 1), here / "search")
+    assert (there / "search" / "search.yaml").exists()
 
 
 @pytest.mark.parametrize(
