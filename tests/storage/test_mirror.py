@@ -114,3 +114,12 @@ def test_a_store_that_is_not_there_is_said_plainly(bucket: str, tmp_path: Path) 
     write(mirror.folder, config_yaml="a")
     with pytest.raises(UserError, match=r"no-such-bucket-anywhere/run .*--resume"):
         mirror.push()
+
+
+def test_one_file_can_be_pushed_alone(s3: str, bucket: str, tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "here", f"{bucket}/runs/alone")
+    write(mirror.folder, evaluation_json="a", state_jsonl="one line")
+    mirror.push(only=("state.jsonl",))
+    assert names(s3, mirror.address) == ["state.jsonl"]
+    mirror.push()
+    assert sorted(names(s3, mirror.address)) == ["evaluation.json", "state.jsonl"]
