@@ -58,7 +58,7 @@ def run_facts(
         ),
         "method": config.method.name,
         "threat": f"{threat.norm}, eps {describe_eps(threat.eps, threat.norm)}; "
-        f"training attack: {_steps(attack)} steps",
+        f"training attack: {_steps(attack)} steps{_shortfall(config)}",
         "training": f"{config.train.epochs} epochs, batch {config.train.batch_size}, {precision}",
         "seed": str(config.train.seed),
         "workers": workers,
@@ -68,6 +68,14 @@ def run_facts(
 def _steps(attack: AttackConfig) -> str:
     growing = 0 < attack.first_steps < attack.steps
     return f"{attack.first_steps} to {attack.steps}" if growing else str(attack.steps)
+
+
+def _shortfall(config: RunConfig) -> str:
+    """Returns what to say of steps too short to reach the border of the ball; mostly nothing."""
+    reach = config.attack.steps * config.step_size()
+    if config.attack.carry_epochs or not 0 < reach < (1 - 1e-6) * config.threat.eps:
+        return ""
+    return f", which reach {100 * reach / config.threat.eps:.0f} % of eps"
 
 
 def describe_eps(eps: float, norm: str) -> str:
