@@ -308,5 +308,5 @@ def test_other_numbers_of_samples_are_named(run: Path, tmp_path: Path) -> None:
         (copy / "config.yaml").write_text(yaml.safe_dump(settings))
         files.append(main([str(copy)]))
     assert differences([read_evaluation(file) for file in files]) == [
-        f"{tmp_path / '20'} was evaluated on 20 test images, not 10, by apgd-t, Linf 12.75/255"
+        f"{tmp_path / '20'} was evaluated on 20 test images, not 10, by apgd-t, Linf 12.8/255"
     ]
