@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor, nn
 
 from dynat_ray import command_line
-from dynat_ray.attacks.checks import CHECK_SAMPLES, check_attacks, check_model, check_outcomes
-from dynat_ray.attacks.evaluate import run_shards
-from dynat_ray.attacks.exact import best_device, on_cpu
-from dynat_ray.attacks.examples import Example, find_examples
-from dynat_ray.attacks.identity import checksum_answers, identify
-from dynat_ray.attacks.inputs import count_classes
-from dynat_ray.attacks.outcomes import FinishedShard, Outcome, collect
-from dynat_ray.attacks.probe_results import probe_lines, summarise
-from dynat_ray.attacks.progress import progress_bar
 from dynat_ray.attacks.reference_radius import MULTIPLES, in_units_of
-from dynat_ray.attacks.registry import DISTANCES, get_attacks, get_probe
-from dynat_ray.attacks.request import Request, complete, require_possible
-from dynat_ray.attacks.results import (
-    beside,
-    results_of,
-    robustbench_path,
-    table_of,
-    write_json,
-    write_samples,
-)
-from dynat_ray.attacks.robustbench import robustbench_entry
-from dynat_ray.attacks.samples import Samples, load_samples
-from dynat_ray.attacks.shards import Shard, plan_shards
-from dynat_ray.attacks.state import StateFile, open_state
-from dynat_ray.attacks.subject import Subject, load_subject, require_fit
-from dynat_ray.attacks.transfer import check_transfer
-from dynat_ray.data import balanced_subset
+from dynat_ray.attacks.registry import DISTANCES
+from dynat_ray.attacks.request import complete, require_possible
+from dynat_ray.attacks.subject import Subject, load_subject
+from dynat_ray.distributed.measurement import evaluate
 from dynat_ray.errors import UserError
-from dynat_ray.report.evaluation import write_evaluation_page
-from dynat_ray.report.side_by_side import Evaluation, read_evaluation, side_by_side_table
-from dynat_ray.training.header import describe_eps
-from dynat_ray.training.mirror import Mirror
+from dynat_ray.report.side_by_side import read_evaluation, side_by_side_table
 from dynat_ray.training.places import fetched, lasting_file, written_at
-
-_STATE = ".state.jsonl"
-# To an object store, where the run lies in one.
-_SECONDS_BETWEEN_PUSHES = 60
 
 _REQUESTED = (
     *("data", "norm", "eps", "attacks", "samples", "seed", "batch_size", "out"),
@@ -89,208 +52,6 @@ def _evaluate(options: Namespace, subject: Subject) -> Path:
     if others:
         print(side_by_side_table([read_evaluation(written), *others]))
     return written
-
-
-def evaluate(
-    subject: Subject,
-    request: Request,
-    *,
-    workers: int | None,
-    resume: bool,
-    surrogate: nn.Module | None = None,
-    others: Sequence[Evaluation] = (),
-) -> Path:
-    """Runs an evaluation; writes JSON, per-sample parquet, a page and, while it runs, its state.
-
-    Args:
-        subject: The model.
-        request: What to measure.
-        workers: 1: in this process; more: Ray workers; None: one per GPU, else 1.
-        resume: Go on with the state file beside the output.
-        surrogate: Another model whose adversarial images are tried; None: a substitute's.
-        others: Evaluations to show beside this one.
-
-    Returns:
-        The JSON file.
-    """
-    started = time.monotonic()
-    samples = load_samples(subject, request)
-    if surrogate is not None:
-        _require_surrogate_fits(surrogate, samples)
-    attacks = get_attacks(request.attacks)
-    probes = [get_probe(name) for name in request.distances + request.corruptions]
-    costly = balanced_subset(samples.labels.numpy(), request.costly_samples)
-    shards = plan_shards(
-        len(samples.images),
-        attacks,
-        eps=request.eps,
-        batch_size=request.batch_size,
-        costly_positions=costly,
-        probes=probes,
-    )
-    settings = {
-        "norm": request.norm,
-        "eps": list(request.eps),
-        "attacks": list(request.attacks),
-        "samples": len(samples.images),
-        "costly_samples": len(costly),
-        "seed": request.seed,
-        "batch_size": request.batch_size,
-    }
-    if probes:
-        settings["probes"] = [probe.name for probe in probes]
-    model = subject.model.to(best_device())
-    # Twice as many as are attacked, since those that are wrong without attack are left out.
-    few = balanced_subset(samples.labels.numpy(), 2 * CHECK_SAMPLES)
-    checked = samples.images[few], samples.labels[few]
-    batch: dict[str, Any] = {"batch_size": request.batch_size}
-    checks = check_model(model, *checked, **batch)
-    random = any(check.name == "randomness" and check.flagged for check in checks)
-    answers = "" if random else checksum_answers(model, checked[0], **batch)
-    identity = identify(model, samples.data, settings, answers=answers)
-    workers = workers or _default_workers()
-    print(
-        f"{subject.name} on {samples.data.name}: {len(samples.images)} test images, "
-        f"{request.norm}, {', '.join(request.attacks)}, {workers} worker{'s' * (workers > 1)}"
-    )
-    state_path = beside(request.out, _STATE)
-    with open_state(state_path, identity, shards, resume=resume) as state:
-        finished = _finish(subject, samples, state, request, workers)
-        outcomes = collect([f for f in finished if not f[0].probes], attacks, samples.classes)
-        measured = collect([f for f in finished if f[0].probes], probes, samples.classes)
-        probed = measured.get(0.0, {})
-        largest = max(request.eps)
-        threat = {"norm": request.norm, "eps": largest, "seed": request.seed, **batch}
-        for eps, found in outcomes.items():
-            radius = describe_eps(eps, request.norm) if len(outcomes) > 1 else ""
-            checks += check_outcomes(found, radius)
-        if largest > 0 and any(attack.costly for attack in attacks):
-            checks += check_attacks(model, *checked, **threat)
-            checks += check_transfer(model, *checked, **threat, surrogate=surrogate)
-        examples = _examples(subject, samples, outcomes[largest], threat) if largest > 0 else []
-        samples_path = beside(request.out, ".parquet")
-        write_samples(samples_path, outcomes, probed, samples.indices, samples.labels.numpy())
-        content = {
-            **results_of(outcomes),
-            **summarise(probed, samples.images, request.norm),
-            "model": subject.name,
-            "data": str(request.data),
-            **settings,
-            "eps": request.eps[0] if len(request.eps) == 1 else list(request.eps),
-            "eps_ref": asdict(request.eps_ref) if request.eps_ref else None,
-            "classes": samples.classes,
-            "class_names": samples.data.classes,
-            "checks": [check.entry() for check in checks],
-            "checksums": {"model": identity["model"], "data": identity["data"]},
-            "seconds": round(time.monotonic() - started + state.seconds, 1),
-            "outcomes": samples_path.name,
-        }
-        write_json(request.out, content)
-        entry = robustbench_entry(outcomes, subject, samples.data, checks, request.norm)
-        if entry is not None:
-            write_json(robustbench_path(request.out), entry)
-        write_evaluation_page(request.out, examples, others)
-    print(table_of(outcomes, request.norm))
-    for line in probe_lines(content):
-        print(f"  {line}")
-    for check in checks:
-        if check.flagged:
-            print(f"  check '{check.name}': {check.sentence}")
-    return request.out
-
-
-def _examples(
-    subject: Subject, samples: Samples, found: Mapping[str, Outcome], threat: Mapping[str, Any]
-) -> list[Example]:
-    """Returns pictures of images that some attack fooled at the largest eps."""
-    fooled = np.unique(
-        np.concatenate([outcome.positions[outcome.fooled_by >= 0] for outcome in found.values()])
-    )
-    return find_examples(
-        subject.model, samples.images, samples.labels, samples.indices, fooled, **threat
-    )
-
-
-def _require_surrogate_fits(surrogate: nn.Module, samples: Samples) -> None:
-    try:
-        require_fit(surrogate, samples.data, samples.images)
-        count_classes(surrogate, samples.images, samples.labels)
-    except UserError as error:
-        raise UserError(f"--surrogate: {error}") from None
-
-
-def _finish(
-    subject: Subject, samples: Samples, state: StateFile, request: Request, workers: int
-) -> list[FinishedShard]:
-    """Does the shards that are left, and returns all."""
-    finished = list(state.finished)
-    mirror, pushed = Mirror.of(request.out.parent), time.monotonic()
-    probed = sum(len(s.positions) for s in [*state.left, *(f[0] for f in finished)] if s.probes)
-    with progress_bar(len(samples.images), radii=len(request.eps), probed=probed) as show:
-        for shard, found in finished:
-            show(shard, found)
-        for shard, found in _execute(
-            subject, samples.images, samples.labels, state.left, request, workers
-        ):
-            state.add(shard, found)
-            if mirror is not None and time.monotonic() - pushed > _SECONDS_BETWEEN_PUSHES:
-                # The store may be back at the next one.
-                with suppress(UserError):
-                    mirror.push(only=(beside(request.out, _STATE).name,))
-                pushed = time.monotonic()
-            finished.append((shard, found))
-            show(shard, found)
-    return finished
-
-
-def _execute(
-    subject: Subject,
-    images: Tensor,
-    labels: Tensor,
-    shards: Sequence[Shard],
-    request: Request,
-    workers: int,
-) -> Iterator[FinishedShard]:
-    if not shards:
-        return
-    if workers > 1:
-        # Ray takes seconds to import and to start, which one worker need not wait for.
-        from dynat_ray.distributed.evaluation import run_shards_on_ray
-
-        with on_cpu(subject.model):
-            yield from run_shards_on_ray(
-                subject.model,
-                images,
-                labels,
-                shards,
-                norm=request.norm,
-                seed=request.seed,
-                workers=workers,
-            )
-        return
-    with _one_thread():
-        yield from run_shards(
-            subject.model, images, labels, shards, norm=request.norm, seed=request.seed
-        )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One CPU thread, as each of many workers has: results depend on it in their last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _default_workers() -> int:
-    if "RAY_ADDRESS" in os.environ:
-        from dynat_ray.distributed.session import cluster_total
-
-        return max(1, int(cluster_total("GPU")))
-    return max(1, torch.cuda.device_count())
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
