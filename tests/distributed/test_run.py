@@ -110,7 +110,7 @@ def test_a_loss_that_is_not_finite_reaches_the_user(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"cluster__workers": 99, "train__batch_size": 99}, "the cluster has"),
+        ({"cluster__workers": 99, "train__batch_size": 999}, "the cluster has"),
         ({"cluster__gpu": True, "cluster__workers": 2}, "GPU"),
         ({"model__name": "preact_resnet19"}, "preact_resnet18"),
         ({"optim__name": "sgdd"}, "sgd"),
