@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dynat_ray.attacks.stages import Setting, likely_wrong_class, target_count
 from dynat_ray.config import Norm
-from dynat_ray.perturb.threat import change_sizes, finite, per_sample
+from dynat_ray.perturb.threat import change_sizes, per_sample
 
 _ITERATIONS = 100
 # Largest weight of the step that starts from the clean image.
@@ -118,7 +118,8 @@ def _linearised(model: nn.Module, point: Tensor, labels: Tensor, target: Tensor)
         both = logits.gather(1, torch.stack([target, labels], dim=1))
         difference = both[:, 0] - both[:, 1]
         (normal,) = torch.autograd.grad(difference.sum(), point)
-    point, normal = point.detach(), finite(normal)
+    # No plane can be told along a pixel whose slope is not finite.
+    point, normal = point.detach(), normal.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     return _Plane(normal, difference.detach() - (normal * point).flatten(1).sum(dim=1))
 
 

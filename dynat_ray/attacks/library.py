@@ -16,7 +16,7 @@ def logits_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
     # The library works on contiguous images; convolutions are faster on channels_last ones. It
     # also writes into the logits, which may be views of something the model keeps. A gradient that
-    # is not finite would make its images NaN.
+    # is not finite would make its images NaN under L2.
     def logits(images: Tensor) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
         images = images.view_as(images)

@@ -15,7 +15,10 @@ from dynat_ray.errors import UserError
 LARGEST_MEMBER = 2**30
 """Bytes beyond which the declared size of an image inside an archive is taken for an attack."""
 
-_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError)
+_UNREADABLE = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, LZMAError, EOFError),
+    NotImplementedError,  # a kind of compression that Python does not know
+)
 
 
 def unpack(archive: Path, packed: Path) -> PackedFiles:
@@ -40,12 +43,8 @@ def unpack(archive: Path, packed: Path) -> PackedFiles:
             _unpack_tar(archive, target)
         else:
             raise UserError(f"{archive} is neither a folder nor a .tar, .tar.gz, .tar.xz or .zip")
-    except NotImplementedError as error:
-        raise UserError(
-            f"archive {archive} takes another program ({error}); unpack it yourself"
-        ) from None
-    except _DAMAGE as error:
-        raise _damaged(archive, error) from None
+    except _UNREADABLE as error:
+        raise _unreadable(archive, error) from None
     return target.files
 
 
@@ -62,12 +61,8 @@ def unpack_member(archive: Path, member: str, target: Path) -> None:
             _require_space(archive, info.file_size, shutil.disk_usage(target.parent).free)
             with opened.open(info) as source, target.open("wb") as file:
                 shutil.copyfileobj(source, file, 1 << 20)
-    except NotImplementedError as error:
-        raise UserError(
-            f"archive {archive} takes another program ({error}); unpack it yourself"
-        ) from None
-    except _DAMAGE as error:
-        raise _damaged(archive, error) from None
+    except _UNREADABLE as error:
+        raise _unreadable(archive, error) from None
 
 
 class _Target:
@@ -123,5 +118,7 @@ def _require_space(archive: Path, size: int, free: int) -> None:
         )
 
 
-def _damaged(archive: Path, error: Exception) -> UserError:
+def _unreadable(archive: Path, error: Exception) -> UserError:
+    if isinstance(error, NotImplementedError):
+        return UserError(f"archive {archive} takes another program ({error}); unpack it yourself")
     return UserError(f"archive {archive} is damaged ({error}); get a new copy")

@@ -14,13 +14,13 @@ import ray
 
 from dynat_ray.config import RunConfig
 from dynat_ray.config_files import build_config, dump_config, flatten, read_settings
-from dynat_ray.distributed.run import resolve, run
+from dynat_ray.distributed.run import resolve, run, with_absolute_paths
 from dynat_ray.distributed.training import resolve_workers
 from dynat_ray.errors import UserError
 from dynat_ray.methods import method_settings
 from dynat_ray.report.method_table import run_folder, write_comparison
 from dynat_ray.training.mirror import Mirror
-from dynat_ray.training.run_folder import read_run_config
+from dynat_ray.training.run_folder import changed_settings, read_run_config
 
 # Only the head node has this resource. A run's own process takes a trace of it and no CPU, so that
 # it never takes what the workers of some run wait for.
@@ -111,22 +111,9 @@ def _checked(common: RunConfig, runs: Sequence[ComparedRun]) -> tuple[RunConfig,
     for each in {one.label: one for one in runs if not one.after}.values():
         first, _, _ = resolve(each.config)
     path = first.data.path
-    return _absolute(common, path), [
-        replace(each, config=_absolute(each.config, path)) for each in runs
+    return with_absolute_paths(common, path), [
+        replace(each, config=with_absolute_paths(each.config, path)) for each in runs
     ]
-
-
-def _absolute(config: RunConfig, path: str) -> RunConfig:
-    """Returns the config as its run will write it down, with `path` as the data set's folder."""
-    extra, start = (
-        text and str(Path(text).expanduser().resolve())
-        for text in (config.data.extra_path, config.model.init_from)
-    )
-    return replace(
-        config,
-        data=replace(config.data, path=path, extra_path=extra),
-        model=replace(config.model, init_from=start),
-    )
 
 
 def _open(folder: Path, common: RunConfig, *, resume: bool) -> None:
@@ -135,14 +122,12 @@ def _open(folder: Path, common: RunConfig, *, resume: bool) -> None:
     if file.exists():
         if not resume:
             raise UserError(f"the folder {folder} exists; add --resume to go on, or give a --name")
-        before = flatten(asdict(build_config([read_settings(file)], method_settings())))
-        now = flatten(asdict(common))
-        for key in dict.fromkeys([*before, *now]):
-            old, new = before.get(key), now.get(key)
-            if old != new and not key.startswith(_MAY_CHANGE):
+        before = build_config([read_settings(file)], method_settings())
+        for change in changed_settings(before, common):
+            if not change.startswith(_MAY_CHANGE):
                 raise UserError(
-                    f"the comparison {folder} can't be resumed with another setting ({key}: "
-                    f"{old!r} -> {new!r}); give the new comparison another --name"
+                    f"the comparison {folder} can't be resumed with another setting ({change}); "
+                    "give the new comparison another --name"
                 )
         return
     if folder.exists() and any(folder.iterdir()):

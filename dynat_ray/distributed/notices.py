@@ -106,19 +106,18 @@ class StopOnSignal:
 
     It does nothing but in the main thread of a command: a trial or a compared run ends as Ray ends
     it.
+
+    Attributes:
+        key: Where the workers look.
+        told: Whether a signal came.
     """
 
     def __init__(self) -> None:
         self.key = f"dynat-ray-stop-{uuid.uuid4().hex}"
-        self._told = threading.Event()
-        self._received = self._over = False
+        self.told = self._over = False
+        self._wake = threading.Event()
         self._before: Any = None
         self._thread = threading.Thread(target=self._pass_on, daemon=True)
-
-    @property
-    def told(self) -> bool:
-        """Whether a signal came."""
-        return self._received
 
     def __enter__(self) -> StopOnSignal:
         is_command = ray.get_runtime_context().worker.mode == ray.SCRIPT_MODE
@@ -136,18 +135,18 @@ class StopOnSignal:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
             self._over = True
-            self._told.set()
+            self._wake.set()
             self._thread.join()
             _internal_kv_del(self.key)
 
     def _take_in(self, number: int, frame: FrameType | None) -> None:
-        if self._told.is_set():
+        if self.told:
             raise SystemExit(_TOLD)
-        self._received = True
-        self._told.set()
+        self.told = True
+        self._wake.set()
 
     def _pass_on(self) -> None:
         # A signal handler must not talk to Ray, which it may have interrupted.
-        self._told.wait()
+        self._wake.wait()
         if not self._over:
             _internal_kv_put(self.key, b"1")

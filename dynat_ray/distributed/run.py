@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,23 +87,26 @@ def resolve(config: RunConfig) -> tuple[RunConfig, DatasetInfo, str]:
         UserError: What the user can correct.
     """
     path = Path(config.data.path).expanduser() if config.data.path else cached_dataset(config.data)
-    extra = config.data.extra_path and str(Path(config.data.extra_path).expanduser().resolve())
-    # Workers run elsewhere: relative paths would mean other places.
-    config = replace(config, data=replace(config.data, path=str(path.resolve()), extra_path=extra))
-    config = override(config, _absolute_models(config), method_settings())
+    config = with_absolute_paths(config, path)
     info = load_info(path)
     get_attacks(config.eval.attacks)
     return config, info, check_run(config, info)
 
 
-def _absolute_models(config: RunConfig) -> dict[str, str]:
-    """Returns the settings that name a model's folder, with absolute paths."""
-    absolute = {}
-    for key in {"model.init_from", standard_model_key(config.method.name)} - {""}:
+def with_absolute_paths(config: RunConfig, data: Path | str) -> RunConfig:
+    """Returns the config as its run writes it down: elsewhere, relative paths mean other places.
+
+    Args:
+        config: The run.
+        data: Folder of its data set.
+    """
+    absolute = {"data.path": str(Path(data).resolve())}
+    keys = {"data.extra_path", "model.init_from", standard_model_key(config.method.name)}
+    for key in keys - {""}:
         section, _, name = key.partition(".")
         if given := getattr(getattr(config, section), name):
             absolute[key] = str(Path(given).expanduser().resolve())
-    return absolute
+    return override(config, absolute, method_settings())
 
 
 def finish(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:

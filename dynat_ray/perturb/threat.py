@@ -35,7 +35,7 @@ class Ball(Protocol):
     def step(self, adversarial: Tensor, gradient: Tensor, step_size: Tensor) -> Tensor:
         """Returns `adversarial` moved by `step_size` `(B,)` along steepest ascent.
 
-        Where the gradient is not finite there is none to follow: it counts as 0.
+        Where the gradient is NaN there is none to follow: it counts as 0.
         """
         ...
 
@@ -52,7 +52,7 @@ class LinfBall:
         return noise * per_sample(eps, images)
 
     def step(self, adversarial: Tensor, gradient: Tensor, step_size: Tensor) -> Tensor:
-        return adversarial + finite(gradient).sign() * per_sample(step_size, adversarial)
+        return adversarial + gradient.sign() * per_sample(step_size, adversarial)
 
     def project(self, adversarial: Tensor, images: Tensor, eps: Tensor) -> Tensor:
         radius = per_sample(eps, images)
@@ -80,8 +80,8 @@ class L2Ball:
 
 
 def finite(gradient: Tensor) -> Tensor:
-    """Returns a gradient with 0 where it is NaN or infinite."""
-    return gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    """Returns a gradient with 0 where it is NaN, and the largest number where it is infinite."""
+    return gradient.nan_to_num(nan=0.0)
 
 
 def _direction(gradient: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def open_run_folder(folder: Path, config: RunConfig, *, resume: bool) -> list[st
             raise UserError(
                 f"the run {folder} exists; add --resume to go on with it, or give another --name"
             )
-        changed = _changes(read_run_config(folder), config)
+        changed = changed_settings(read_run_config(folder), config)
         for change in changed:
             if change.startswith(_FIXED):
                 raise UserError(
@@ -107,7 +107,8 @@ def write_environment(folder: Path, facts: dict[str, Any]) -> None:
     (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
 
 
-def _changes(before: RunConfig, now: RunConfig) -> list[str]:
+def changed_settings(before: RunConfig, now: RunConfig) -> list[str]:
+    """Returns the settings that differ, as `key: old -> new`."""
     old, new = (flatten(yaml.safe_load(dump_config(config))) for config in (before, now))
     keys = dict.fromkeys([*new, *old])
     return [

@@ -7,6 +7,7 @@ import torch
 import torchattacks
 from torch import Tensor, nn
 
+from dynat_ray.config import Norm
 from dynat_ray.perturb.objectives import kl_divergence
 from dynat_ray.perturb.pgd import AttackOutcome, StopRule, pgd
 from dynat_ray.perturb.signals import adversarial_gap
@@ -288,3 +289,13 @@ def test_a_step_under_l2_has_its_length_whatever_the_gradients(size: float) -> N
     moved = get_ball("L2").step(images, gradient, torch.tensor([0.5, 0.5]))
     assert float(moved[0, 0, 1, 1]) == pytest.approx(-0.5)
     assert moved.count_nonzero() == 1
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_a_step_follows_an_infinite_gradient_and_ignores_one_that_is_nan(norm: Norm) -> None:
+    gradient = torch.tensor([float("inf"), float("-inf"), float("nan"), 1.0]).view(1, 1, 2, 2)
+    start = torch.full((1, 1, 2, 2), 0.5)
+    moved = get_ball(norm).step(start, gradient, torch.tensor([0.1])) - start
+    assert moved.flatten().sign()[:3].tolist() == [1, -1, 0]
+    length = moved.abs().max() if norm == "Linf" else moved.norm()
+    assert length == pytest.approx(0.1)
