@@ -49,6 +49,14 @@ def checksum_answers(model: nn.Module, images: Tensor, *, batch_size: int = BATC
     return hashlib.sha256(logits.argmax(dim=1).cpu().numpy().tobytes()).hexdigest()
 
 
+def checksum_samples(images: Tensor, labels: Tensor) -> str:
+    """Returns the SHA-256 of images `(n, C, H, W)` and labels `(n,)`, on the CPU."""
+    digest = hashlib.sha256(f"{images.dtype} {tuple(images.shape)}".encode())
+    for tensor in (images, labels):
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
 def identify(
     model: nn.Module, data: DatasetInfo, settings: dict[str, Any], *, answers: str = ""
 ) -> Identity:
@@ -69,3 +77,8 @@ def identify(
     }
     plain: Identity = json.loads(json.dumps(identity))
     return plain
+
+
+def identity_key(identity: Identity) -> str:
+    """Returns a name for files of this identity alone."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]

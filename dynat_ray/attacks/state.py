@@ -92,8 +92,13 @@ def open_state(
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another evaluation is writing {path}; wait for it, or write to another folder"
+            ) from None
         except OSError:
-            raise UserError(f"another evaluation is writing {path}; give another --out") from None
+            # Some shared file systems have no locks.
+            pass
         done = _read(file, path, identity, shards, resume)
         yield StateFile(file, shards, done)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,13 @@ from dynat_ray.attacks.state import StateFile, open_state
 from dynat_ray.attacks.subject import Subject, require_fit
 from dynat_ray.attacks.transfer import check_transfer
 from dynat_ray.data import balanced_subset
+from dynat_ray.distributed.kept_shards import finish_shards
 from dynat_ray.errors import UserError
 from dynat_ray.report.evaluation import write_evaluation_page
 from dynat_ray.report.side_by_side import Evaluation
 from dynat_ray.training.header import describe_eps
-from dynat_ray.training.mirror import Mirror
 
 _STATE = ".state.jsonl"
-# To an object store, where the run lies in one.
-_SECONDS_BETWEEN_PUSHES = 60
 
 
 def evaluate(
@@ -183,24 +181,15 @@ def _finish(
     subject: Subject, samples: Samples, state: StateFile, request: Request, workers: int
 ) -> list[FinishedShard]:
     """Does the shards that are left, and returns all."""
-    finished = list(state.finished)
-    mirror, pushed = Mirror.of(request.out.parent), time.monotonic()
-    probed = sum(len(s.positions) for s in [*state.left, *(f[0] for f in finished)] if s.probes)
+    shards = [*state.left, *(shard for shard, _ in state.finished)]
+    probed = sum(len(shard.positions) for shard in shards if shard.probes)
     with progress_bar(len(samples.images), radii=len(request.eps), probed=probed) as show:
-        for shard, found in finished:
-            show(shard, found)
-        for shard, found in _execute(
-            subject, samples.images, samples.labels, state.left, request, workers
-        ):
-            state.add(shard, found)
-            if mirror is not None and time.monotonic() - pushed > _SECONDS_BETWEEN_PUSHES:
-                # The store may be back at the next one.
-                with suppress(UserError):
-                    mirror.push(only=(beside(request.out, _STATE).name,))
-                pushed = time.monotonic()
-            finished.append((shard, found))
-            show(shard, found)
-    return finished
+        return finish_shards(
+            state,
+            beside(request.out, _STATE),
+            lambda left: _execute(subject, samples.images, samples.labels, left, request, workers),
+            show,
+        )
 
 
 def _execute(
@@ -211,8 +200,6 @@ def _execute(
     request: Request,
     workers: int,
 ) -> Iterator[FinishedShard]:
-    if not shards:
-        return
     if workers > 1:
         # Ray takes seconds to import and to start, which one worker need not wait for.
         from dynat_ray.distributed.evaluation import run_shards_on_ray

@@ -21,8 +21,9 @@ from dynat_ray.config import RunConfig
 from dynat_ray.config_files import dump_config, override
 from dynat_ray.data import load_labels, load_split
 from dynat_ray.distributed.leftovers import remove_all_groups
-from dynat_ray.distributed.run import finish, measure, resolve
+from dynat_ray.distributed.run import finish, resolve
 from dynat_ray.distributed.search_progress import SearchPrinter
+from dynat_ray.distributed.table import measure
 from dynat_ray.distributed.training import resolve_workers
 from dynat_ray.distributed.trials import EarlyStopper, Proposer, run_trial, trial_config
 from dynat_ray.errors import UserError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from dynat_ray.attacks.shards import Shard, evaluate_shard
 from dynat_ray.config import RunConfig
 from dynat_ray.config_files import override
 from dynat_ray.data import load_split
-from dynat_ray.distributed import run
+from dynat_ray.distributed import table
 from dynat_ray.methods import method_settings
 from dynat_ray.training.loop import train
 from dynat_ray.training.session import LocalSession
@@ -25,14 +26,19 @@ class Cluster:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **resources: int) -> None:
         self.asked: dict[str, Any] = {}
-        monkeypatch.setattr(run, "cluster_total", lambda kind: resources.get(kind, 0))
-        monkeypatch.setattr(run, "run_shards_on_ray", self._run)
+        self.shards = 0
+        self.dies_after = 1 << 30
+        monkeypatch.setattr(table, "cluster_total", lambda kind: resources.get(kind, 0))
+        monkeypatch.setattr(table, "run_shards_on_ray", self._run)
 
     def _run(
         self, model: Any, images: Any, labels: Any, shards: list[Shard], **asked: Any
     ) -> Iterator[FinishedShard]:
         self.asked = asked
         for shard in shards:
+            if self.shards == self.dies_after:
+                raise KeyboardInterrupt
+            self.shards += 1
             positions = torch.from_numpy(shard.positions)
             outcome = evaluate_shard(
                 model,
@@ -53,7 +59,7 @@ def folder(small_config: RunConfig, tmp_path: Path) -> Path:
 
 def measure(folder: Path, config: RunConfig, workers: int, attacks: list[str]) -> dict[str, Any]:
     images, labels = load_split(config.data.path, "test", limit=60)
-    return run.measure(folder, images, labels, config, attacks, workers=workers)
+    return table.measure(folder, images, labels, config, attacks, workers=workers)
 
 
 @pytest.mark.parametrize(
@@ -95,3 +101,32 @@ def test_what_the_others_reach_on_the_images_of_a_costly_attack(
         folder, override(config, {"eval.samples": 0}, method_settings()), 1, ["clean", "pgd-2"]
     )
     assert alone["clean"]["accuracy"] == found["clean"]["accuracy"]
+
+
+def test_a_table_that_was_cut_short_goes_on(
+    small_config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Cluster(monkeypatch, CPU=1)
+    config = override(small_config, {"eval.batch_size": 20}, method_settings())
+    images, labels = load_split(config.data.path, "test", limit=60)
+    elsewhere = folder.parent / "elsewhere"
+    shutil.copytree(folder, elsewhere / "model")
+    wanted = table.measure(elsewhere / "model", images, labels, config, ["pgd-2"], workers=1)
+    assert whole.shards == 3
+
+    cluster = Cluster(monkeypatch, CPU=1)
+    cluster.dies_after = 1
+    with pytest.raises(KeyboardInterrupt):
+        measure(folder, config, 1, ["pgd-2"])
+    cluster.dies_after = 1 << 30
+    assert measure(folder, config, 1, ["pgd-2"]) == wanted
+    assert cluster.shards == 3
+    # What is finished is not done again; other images, attacks or settings are.
+    assert measure(folder, config, 1, ["pgd-2"]) == wanted
+    assert cluster.shards == 3
+    measure(folder, config, 1, ["pgd-3"])
+    assert cluster.shards == 6
+    other = override(config, {"threat.eps": 0.01}, method_settings())
+    assert measure(folder, other, 1, ["pgd-2"])["pgd-2"]["accuracy"] != wanted["pgd-2"]["accuracy"]
+    table.measure(folder, images.flip(0), labels.flip(0), config, ["pgd-2"], workers=1)
+    assert cluster.shards == 12
