@@ -70,7 +70,11 @@ def _parse(argv: Sequence[str]) -> Namespace:
     add("--attacks", help="comma-separated, such as clean,pgd-20,autoattack")
     add("--samples", type=int, help="class-balanced number of test images for every attack")
     add("--seed", type=int, help="default: the run's")
-    add("--workers", type=int, help="Ray workers; 1 needs no Ray; default: one per GPU, else 1")
+    add(
+        "--workers",
+        type=int,
+        help="Ray workers; 1 needs no Ray; default: one per GPU of the cluster, else 1",
+    )
     add("--batch-size", type=int, help="images per forward pass")
     add(
         "--distances",

@@ -63,7 +63,8 @@ def evaluate(
     Args:
         subject: The model.
         request: What to measure.
-        workers: 1: in this process; more: Ray workers; None: one per GPU, else 1.
+        workers: 1: in this process; more: Ray workers; None: a Ray worker for each GPU of the
+            cluster that `RAY_ADDRESS` names; else of this machine, if it has several; else 1.
         resume: Go on with the state file beside the output.
         surrogate: Another model whose adversarial images are tried; None: a substitute's.
         others: Evaluations to show beside this one.
@@ -106,14 +107,14 @@ def evaluate(
     random = any(check.name == "randomness" and check.flagged for check in checks)
     answers = "" if random else checksum_answers(model, checked[0], **batch)
     identity = identify(model, samples.data, settings, answers=answers)
-    workers = workers or _default_workers()
+    workers, on_ray = (workers, workers > 1) if workers else _default_workers()
     print(
         f"{subject.name} on {samples.data.name}: {len(samples.images)} test images, "
         f"{request.norm}, {', '.join(request.attacks)}, {workers} worker{'s' * (workers > 1)}"
     )
     state_path = beside(request.out, _STATE)
     with open_state(state_path, identity, shards, resume=resume) as state:
-        finished = _finish(subject, samples, state, request, workers)
+        finished = _finish(subject, samples, state, request, workers if on_ray else 0)
         outcomes = collect([f for f in finished if not f[0].probes], attacks, samples.classes)
         measured = collect([f for f in finished if f[0].probes], probes, samples.classes)
         probed = measured.get(0.0, {})
@@ -180,7 +181,7 @@ def _require_surrogate_fits(surrogate: nn.Module, samples: Samples) -> None:
 def _finish(
     subject: Subject, samples: Samples, state: StateFile, request: Request, workers: int
 ) -> list[FinishedShard]:
-    """Does the shards that are left, and returns all."""
+    """Does the shards that are left, on Ray workers or (0) in this process, and returns all."""
     shards = [*state.left, *(shard for shard, _ in state.finished)]
     probed = sum(len(shard.positions) for shard in shards if shard.probes)
     with progress_bar(len(samples.images), radii=len(request.eps), probed=probed) as show:
@@ -200,7 +201,7 @@ def _execute(
     request: Request,
     workers: int,
 ) -> Iterator[FinishedShard]:
-    if workers > 1:
+    if workers:
         # Ray takes seconds to import and to start, which one worker need not wait for.
         from dynat_ray.distributed.evaluation import run_shards_on_ray
 
@@ -232,9 +233,12 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _default_workers() -> int:
+def _default_workers() -> tuple[int, bool]:
+    """Returns how many, and whether they are Ray's: a cluster's one GPU may be on another node."""
     if "RAY_ADDRESS" in os.environ:
         from dynat_ray.distributed.session import cluster_total
 
-        return max(1, int(cluster_total("GPU")))
-    return max(1, torch.cuda.device_count())
+        gpus = int(cluster_total("GPU"))
+        return max(1, gpus), gpus > 0
+    gpus = torch.cuda.device_count()
+    return max(1, gpus), gpus > 1
