@@ -67,6 +67,6 @@ def mean_over_attacked(weights: Tensor, attacked: Tensor) -> Tensor:
         attacked: Samples `(B,)` (bool) that count; the others get 0.
     """
     counted = attacked.float()
-    sizes = torch.stack([counted.sum(), counted.new_tensor(float(len(counted)))])
+    sizes = torch.stack([counted.sum(), torch.ones_like(counted).sum()])
     attacked_size, size = sum_over_workers(sizes).unbind()
     return weights * counted * size / attacked_size.clamp(min=_LEAST_SHARE * size)

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 
@@ -20,6 +20,9 @@ class RandAugment:
         self._transform = rand_augment_transform(
             f"rand-m{magnitude:g}-mstd0.5-inc1", {"img_mean": (128, 128, 128)}
         )
+        for operation in self._transform.ops:
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = _posterize
 
     def __call__(self, images: Tensor, keys: Tensor) -> Tensor:
         """Augments uint8 images `(B, C, H, W)`, on the CPU, each by its key `(B,)`."""
@@ -48,3 +51,8 @@ class RandAugment:
         image = Image.fromarray(pixels.squeeze(2).numpy() if grey else pixels.numpy())
         result = np.array(self._transform(image.convert("RGB")).convert(image.mode))
         return torch.from_numpy(result[..., None] if grey else result)
+
+
+def _posterize(image: Image.Image, bits: int, **_: object) -> Image.Image:
+    """Keeps the highest bits of every value; at least one, where timm may ask Pillow for none."""
+    return ImageOps.posterize(image, min(max(bits, 1), 8))

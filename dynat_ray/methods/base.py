@@ -229,15 +229,15 @@ class Method(ABC, Generic[SettingsT]):
         configured = settings.random_start
         assert not isinstance(configured, bool)
         own_start = start or ("gaussian" if objective == "kl" else "uniform")
-        if ratios is None:
-            ratios = torch.ones(len(batch.images), device=batch.images.device)
+        # A number where all samples are alike: nobody need be asked who has a budget.
+        budget = 1.0 if ratios is None else ratios
         return pgd(
             network,
             batch.images,
             batch.main_labels,
             ball=self.ball,
-            eps=self.context.threat.eps * ratios,
-            step_size=self.step_size * ratios,
+            eps=self.context.threat.eps * budget,
+            step_size=self.step_size * budget,
             steps=self.steps,
             objective=objective,
             random_start=own_start if configured == "auto" else configured,

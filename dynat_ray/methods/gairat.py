@@ -60,6 +60,6 @@ class GAIRAT(Method[GAIRATSettings]):
             return torch.ones(len(survived), device=survived.device)
         distance = survived.float() / max(1, self.steps)
         weights = (1 + (self.settings.shift + 5 * (1 - 2 * distance)).tanh()) / 2
-        count = torch.tensor(float(len(weights)), device=weights.device)
-        total, count = sum_over_workers(torch.stack([weights.sum(), count])).unbind()
+        sums = torch.stack([weights.sum(), torch.ones_like(weights).sum()])
+        total, count = sum_over_workers(sums).unbind()
         return weights * count / total.clamp(min=1e-12)

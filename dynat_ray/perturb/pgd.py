@@ -143,6 +143,7 @@ def pgd(
             clean_logits,
             step_noise,
             whole=batch_norm == "train",
+            places=_attacked_at_first(eps, batch.eps, whole=batch_norm == "train"),
         )
 
 
@@ -184,17 +185,16 @@ def _ascend(
     clean_logits: Tensor | None,
     step_noise: float,
     whole: bool,
+    places: Tensor | None,
 ) -> AttackOutcome:
     """Runs the steps; `samples`, `current`, `done`, `patience` hold only what is still attacked.
 
-    With `whole` they hold all samples as long as any has a budget.
+    At first these are the samples at `places`; None: all.
     """
     adversarial, passes = start, 0
     used, survived = torch.zeros_like(batch.labels), torch.zeros_like(batch.labels)
-    attacked = batch.eps > 0
     samples, current = batch, start
-    if not bool(attacked.any() if whole else attacked.all()):
-        places = attacked.nonzero().squeeze(1)
+    if places is not None:
         samples, current = batch.select(places), start[places]
         if clean_logits is None:
             with torch.no_grad():
@@ -236,6 +236,18 @@ def _ascend(
             logits.index_copy_(0, samples.rows, model(current).float())
     adversarial = adversarial.index_copy(0, samples.rows, current)
     return AttackOutcome(adversarial, batch.eps, used, logits, survived, passes)
+
+
+def _attacked_at_first(eps: float | Tensor, budgets: Tensor, *, whole: bool) -> Tensor | None:
+    """Returns the places of samples with a budget, or None where all take part.
+
+    With `whole` all take part as long as any has one. Waits for the device where samples have
+    budgets of their own.
+    """
+    if not isinstance(eps, Tensor):
+        return None if eps > 0 else torch.arange(0, device=budgets.device)
+    places = budgets.nonzero().squeeze(1)
+    return None if len(places) == len(budgets) or (whole and len(places) > 0) else places
 
 
 def _input_gradient(

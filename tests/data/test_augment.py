@@ -160,6 +160,14 @@ def test_randaugment_changes_images_and_no_global_state(channels: int) -> None:
     assert not torch.equal(first, pixels.float() / 255)
 
 
+def test_the_strongest_randaugment_blackens_no_image() -> None:
+    # timm's posterize keeps no bit of an image then, which Pillow refuses from version 13 on.
+    pixels = images((24, 24), 3).clamp(min=128)
+    indices = torch.arange(len(pixels))
+    found = Augmentation(["randaugment-10"], 0)(pixels, LABELS, indices, 0, 4).images
+    assert float(found.flatten(1).amax(dim=1).min()) > 0
+
+
 NAMES = ["crop-2", "flip", "cutout-3"]
 
 
