@@ -206,7 +206,7 @@ class Method(ABC, Generic[SettingsT]):
         objective: ObjectiveName,
         *,
         start: RandomStart | None = None,
-        ratios: Tensor | None = None,
+        ratios: float | Tensor = 1.0,
         stop: StopRule | None = None,
         clean_logits: Tensor | None = None,
         step_noise: float = 0.0,
@@ -220,7 +220,8 @@ class Method(ABC, Generic[SettingsT]):
             objective: `ce`, `kl` or `cw`.
             start: The method's own random start, taken where `attack.random_start` is `auto`; None:
                 gaussian for `kl`, else uniform.
-            ratios: Budgets as multiples of eps, `(B,)`; None: 1. Steps follow.
+            ratios: Budgets as multiples of eps, one or `(B,)`. Steps follow. One spares the engine
+                to ask the device who has a budget.
             stop: When a sample stops early.
             clean_logits: Needed by `kl`.
             step_noise: Standard deviation of normal noise added at every step.
@@ -229,15 +230,13 @@ class Method(ABC, Generic[SettingsT]):
         configured = settings.random_start
         assert not isinstance(configured, bool)
         own_start = start or ("gaussian" if objective == "kl" else "uniform")
-        # A number where all samples are alike: nobody need be asked who has a budget.
-        budget = 1.0 if ratios is None else ratios
         return pgd(
             network,
             batch.images,
             batch.main_labels,
             ball=self.ball,
-            eps=self.context.threat.eps * budget,
-            step_size=self.step_size * budget,
+            eps=self.context.threat.eps * ratios,
+            step_size=self.step_size * ratios,
             steps=self.steps,
             objective=objective,
             random_start=own_start if configured == "auto" else configured,

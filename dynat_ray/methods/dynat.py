@@ -162,7 +162,7 @@ class DynAT(Method[DynATSettings]):
 
         Clean images and those that were attacked go through the network in one batch: what has no
         attack is not computed twice, and batch normalisation sees enough images however few
-        were attacked.
+        were attacked. (On an accelerator some of the others are computed twice, to fill up.)
         """
         images, adversarial = prepared.batch.images, prepared.adversarial
         assert adversarial is not None

@@ -124,8 +124,7 @@ class GenerativeSSL(Method[GenerativeSSLSettings]):
             prepared.adversarial = batch.images
             if self.settings.attack_images:
                 ratio = self.settings.attack_ratio
-                ratios = torch.full((len(batch.images),), ratio, device=batch.images.device)
-                outcome = self.attack(network, batch, keys, "ce", ratios=ratios)
+                outcome = self.attack(network, batch, keys, "ce", ratios=ratio)
                 prepared.record = attack_record(outcome, batch.main_labels)
                 prepared.adversarial, prepared.passes = outcome.images, outcome.passes
         if self._autoencoder_learns:
