@@ -29,7 +29,8 @@ getattr(torch, _NAME).get_amp_supported_dtype = lambda: [torch.bfloat16]
 _PACKAGE = str(Path(__file__).parents[1] / "dynat_ray")
 _READS = {"_local_scalar_dense", "equal", "masked_select", "nonzero", "unique_dim", "_unique2"}
 # Where indices, or the source of a copy, may lie on the host.
-_MIXED = {"copy_", "index", "index_put_", "_index_put_impl_"}
+_INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
+_MIXED = {"copy_", *_INDEXING}
 
 # How often the host waited for the device, by the function of the package that made it.
 waits: Counter[str] = Counter()
@@ -89,7 +90,7 @@ def _compute(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if name == "copy_":
         result_there = isinstance(args[0], OtherTensor)
         waiting = result_there != isinstance(args[1], OtherTensor) and args[1].dim() > 0
-    elif name in ("index", "index_put_", "_index_put_impl_"):
+    elif name in _INDEXING:
         places = [place for place in args[1] if isinstance(place, Tensor)]
         waiting = bool(there) and any(p.dtype == torch.bool or p in here for p in places)
     else:
