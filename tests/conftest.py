@@ -14,6 +14,7 @@ from dynat_ray.config import RunConfig
 from dynat_ray.config_files import build_config
 from dynat_ray.data import prepare_dataset
 from dynat_ray.methods import method_settings
+from tests.small_run import SMALL
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
@@ -52,19 +53,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def small_config(digits: Path) -> RunConfig:
-    """A run that takes about a second: a part of digits, a narrow network."""
+    """A run that takes about a second."""
     settings = {
+        **SMALL,
         "data.path": str(digits),
-        "data.limit": 200,
-        "data.val_fraction": 0.1,
-        "data.loader": "memory",
-        "model.name": "preact_resnet10",
-        "model.kwargs": {"base_width": 8},
-        "threat.eps": 0.1,
-        "attack.steps": 3,
-        "optim.schedule": "constant",
-        "train.epochs": 2,
-        "train.batch_size": 48,
         "cluster.workers": 2,
         "cluster.gpu": False,
     }

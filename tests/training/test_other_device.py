@@ -18,17 +18,12 @@ from dynat_ray.perturb import shrinking
 from dynat_ray.training.loop import train
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.step import Stepper
+from tests.small_run import SMALL
 
-SMALL = {
+SMALLER = {
+    **SMALL,
     "data.limit": 120,
-    "data.val_fraction": 0.1,
-    "data.loader": "memory",
-    "model.name": "preact_resnet10",
-    "model.kwargs": {"base_width": 8},
-    "threat.eps": 0.1,
-    "attack.steps": 3,
     "optim.lr": 0.01,
-    "optim.schedule": "constant",
     "train.epochs": 1,
     "train.batch_size": 40,
 }
@@ -75,7 +70,7 @@ def settings_of(case: str, data: Path, standard: Path) -> dict[str, Any]:
         own["method.standard_model"] = str(standard)
     if name == "deep_defense":
         own["model.init_from"] = str(standard)
-    return {**SMALL, **own, **EXTRA.get(case, {})}
+    return {**SMALLER, **own, **EXTRA.get(case, {})}
 
 
 def main(data: Path, out: Path) -> None:
