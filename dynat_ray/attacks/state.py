@@ -7,6 +7,7 @@ being done.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -23,6 +24,8 @@ from dynat_ray.attacks.shards import Shard, ShardOutcome
 from dynat_ray.errors import UserError
 
 _FORMAT = 2
+# What shared file systems without locks answer.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # What checksums in an identity are of.
 _COMPUTED = {"model": "model", "answers": "model", "code": "version of its code", "data": "data"}
 
@@ -92,13 +95,11 @@ def open_state(
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another evaluation is writing {path}; wait for it, or write to another folder"
-            ) from None
-        except OSError:
-            # Some shared file systems have no locks.
-            pass
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise UserError(
+                    f"another evaluation is writing {path}; wait for it, or write to another folder"
+                ) from None
         done = _read(file, path, identity, shards, resume)
         yield StateFile(file, shards, done)
 
