@@ -11,6 +11,8 @@ import ray
 from ray._private import ray_constants
 from ray.cluster_utils import Cluster
 
+from tests.faults.cluster import free_port
+
 # Workers that Ray asks for on a node that has just gone would else be waited for a minute.
 _SHORTER = {
     "RAY_AUTH_MODE": "disabled",
@@ -30,7 +32,12 @@ def two_nodes() -> Iterator[tuple[Cluster, Any]]:
     os.environ.update(_SHORTER)
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 1, "include_dashboard": True},
+        head_node_args={
+            "num_cpus": 1,
+            "include_dashboard": True,
+            "dashboard_port": free_port(),
+            "dashboard_agent_listen_port": free_port(),
+        },
     )
     try:
         other = cluster.add_node(num_cpus=1)
