@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from dynat_ray.perturb.float32 import in_float32
 from dynat_ray.perturb.frozen import frozen
 
 
@@ -47,12 +48,11 @@ def exact(model: nn.Module) -> Iterator[nn.Module]:
     """
     if any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters()):
         model = copy.deepcopy(model).float()
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
     try:
-        cudnn.allow_tf32 = matmul.allow_tf32 = cudnn.benchmark = False
-        cudnn.deterministic = True
-        with frozen(model), torch.autocast(device_of(model).type, enabled=False):
+        cudnn.deterministic, cudnn.benchmark = True, False
+        with frozen(model), in_float32(device_of(model)):
             yield model
     finally:
-        cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic, cudnn.benchmark = before
+        cudnn.deterministic, cudnn.benchmark = before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -63,6 +63,11 @@ class Classifier(nn.Module):
             return self.head(change_features(self.features(images)))
         logits: Tensor = self.backbone((images - self.mean) / self.std)
         return logits
+
+    def no_weight_decay(self) -> set[str]:
+        """Returns the names of parameters that weight decay spares; timm's optimisers ask."""
+        spared: Callable[[], Iterable[str]] = getattr(self.backbone, "no_weight_decay", tuple)  # type: ignore[assignment]
+        return {f"backbone.{name}" for name in spared()}
 
     def features(self, images: Tensor) -> Tensor:
         """Returns what the trunk makes of images in [0, 1]."""

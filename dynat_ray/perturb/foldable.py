@@ -18,8 +18,8 @@ def find_foldable(probe: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, s
     """Puts images through a network and looks which batch normalisation follows which convolution.
 
     Args:
-        probe: A copy that may be changed: its batch normalisations get random statistics, since new
-            ones change nothing and so would hide a mistake.
+        probe: A copy that may be changed: its batch normalisations get random statistics, the same
+            each time, since new ones change nothing and so would hide a mistake.
         images: `(B, C, H, W)` in [0, 1].
 
     Returns:
@@ -28,8 +28,9 @@ def find_foldable(probe: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, s
         both being used once. Where there is none the name is empty.
     """
     norms = {name: module for name, module in probe.named_modules() if _is_batch_norm(module)}
+    generator = torch.Generator(images.device).manual_seed(0)
     for norm in norms.values():
-        _randomise(norm)
+        _randomise(norm, generator)
     produced: dict[Node, str] = {}
     consumed: list[tuple[str, Node | None]] = []
     calls: Counter[str] = Counter()
@@ -82,10 +83,10 @@ def _is_batch_norm(module: nn.Module) -> bool:
     return type(getattr(module, "drop", None)) in (type(None), nn.Identity)
 
 
-def _randomise(norm: Any) -> None:
+def _randomise(norm: Any, generator: torch.Generator) -> None:
     """Gives a batch normalisation something to do: a new one changes nothing."""
-    norm.running_mean.uniform_(-0.5, 0.5)
-    norm.running_var.uniform_(0.5, 1.5)
+    norm.running_mean.uniform_(-0.5, 0.5, generator=generator)
+    norm.running_var.uniform_(0.5, 1.5, generator=generator)
     if norm.weight is not None:
-        norm.weight.uniform_(0.5, 1.5)
-        norm.bias.uniform_(-0.5, 0.5)
+        norm.weight.uniform_(0.5, 1.5, generator=generator)
+        norm.bias.uniform_(-0.5, 0.5, generator=generator)

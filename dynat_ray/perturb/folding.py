@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynat_ray.perturb.float32 import in_float32
 from dynat_ray.perturb.foldable import find_foldable
 from dynat_ray.perturb.winograd import WinogradConvolution
 
@@ -209,7 +210,7 @@ def _convolutions_before(model: nn.Module, images: Tensor) -> dict[str, str] | N
     with (
         torch.random.fork_rng(devices=devices),
         torch.no_grad(),
-        torch.autocast(images.device.type, enabled=False),
+        in_float32(images.device),
     ):
         try:
             probe = copy.deepcopy(model)

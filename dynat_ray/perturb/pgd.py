@@ -241,13 +241,15 @@ def _ascend(
 def _attacked_at_first(eps: float | Tensor, budgets: Tensor, *, whole: bool) -> Tensor | None:
     """Returns the places of samples with a budget, or None where all take part.
 
-    With `whole` all take part as long as any has one. Waits for the device where samples have
-    budgets of their own.
+    On an accelerator a few others fill up. With `whole` all take part as long as any has one.
+    Waits for the device where samples have budgets of their own.
     """
+    nobody = torch.arange(0, device=budgets.device)
     if not isinstance(eps, Tensor):
-        return None if eps > 0 else torch.arange(0, device=budgets.device)
-    places = budgets.nonzero().squeeze(1)
-    return None if len(places) == len(budgets) or (whole and len(places) > 0) else places
+        return None if eps > 0 else nobody
+    if whole:
+        return None if bool((budgets > 0).any()) else nobody
+    return places_to_keep(budgets <= 0, len(budgets))
 
 
 def _input_gradient(

@@ -22,7 +22,9 @@ def build_optimizer(
     extra: nn.Module | None = None,
     extra_rate: float = 1.0,
 ) -> torch.optim.Optimizer:
-    """Returns timm's optimiser of that name; biases and normalisation go without weight decay.
+    """Returns timm's optimiser of that name.
+
+    Biases, normalisation and what the network itself spares go without weight decay.
 
     Args:
         network: What is trained.
@@ -46,6 +48,10 @@ def build_optimizer(
     for group in param_groups_weight_decay(extra or nn.Module(), config.weight_decay):
         if group["params"]:
             optimizer.add_param_group({**group, "lr_scale": extra_rate})
+    # timm hands momentum only to optimisers that call it so.
+    for group in optimizer.param_groups:
+        if "betas" in group and "momentum" not in group:
+            group["betas"] = (config.momentum, *group["betas"][1:])
     return optimizer
 
 

@@ -16,7 +16,7 @@ from dynat_ray.training.step import Networks
 from dynat_ray.training.telemetry import EpochRecord
 
 # What the settings decide in an optimiser's groups, and a resumed run may change.
-_OPTIMIZER_SETTINGS = ("weight_decay", "momentum", "lr_scale")
+_OPTIMIZER_SETTINGS = ("weight_decay", "momentum", "betas", "lr_scale")
 
 
 @dataclass

@@ -6,9 +6,9 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from statistics import fmean
 
 import pytest
-import torch
 
 from dynat_ray.config import RunConfig
 from dynat_ray.config_files import override
@@ -16,9 +16,7 @@ from dynat_ray.distributed import training
 from dynat_ray.distributed.run import run
 from dynat_ray.methods import method_settings
 from dynat_ray.models import load_model
-from dynat_ray.training.loop import train
 from dynat_ray.training.optimisation import learning_rate
-from dynat_ray.training.session import LocalSession
 from dynat_ray.training.telemetry import read_metrics
 from tests.faults.jobs import tell, wait_until
 from tests.faults.nodes import two_nodes
@@ -30,6 +28,8 @@ SETTINGS = {
     "model.kwargs": {"base_width": 16},
     "attack.steps": 10,
     "optim.schedule": "cosine",
+    # No higher: a run in which the loss jumps is nothing to compare with.
+    "optim.lr": 0.02,
     "train.epochs": 25,
     "train.batch_size": 64,
     "eval.attacks": ["clean"],
@@ -98,11 +98,14 @@ def test_a_node_lost_and_back(
         assert line["step"] == steps * (line["epoch"] + 1)
         last = line["epoch"] + (steps - 1) / steps
         assert line["learning_rate"] == pytest.approx(learning_rate(config.optim, last, 25))
-    # And so what is learnt hardly differs from what one process learns.
-    train(config, LocalSession(tmp_path / "one", torch.device("cpu")))
-    one = read_metrics(tmp_path / "one" / "metrics.jsonl")[-1]
-    tell("train loss", lines()[-1]["loss"], "against", one["loss"], "undisturbed by one worker")
-    assert lines()[-1]["loss"] == pytest.approx(one["loss"], rel=0.25)
+    # And so what is learnt hardly differs from what two workers learn undisturbed (one learns a
+    # lower loss: it normalises by the statistics of whole batches).
+    with two_nodes():
+        run(override(config, {"cluster.workers": 2}, method_settings()), tmp_path / "undisturbed")
+    undisturbed = read_metrics(tmp_path / "undisturbed" / "metrics.jsonl")
+    loss, expected = (fmean(line["loss"] for line in each[-5:]) for each in (lines(), undisturbed))
+    tell("train loss", loss, "against", expected, "undisturbed, over the last five epochs")
+    assert loss == pytest.approx(expected, rel=0.25)
     assert load_model(folder / "model_last").num_classes == 10
 
 
@@ -122,7 +125,7 @@ def test_a_node_that_will_go_is_told_first(small_config: RunConfig, tmp_path: Pa
         subprocess.run(drain, check=True, capture_output=True)
         tell("drained a node")
         checkpoints = folder / "checkpoints"
-        wait_until(lambda: failed or list(checkpoints.glob("*_step_*/state.pt")), "a checkpoint")
+        wait_until(lambda: failed or list(checkpoints.glob("epoch_*/state.pt")), "a checkpoint")
         (found,) = checkpoints.glob("epoch_*")
         tell("there is", found.name, "though no other is due in 12 epochs")
         cluster.remove_node(other, allow_graceful=False)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from dynat_ray.config import OptimConfig
+from dynat_ray.models import build_model
 from dynat_ray.training.optimisation import build_optimizer, learning_rate, set_learning_rate
 from dynat_ray.training.weight_perturbation import perturbed_weights
 
@@ -65,3 +68,33 @@ def test_networks_of_a_method_learn_at_their_own_rate() -> None:
     }
     assert decays[id(extra.weight)] > 0
     assert decays[id(extra.bias)] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sgd", {"momentum": 0.7}),
+        ("adamw", {"betas": (0.7, 0.999)}),
+        ("muon", {"momentum": 0.7, "betas": (0.9, 0.95)}),
+    ],
+)
+def test_momentum_is_the_optimisers_or_its_first_beta(name: str, expected: dict[str, Any]) -> None:
+    config = OptimConfig(name=name, momentum=0.7)
+    for group in build_optimizer(nn.Linear(2, 2), config, nn.Linear(3, 3)).param_groups:
+        assert {key: group[key] for key in expected} == expected
+
+
+def test_weight_decay_spares_what_the_architecture_spares() -> None:
+    model = build_model(
+        "vit_tiny_patch16_224",
+        num_classes=3,
+        channels=1,
+        size=(32, 32),
+        mean=[0.5],
+        std=[0.5],
+        kwargs={"depth": 1},
+    )
+    groups = build_optimizer(model, OptimConfig(weight_decay=0.1)).param_groups
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert decays[id(model.backbone.pos_embed)] == decays[id(model.backbone.cls_token)] == 0
+    assert decays[id(model.backbone.head.weight)] == 0.1

@@ -52,13 +52,13 @@ EXTRA: dict[str, dict[str, Any]] = {
 CASES = [*method_settings(), *(name for name in EXTRA if " " in name)]
 # Where a step of a method waits for the device. The batch can't shrink without: which samples have
 # a budget is asked once an attack, who is done every other step.
-_BUDGETS, _STOPS = "perturb/pgd._attacked_at_first", "perturb/shrinking.places_to_keep"
+_SHRINKING = "perturb/shrinking.places_to_keep"
 WAITS = {
     "deep_defense": {"perturb/deepfool.deepfool"},
-    "dynat": {_BUDGETS, _STOPS},
-    "fat": {_STOPS},
-    "iaat": {_BUDGETS},
-    "mwpb": {_BUDGETS},
+    "dynat": {_SHRINKING},
+    "fat": {_SHRINKING},
+    "iaat": {_SHRINKING},
+    "mwpb": {_SHRINKING},
 }
 
 

@@ -72,19 +72,28 @@ class TestTwoWorkers:
             _newest_state(session)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "name", "value"), [("sgd", "momentum", 0.5), ("adam", "betas", (0.5, 0.999))]
+)
 def test_changed_optimiser_settings_take_effect(
-    small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    optimizer: str,
+    name: str,
+    value: Any,
+    small_config: RunConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     session = LocalSession(tmp_path, CPU)
-    train(changed(small_config, train__epochs=1), session)
+    config = changed(small_config, optim__name=optimizer, optim__lr=0.001)
+    train(changed(config, train__epochs=1), session)
     built: list[torch.optim.Optimizer] = []
     build = loop.build_optimizer
     monkeypatch.setattr(
         loop, "build_optimizer", lambda *given: built.append(build(*given)) or built[0]
     )
-    train(changed(small_config, optim__momentum=0.5, optim__weight_decay=0.25), session)
+    train(changed(config, optim__momentum=0.5, optim__weight_decay=0.25), session)
     groups = built[0].param_groups
-    assert {group["momentum"] for group in groups} == {0.5}
+    assert {group[name] for group in groups} == {value}
     assert {group["weight_decay"] for group in groups} == {0.0, 0.25}
     assert built[0].state
 
