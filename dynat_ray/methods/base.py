@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dynat_ray.config import AttackConfig, ThreatConfig
 from dynat_ray.data import Batch
 from dynat_ray.models import Classifier
+from dynat_ray.perturb.folding import folded
 from dynat_ray.perturb.frozen import frozen
 from dynat_ray.perturb.objectives import ObjectiveName
 from dynat_ray.perturb.pgd import AttackOutcome, StopRule, pgd
@@ -194,8 +195,10 @@ class Method(ABC, Generic[SettingsT]):
 
         That is in eval mode, with batch normalisation in the mode `attack.batch_norm`.
         """
-        with frozen(network, self.context.attack.batch_norm), torch.no_grad():
-            logits: Tensor = network(images).float()
+        mode = self.context.attack.batch_norm
+        with frozen(network, mode), torch.no_grad():
+            seen = folded(network, images) if mode == "eval" else network
+            logits: Tensor = seen(images).float()
         return logits
 
     def attack(

@@ -131,7 +131,8 @@ def pgd(
     )
     with frozen(model, batch_norm):
         network = folded(model, images) if batch_norm == "eval" else model
-        start = starting_point(ball, images, batch.eps, random_start, keys, carried)
+        places = _attacked_at_first(eps, batch.eps, whole=batch_norm == "train")
+        start = _start(ball, batch, random_start, carried, places)
         return _ascend(
             network,
             start,
@@ -143,7 +144,7 @@ def pgd(
             clean_logits,
             step_noise,
             whole=batch_norm == "train",
-            places=_attacked_at_first(eps, batch.eps, whole=batch_norm == "train"),
+            places=places,
         )
 
 
@@ -250,6 +251,24 @@ def _attacked_at_first(eps: float | Tensor, budgets: Tensor, *, whole: bool) -> 
     if whole:
         return None if bool((budgets > 0).any()) else nobody
     return places_to_keep(budgets <= 0, len(budgets))
+
+
+def _start(
+    ball: Ball,
+    batch: _Samples,
+    random_start: RandomStart,
+    carried: Tensor | None,
+    places: Tensor | None,
+) -> Tensor:
+    """Returns where the attack begins; samples that are not at `places` are as they are."""
+    if places is None:
+        return starting_point(ball, batch.images, batch.eps, random_start, batch.keys, carried)
+    attacked = batch.select(places)
+    carried = None if carried is None else carried[places]
+    start = starting_point(
+        ball, attacked.images, attacked.eps, random_start, attacked.keys, carried
+    )
+    return batch.images.index_copy(0, places, start)
 
 
 def _input_gradient(
