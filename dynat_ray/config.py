@@ -259,7 +259,7 @@ class TrainConfig:
         require(
             self.micro_batch_size >= 0, "train.micro_batch_size", self.micro_batch_size, "0 or more"
         )
-        require(self.seed >= 0, "train.seed", self.seed, "0 or more")
+        require(0 <= self.seed < 2**63, "train.seed", self.seed, "0 or more, below 2^63")
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in [0, 1)")
         require(self.awp_gamma >= 0, "train.awp_gamma", self.awp_gamma, "0 or more")
         require(

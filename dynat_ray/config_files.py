@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import jsonargparse
 import yaml
@@ -91,6 +91,9 @@ def build_config(layers: Sequence[Settings], methods: MethodClasses) -> RunConfi
         if key not in known and not key.startswith(tuple(f"{free}." for free in _FREE_KEYS)):
             raise unknown_name("setting", key, known)
     values = {key: _read_value(value, types.get(key)) for key, value in merged.items()}
+    for key, value in values.items():
+        if value is None and key in known and type(None) not in get_args(types[key]):
+            raise UserError(f"{key} has no value; give it one, or leave it out for its default")
     try:
         sections = parser.instantiate(parser.parse_object(_nest(values)))
     except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
@@ -186,14 +189,18 @@ def _key_types(method: type) -> dict[str, Any]:
 
 def _read_value(value: Any, hint: Any) -> Any:
     """Reads what YAML leaves as text: fractions, `1e-3`, comma-separated lists, flags."""
-    if hint == list[float] and isinstance(value, list):
-        return [_read_value(each, float) for each in value]
+    if hint == list[float] and value is not None:
+        numbers = _list_of_text(value) if isinstance(value, str) else value
+        return [
+            _read_value(each, float)
+            for each in (numbers if isinstance(numbers, list) else [numbers])
+        ]
     if hint == int | str:
         # The section says what it allows; its type says only that it may be text.
         return int(value) if str(value).isdecimal() else str(value)
     if not isinstance(value, str) or hint is str:
         return value
-    if hint in (float, list[float]):
+    if hint is float:
         match = _FRACTION.fullmatch(value)
         if match and float(match[2]) != 0:
             return float(match[1]) / float(match[2])
@@ -201,17 +208,20 @@ def _read_value(value: Any, hint: Any) -> Any:
             return float(value)
         except ValueError:
             pass
-    if hint in (list[str], list[float]) and not value.lstrip().startswith("["):
-        return [
-            _read_value(v.strip(), float if hint == list[float] else str)
-            for v in value.split(",")
-            if v.strip()
-        ]
+    return _list_of_text(value) if hint == list[str] else _read_yaml(value)
+
+
+def _list_of_text(value: str) -> Any:
+    if value.lstrip().startswith("["):
+        return _read_yaml(value)
+    return [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _read_yaml(value: str) -> Any:
     try:
-        read = yaml.safe_load(value)
+        return yaml.safe_load(value)
     except yaml.YAMLError:
         return value
-    return _read_value(read, hint) if isinstance(read, list) else read
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Settings:

@@ -15,6 +15,7 @@ from dynat_ray.attacks.subject import Subject, load_subject
 from dynat_ray.distributed.measurement import evaluate
 from dynat_ray.errors import UserError
 from dynat_ray.report.side_by_side import read_evaluation, side_by_side_table
+from dynat_ray.training.mirror import is_address
 from dynat_ray.training.places import fetched, lasting_file, written_at
 
 _REQUESTED = (
@@ -27,7 +28,11 @@ def main(argv: Sequence[str]) -> Path | str:
     """Evaluates what the arguments name; returns the JSON file that was written."""
     options = _parse(argv)
     with fetched(options.model) as model:
-        return written_at(_evaluate(options, load_subject(model)))
+        try:
+            subject = replace(load_subject(model), name=options.model)
+        except UserError as error:
+            raise UserError(str(error).replace(model, options.model)) from None
+        return written_at(_evaluate(options, subject))
 
 
 def _evaluate(options: Namespace, subject: Subject) -> Path:
@@ -96,6 +101,11 @@ def _parse(argv: Sequence[str]) -> Namespace:
     options = parser.parse_args(argv)
     if options.workers is not None and options.workers < 1:
         raise UserError(f"--workers is {options.workers}; it must be at least 1")
+    if options.out and is_address(options.out):
+        raise UserError(
+            f"--out is {options.out}, but an evaluation is written to a file; give one, or leave "
+            "--out out: the evaluation of a run that is named by its address is kept beside it"
+        )
     return options
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from dynat_ray.command_line import ArgumentParser, run
 from dynat_ray.data.info import DatasetInfo
 from dynat_ray.data.prepare import prepare_dataset
+from dynat_ray.errors import UserError
+from dynat_ray.training.mirror import is_address
 
 
 def main(arguments: Sequence[str]) -> Path:
@@ -24,7 +26,7 @@ def main(arguments: Sequence[str]) -> Path:
         "(class folders under train/ and val/ or test/, or a .tar, .tar.xz or .zip of such), or "
         "npz:PATH (generated images: arrays image and label)",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
         "--size", type=int, metavar="N", help="resize the shorter side to N, crop the centre"
     )
@@ -35,15 +37,21 @@ def main(arguments: Sequence[str]) -> Path:
         "--skip-bad", action="store_true", help="leave out unreadable images and count them"
     )
     options = parser.parse_args(arguments)
+    if is_address(options.out):
+        raise UserError(
+            f"--out is {options.out}, but prepared data lie in a folder, from where training maps "
+            "them into memory; give one that all machines of the cluster share"
+        )
+    folder = Path(options.out)
     info = prepare_dataset(
         options.source,
-        options.out,
+        folder,
         size=options.size,
         limit=options.limit,
         skip_bad=options.skip_bad,
     )
     print(_summary(info), file=sys.stderr)
-    return Path(options.out).expanduser().resolve()
+    return folder.expanduser().resolve()
 
 
 def _summary(info: DatasetInfo) -> str:

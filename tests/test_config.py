@@ -46,6 +46,9 @@ def build(*arguments: str) -> RunConfig:
         (["--threat.eps"], ["threat.eps", "value"]),
         (["--threat.eps", "8/2.5.5"], ["threat.eps", "8/2.5.5", "number"]),
         (["--cluster.workers", "1.5"], ["cluster.workers", "1.5", "1..4", "auto"]),
+        (["--train.epochs", ""], ["train.epochs", "no value"]),
+        (["--optim.milestones", "null"], ["optim.milestones", "number"]),
+        (["--train.seed", str(2**63)], ["train.seed", "below 2^63"]),
     ],
 )
 def test_mistakes_name_key_value_and_what_is_allowed(
@@ -117,9 +120,16 @@ def test_a_file_may_hold_fractions_in_lists_and_empty_sections(tmp_path: Path) -
     assert config.cluster.worker_range() == (2, 2)
     assert build("--cluster.workers", "2").cluster.workers == 2
     assert build("--optim.milestones", "[1/4, 1/2]").optim.milestones == [0.25, 0.5]
-    file.write_text("trian:\n")
-    with pytest.raises(UserError, match="trian"):
-        build_config([read_settings(file)], METHODS)
+    assert build("--optim.milestones", "0.5").optim.milestones == [0.5]
+    for text, words in {
+        "trian:": "trian",
+        "optim: {milestones: }": "optim.milestones has no value",
+        "threat: {eps: }": "threat.eps has no value",
+        "method: {name: mail, slope: 1, bias: 0, beta: }": "method.beta",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(UserError, match=words):
+            build_config([read_settings(file)], METHODS)
 
 
 def test_an_unreadable_config_file_is_named(tmp_path: Path) -> None:
@@ -127,6 +137,12 @@ def test_an_unreadable_config_file_is_named(tmp_path: Path) -> None:
     for name in ("bad.yaml", "missing.yaml"):
         with pytest.raises(UserError, match=name):
             read_settings(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_that_may_be_nothing_are_read_back(name: str) -> None:
+    config = build("--method.name", name)
+    assert override(config, {"train.seed": 1}, METHODS).method == config.method
 
 
 def test_worker_ranges() -> None:

@@ -198,6 +198,7 @@ def test_data_of_other_classes_or_size(run: Path, tmp_path: Path, data: Path) ->
         (["{run}", "--workers", "0"], "--workers is 0"),
         (["{run}", "--data", "/no/such/folder"], "/no/such/folder does not exist"),
         (["no_such_module:model"], "gives no model"),
+        (["{run}", "--out", "S3://bucket/evaluation.json"], "written to a file"),
     ],
 )
 def test_mistakes_are_named(run: Path, arguments: list[str], message: str) -> None:

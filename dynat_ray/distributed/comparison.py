@@ -21,6 +21,7 @@ from dynat_ray.methods import method_settings
 from dynat_ray.report.method_table import run_folder, write_comparison
 from dynat_ray.training.mirror import Mirror
 from dynat_ray.training.run_folder import changed_settings, read_run_config
+from dynat_ray.whole_file import write_whole
 
 # Only the head node has this resource. A run's own process takes a trace of it and no CPU, so that
 # it never takes what the workers of some run wait for.
@@ -76,11 +77,6 @@ def compare(
     cluster = common.cluster
     workers, _, gpu = resolve_workers(cluster)
     slots = side_by_side(workers, cluster.cpus_per_worker, gpu)
-    if slots == 0:
-        raise UserError(
-            f"a run's {workers} workers with {cluster.cpus_per_worker} CPUs each fit on no nodes "
-            "of this cluster; set cluster.workers or cluster.cpus_per_worker lower"
-        )
     _open(folder, common, resume=resume)
     seeds: dict[str, list[int]] = {}
     for each in runs:
@@ -134,7 +130,7 @@ def _open(folder: Path, common: RunConfig, *, resume: bool) -> None:
         raise UserError(f"the folder {folder} exists and holds no {_FILE}; give another --name")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(dump_config(common))
+        write_whole(file, dump_config(common))
     except OSError as error:
         raise UserError(f"the folder {folder} can't be written: {error}") from None
     if mirror := Mirror.of(folder):
@@ -174,7 +170,8 @@ def _run_all(
             elif _is_done(each.config, place):
                 end(each, "")
             else:
-                running[start.remote(asdict(each.config), str(place))] = each
+                command = f"{each.label}, seed {each.seed} of the comparison {folder}"
+                running[start.remote(asdict(each.config), str(place), command)] = each
         if running:
             (answer, *_), _ = ray.wait(list(running), num_returns=1)
             end(running.pop(answer), _error_of(answer))
@@ -189,10 +186,11 @@ def _is_done(config: RunConfig, folder: Path) -> bool:
     return dump_config(there) == dump_config(config)
 
 
-def _one_run(content: dict[str, Any], folder: str) -> str:
+def _one_run(content: dict[str, Any], folder: str, command: str) -> str:
     """Runs in a process of its own; returns what the user can correct, empty if all went well."""
+    config = build_config([flatten(content)], method_settings())
     try:
-        run(build_config([flatten(content)], method_settings()), Path(folder), resume=True)
+        run(config, Path(folder), resume=True, command=command)
     except UserError as error:
         return str(error)
     return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 from dynat_ray.distributed.progress import NOTES
 from dynat_ray.distributed.watching import Watching
@@ -11,6 +12,19 @@ from dynat_ray.training.mirror import Mirror
 
 _SECONDS_BETWEEN_LOOKS = 2.0
 _METRICS = "metrics.jsonl"
+_SAMPLES = "samples"
+
+
+def fetch_measured(run_folder: Path) -> None:
+    """Fetches metrics, notes and samples of a run whose workers write to a store, if it answers.
+
+    Who ends such a run from outside has to: its own process can't any more.
+    """
+    mirror, samples = Mirror.of(run_folder), Mirror.of(run_folder / _SAMPLES)
+    if mirror is not None and samples is not None:
+        with suppress(UserError):
+            mirror.pull(only=(_METRICS, NOTES))
+            samples.pull()
 
 
 class Follower(Watching):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,16 @@ from dynat_ray.training.materials import check_run
 from dynat_ray.training.mirror import Mirror
 from dynat_ray.training.models import trained_epochs
 from dynat_ray.training.run_folder import open_run_folder, write_environment
+from dynat_ray.whole_file import write_whole
 
 
 def run(
-    config: RunConfig, folder: Path, *, resume: bool = False, out_given: bool = True
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    out_given: bool = True,
+    command: str = "",
 ) -> dict[str, Any]:
     """Trains, evaluates and reports; with `resume` goes on where it was.
 
@@ -39,6 +44,7 @@ def run(
         folder: The run's folder.
         resume: Go on, or start if there is nothing yet.
         out_given: The user said where run folders go (on several nodes someone must).
+        command: What the run is part of; empty: it is this process's command.
 
     Returns:
         What `results.json` holds.
@@ -55,7 +61,7 @@ def run(
     require_everywhere([Path(config.data.path), *([] if mirror else [folder / "config.yaml"])])
     workers = str(low) if low == high else f"{low} to {high}"
     facts = {"workers": workers, "device": "cuda" if gpu else "cpu", "loader": loader}
-    write_environment(folder, facts)
+    write_environment(folder, facts, command)
     print(describe_run(config, info, mirror.address if mirror else folder, facts), flush=True)
     for change in changed:
         print(f"changed since the run began: {change}", flush=True)
@@ -111,7 +117,11 @@ def finish(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:
         What `results.json` holds.
     """
     results = measure_run(config, folder, workers=workers)
-    _write_whole(folder / "results.json", json.dumps(results, indent=2) + "\n")
+    file = folder / "results.json"
+    try:
+        write_whole(file, json.dumps(results, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{file} can't be written: {error}") from None
     write_report(folder)
     return results
 
@@ -119,11 +129,3 @@ def finish(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:
 def is_trained(config: RunConfig, folder: Path) -> bool:
     """Returns whether a run has done its last epoch and saved its models."""
     return trained_epochs(folder) >= config.train.epochs
-
-
-def _write_whole(file: Path, text: str) -> None:
-    try:
-        file.with_suffix(".tmp").write_text(text)
-        os.replace(file.with_suffix(".tmp"), file)
-    except OSError as error:
-        raise UserError(f"{file} can't be written: {error}") from None

@@ -20,6 +20,7 @@ from torch import Tensor
 from dynat_ray.config import RunConfig
 from dynat_ray.config_files import dump_config, override
 from dynat_ray.data import load_labels, load_split
+from dynat_ray.distributed.following import fetch_measured
 from dynat_ray.distributed.leftovers import remove_all_groups
 from dynat_ray.distributed.run import finish, resolve
 from dynat_ray.distributed.search_progress import SearchPrinter
@@ -45,6 +46,7 @@ from dynat_ray.searching.table import write_trials_table
 from dynat_ray.training.materials import check_run, split_training
 from dynat_ray.training.mirror import Mirror
 from dynat_ray.training.run_folder import write_environment
+from dynat_ray.whole_file import write_whole
 
 # Only the head node has this resource. A trial's own process asks for a trace of it and for no
 # CPU, so that it never takes what the workers of some trial wait for.
@@ -123,11 +125,6 @@ def check(search: Search, *, max_concurrent: int | None = None, out_given: bool 
     workers, _, gpu = resolve_workers(default.cluster)
     require_shared_storage(out_given)
     slots = side_by_side(workers, default.cluster.cpus_per_worker, gpu)
-    if slots == 0:
-        raise UserError(
-            f"a trial's {workers} workers with {default.cluster.cpus_per_worker} CPUs each fit on "
-            "no nodes of this cluster; set cluster.workers or cluster.cpus_per_worker lower"
-        )
     concurrent = min(slots, options.trials, max_concurrent or slots)
     return Plan(replace(search, default=default), workers, gpu, concurrent)
 
@@ -219,8 +216,14 @@ def _run_trials(plan: Plan, folder: Path, time_budget: float | None) -> None:
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
-    with SearchPrinter(folder, search, time_budget):
-        tuner.fit()
+    try:
+        with SearchPrinter(folder, search, time_budget):
+            tuner.fit()
+    finally:
+        # Workers go on for a moment after Tune has ended their trial.
+        for trial in read_trials(folder):
+            if trial.state != "finished":
+                fetch_measured(trial_folder(folder, trial.number))
     remove_all_groups()
     shutil.rmtree(folder / _TUNE_FOLDER, ignore_errors=True)
     _write_missing_reports(folder)
@@ -234,15 +237,22 @@ class _NoLines(TrialProgressCallback):
 
 
 def _write_missing_reports(folder: Path) -> None:
-    """Writes the report of trials that were stopped, on the cluster's CPUs."""
-    without = [
-        path
+    """Writes the report of trials that were stopped, on as many CPUs as this machine has."""
+    # Nowhere else: where the search is kept in a store, the folder is of this machine.
+    share = {"node:__internal_head__": round(1 / (os.cpu_count() or 1), 4)}
+    write = ray.remote(num_cpus=0, resources=share)(write_report)
+    answers = {
+        trial.number: write.remote(path)
         for trial in read_trials(folder)
         if trial.metrics
         and not ((path := trial_folder(folder, trial.number)) / "report.html").exists()
-    ]
-    write = ray.remote(num_cpus=1)(write_report)
-    ray.get([write.remote(path) for path in without])
+    }
+    for number, answer in answers.items():
+        try:
+            ray.get(answer)
+        except ray.exceptions.RayError as error:
+            reason = str(error).strip().splitlines()[-1]
+            print(f"the report of trial {number} could not be written: {reason}", flush=True)
 
 
 def _judge(plan: Plan, folder: Path) -> None:
@@ -291,4 +301,4 @@ def _write_best(file: Path, search: Search, best: Trial) -> None:
         f"# {name} on the validation split: {entry['accuracy']:.1f} % of {entry['samples']} images"
         for name, entry in best.validation.items()
     ]
-    file.write_text("\n".join(lines) + "\n" + dump_config(config))
+    write_whole(file, "\n".join(lines) + "\n" + dump_config(config))

@@ -57,6 +57,11 @@ def _start() -> None:
         _leave_out_chatter()
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        except ValueError:
+            raise UserError(
+                f"RAY_ADDRESS={address} is no address of a cluster, such as auto or HOST:6379 (the "
+                "http:// address of its dashboard is for `ray job submit`)"
+            ) from None
         except (ConnectionError, RuntimeError) as error:
             raise UserError(
                 f"the Ray cluster at RAY_ADDRESS={address} does not answer: {error}"

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from dynat_ray.distributed.session import cluster_limit, cluster_total, connect, require_cluster
+from dynat_ray.distributed.session import (
+    cluster_limit,
+    cluster_total,
+    connect,
+    require_cluster,
+    side_by_side,
+)
 
 # isort: split
 import ray.train
@@ -50,6 +56,12 @@ def resolve_workers(cluster: settings.ClusterConfig) -> tuple[int, int, bool]:
         wanted = (gpus, gpus) if gpu else (max(1, by_cpu), max(1, by_cpu))
     # An elastic run starts with the workers that there are.
     require_cluster(wanted[0], cluster.cpus_per_worker, gpu)
+    if side_by_side(wanted[0], cluster.cpus_per_worker, gpu) == 0:
+        raise UserError(
+            f"{wanted[0]} workers with {cluster.cpus_per_worker} CPUs each fit on no nodes of this "
+            "cluster: a worker can't be spread over several; set cluster.workers or "
+            "cluster.cpus_per_worker lower"
+        )
     return *wanted, gpu
 
 

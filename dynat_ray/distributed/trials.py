@@ -18,6 +18,7 @@ from ray.tune.search import Searcher
 from dynat_ray.config import RunConfig
 from dynat_ray.config_files import override
 from dynat_ray.data import load_info
+from dynat_ray.distributed.following import fetch_measured
 from dynat_ray.distributed.leftovers import GROUP, remove_group_later
 from dynat_ray.distributed.run import is_trained
 from dynat_ray.distributed.training import fit, resolve_workers
@@ -71,7 +72,7 @@ def run_trial(proposal: dict[str, Any]) -> None:
             low, _, gpu = resolve_workers(config.cluster)
             facts = {"workers": str(low), "device": "cuda" if gpu else "cpu", "loader": loader}
             command = f"trial {trial.number} of the search {search_folder}"
-            write_environment(folder, facts | {"command": command})
+            write_environment(folder, facts, command)
             fit(config, folder, callbacks=[_ReportToTune()], quiet=True)
         write_report(folder)
         if mirror := Mirror.of(folder):
@@ -165,7 +166,9 @@ class Proposer(Searcher):
         """Takes in how a trial ended, and frees what its workers held."""
         if result and result.get(GROUP):
             remove_group_later(result[GROUP])
-        trial = read_trial(self._folder, self._numbers[trial_id])
+        number = self._numbers[trial_id]
+        fetch_measured(trial_folder(self._folder, number))
+        trial = read_trial(self._folder, number)
         if error and trial.state == "running":
             trial = replace(trial, state="failed", error="its process died, perhaps out of memory")
             write_trial(self._folder, trial)

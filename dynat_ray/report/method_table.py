@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import os
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from dynat_ray.report.method_rows import Row, Spread
 from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Run, read_run
 from dynat_ray.report.tables import MODELS, attack_names
+from dynat_ray.whole_file import write_whole
 
 
 def run_folder(folder: Path, label: str, seed: int) -> Path:
@@ -47,11 +47,11 @@ def write_comparison(folder: Path, seeds: Mapping[str, Sequence[int]]) -> str:
     any_run = next((found[0] for found in runs.values() if found), None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "compare.csv", _csv(rows, attacks))
-        _write(folder / "compare.md", markdown + "\n")
+        write_whole(folder / "compare.csv", _csv(rows, attacks))
+        write_whole(folder / "compare.md", markdown + "\n")
         if figure:
             svg = base64.b64decode(figure.partition(",")[2]).decode()
-            _write(folder / "compare.svg", svg)
+            write_whole(folder / "compare.svg", svg)
     except OSError as error:
         raise UserError(f"the comparison in {folder} can't be written: {error}") from error
     content = {
@@ -149,9 +149,3 @@ def _facts(run: Run | None) -> dict[str, str]:
     if run is None:
         return {}
     return {name: words for name, words in run.facts().items() if name not in ("method", "seed")}
-
-
-def _write(file: Path, text: str) -> None:
-    partial = file.with_suffix(file.suffix + ".tmp")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import jinja2
 
 from dynat_ray.errors import UserError
+from dynat_ray.whole_file import write_whole
 
 
 def write_page(file: Path, template: str, content: Mapping[str, Any]) -> Path:
@@ -36,9 +36,7 @@ def write_page(file: Path, template: str, content: Mapping[str, Any]) -> Path:
     )
     page = environment.get_template(template).render(content)
     try:
-        partial = file.with_suffix(".tmp")
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, file)
+        write_whole(file, page)
     except OSError as error:
         raise UserError(f"{file} can't be written: {error}") from error
     return file

@@ -46,9 +46,9 @@ class Run:
 
     def facts(self) -> dict[str, str]:
         """Returns what the run is, a short line for each fact."""
-        facts = dict(self.environment)
-        if self.metrics and "precision" in self.metrics[-1]:
-            facts["precision"] = self.metrics[-1]["precision"]
+        last = self.metrics[-1] if self.metrics else {}
+        measured = {name: last[name] for name in ("precision", "device_name") if name in last}
+        facts = self.environment | measured
         return run_facts(self.config, self.info, facts)
 
     def series(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from dynat_ray.methods import method_settings
 from dynat_ray.searching.proposals import Kind
 from dynat_ray.searching.ranking import OBJECTIVES
 from dynat_ray.searching.space import Space, parse_space
+from dynat_ray.whole_file import write_whole
 
 _FILE = "search.yaml"
 # What may be changed when a search is resumed; the rest would make its trials incomparable.
@@ -79,9 +79,7 @@ def write_search(folder: Path, search: Search) -> None:
         "default": asdict(search.default),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / "search.tmp"
-    partial.write_text(yaml.safe_dump(content, sort_keys=False))
-    os.replace(partial, folder / _FILE)
+    write_whole(folder / _FILE, yaml.safe_dump(content, sort_keys=False))
 
 
 def read_search(folder: Path) -> Search:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from dynat_ray.config_files import Settings
 from dynat_ray.training.telemetry import read_metrics
+from dynat_ray.whole_file import write_whole
 
 State = Literal["running", "finished", "stopped", "failed"]
 DEFAULT_TRIAL = 0
@@ -76,13 +76,11 @@ def trial_folder(search_folder: Path, number: int) -> Path:
 
 
 def write_trial(search_folder: Path, trial: Trial) -> None:
-    """Writes `trial.json`, as a whole."""
+    """Writes `trial.json`."""
     folder = trial_folder(search_folder, trial.number)
     folder.mkdir(parents=True, exist_ok=True)
     content = {name: value for name, value in asdict(trial).items() if name != "metrics"}
-    partial = folder / "trial.tmp"
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, folder / "trial.json")
+    write_whole(folder / "trial.json", json.dumps(content, indent=2) + "\n")
 
 
 def read_trial(search_folder: Path, number: int) -> Trial:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from dynat_ray.searching.distributions import Range
 from dynat_ray.searching.options import Search
 from dynat_ray.searching.records import DEFAULT_TRIAL, Trial, trial_folder
+from dynat_ray.whole_file import written_whole
 
 
 def write_trials_table(file: Path, search: Search, trials: Sequence[Trial]) -> None:
@@ -45,8 +45,8 @@ def write_trials_table(file: Path, search: Search, trials: Sequence[Trial]) -> N
     columns["seconds"] = pa.array([trial.seconds for trial in trials], pa.float64())
     folders = [trial_folder(file.parent, trial.number) for trial in trials]
     columns["folder"] = pa.array([str(f.relative_to(file.parent)) for f in folders], pa.string())
-    pq.write_table(pa.table(columns), file.with_suffix(".tmp"))
-    os.replace(file.with_suffix(".tmp"), file)
+    with written_whole(file) as partial:
+        pq.write_table(pa.table(columns), partial)
 
 
 def trials_text(trials: Sequence[Trial], epochs: int, width: int = 0) -> str:

@@ -33,7 +33,8 @@ def run_facts(
     Args:
         config: The run.
         info: Its data set; None: it is gone.
-        facts: As for `describe_run`, and `precision` once it is known in which it was computed.
+        facts: As for `describe_run`, and once it is known in which `precision` and by which device
+            (`device_name`) it was computed.
     """
     attack, threat = config.attack, config.threat
     data = config.data.path
@@ -50,7 +51,8 @@ def run_facts(
         precision = f"{facts['precision']} instead of {precision}"
     workers = ""
     if {"workers", "device", "loader"} <= facts.keys():
-        workers = f"{facts['workers']} on {facts['device']}, loader {facts['loader']}"
+        name = f" ({facts['device_name']})" if "device_name" in facts else ""
+        workers = f"{facts['workers']} on {facts['device']}{name}, loader {facts['loader']}"
     return {
         "data": data,
         "model": " ".join(

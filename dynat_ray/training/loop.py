@@ -19,6 +19,7 @@ from dynat_ray.training.agreement import (
 )
 from dynat_ray.training.checkpoint import checkpoint_name
 from dynat_ray.training.checkpoint_writer import CheckpointWriter
+from dynat_ray.training.hardware import device_name
 from dynat_ray.training.materials import Materials, build_materials
 from dynat_ray.training.models import save_models
 from dynat_ray.training.notice import Notice
@@ -236,6 +237,7 @@ def _metrics_line(
         if on_cuda
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "workers": session.world_size,
+        "device_name": device_name(session.device),
         "precision": usable_precision(config.train.precision, session.device),
         "best": is_best,
     }

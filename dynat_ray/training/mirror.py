@@ -37,7 +37,7 @@ def is_address(text: str) -> bool:
             store that there is not.
     """
     parts = urlsplit(text)
-    if not re.match(r"[a-z0-9+]+://", text):
+    if not re.match(r"(?i)[a-z0-9+]+://", text):
         return False
     if "@" in parts.netloc or re.search(r"(?i)key|secret|token|password", parts.query):
         raise UserError(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from pathlib import Path
 
 from dynat_ray.models import Classifier, save_model
 from dynat_ray.training.state import Progress
 from dynat_ray.training.step import Networks
+from dynat_ray.whole_file import write_whole
 
 _TRAINED = "trained.json"
 
@@ -33,9 +33,7 @@ def save_models(
     if progress.best.weights:
         chosen.load_state_dict(progress.best.weights)
     save_model(chosen, run_folder / "model")
-    part = run_folder / f"{_TRAINED}.tmp"
-    part.write_text(json.dumps({"epochs": progress.epoch}) + "\n")
-    os.replace(part, run_folder / _TRAINED)
+    write_whole(run_folder / _TRAINED, json.dumps({"epochs": progress.epoch}) + "\n")
 
 
 def trained_epochs(run_folder: Path) -> int:

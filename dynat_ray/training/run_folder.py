@@ -16,9 +16,11 @@ import torch
 import yaml
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import build_config, dump_config, flatten
+from dynat_ray.config_files import build_config, dump_config, flatten, read_settings
 from dynat_ray.errors import UserError
 from dynat_ray.methods import method_settings
+from dynat_ray.training.hardware import processor_name
+from dynat_ray.whole_file import write_whole
 
 _PACKAGES = ("dynat-ray", "torch", "torchvision", "timm", "ray", "ffcv", "numpy", "pyautoattack")
 # What a resumed run can't change: its checkpoints would mean something else.
@@ -67,7 +69,7 @@ def open_run_folder(folder: Path, config: RunConfig, *, resume: bool) -> list[st
         raise UserError(f"the folder {folder} exists and is not empty; give another --name")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file.write_text(dump_config(config))
+        write_whole(file, dump_config(config))
     except OSError as error:
         raise UserError(f"the run folder {folder} can't be written: {error}") from None
     return changed
@@ -76,14 +78,21 @@ def open_run_folder(folder: Path, config: RunConfig, *, resume: bool) -> list[st
 def read_run_config(folder: Path) -> RunConfig:
     """Returns the config that a run was made with."""
     try:
-        content = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, yaml.YAMLError) as error:
+        settings = read_settings(folder / "config.yaml")
+    except UserError as error:
         raise UserError(f"{folder} is not a run folder: {error}") from None
-    return build_config([flatten(content)], method_settings())
+    return build_config([settings], method_settings())
 
 
-def write_environment(folder: Path, facts: dict[str, Any]) -> None:
-    """Writes `environment.json`: versions, hardware, commit, command, and `facts`."""
+def write_environment(folder: Path, facts: dict[str, Any], command: str = "") -> None:
+    """Writes `environment.json`: versions, this machine's hardware, commit, command, and `facts`.
+
+    Args:
+        folder: The run's folder.
+        facts: More to write.
+        command: What the run is part of, if this process is not the user's command: the arguments
+            of Ray's own processes say nothing, and may hold a password.
+    """
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -93,18 +102,18 @@ def write_environment(folder: Path, facts: dict[str, Any]) -> None:
     environment = {
         "versions": versions,
         "hardware": {
-            "processor": _processor(),
+            "processor": processor_name(),
             "cores": os.cpu_count(),
             "gpus": [
                 torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())
             ],
         },
         "git_commit": _git_commit(),
-        "command": " ".join(["python", "-m", *_module_and_arguments()]),
+        "command": command or " ".join(["python", "-m", *_module_and_arguments()]),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **facts,
     }
-    (folder / "environment.json").write_text(json.dumps(environment, indent=2) + "\n")
+    write_whole(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
 
 
 def changed_settings(before: RunConfig, now: RunConfig) -> list[str]:
@@ -122,16 +131,6 @@ def _module_and_arguments() -> list[str]:
     program = Path(sys.argv[0])
     module = f"dynat_ray.{program.stem}" if program.parent.name == "dynat_ray" else program.name
     return [module, *sys.argv[1:]]
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _git_commit() -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dynat_ray.collectives import rank, world_size
 from dynat_ray.training.step import StepOutcome
+from dynat_ray.whole_file import write_whole, written_whole
 
 # Columns of samples/*.parquet beside index and label; a method leaves out what it does not know.
 COLUMNS = {
@@ -194,8 +194,8 @@ class EpochRecord:
             else:
                 arrays[name] = pa.nulls(len(rows), kind)
         file.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.table(arrays), file.with_suffix(".tmp"))
-        os.replace(file.with_suffix(".tmp"), file)
+        with written_whole(file) as partial:
+            pq.write_table(pa.table(arrays), partial)
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
@@ -251,5 +251,4 @@ def write_metrics(file: Path, line: dict[str, Any]) -> None:
     """Adds an epoch's line; lines of that epoch or later, from before a restart, go."""
     lines = [old for old in read_metrics(file) if old["epoch"] < line["epoch"]]
     text = "".join(json.dumps(each) + "\n" for each in [*lines, line])
-    file.with_suffix(".tmp").write_text(text)
-    os.replace(file.with_suffix(".tmp"), file)
+    write_whole(file, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,8 @@ def test_runs_wait_for_what_they_need_and_failures_stop_nothing(
     assert "| hat" in (folder / "compare.md").read_text()
     assert "pgd_at" not in (folder / "compare.md").read_text()
     assert read_run_config(run_folder(folder, "hat", 0)).method.standard_model == model
+    environment = json.loads((run_folder(folder, "hat", 0) / "environment.json").read_text())
+    assert environment["command"] == f"hat, seed 0 of the comparison {folder}"
 
     with pytest.raises(UserError, match="--resume"):
         compare(shared, [standard, helped], folder)

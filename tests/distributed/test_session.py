@@ -60,6 +60,9 @@ def test_groups_fit_on_nodes_that_may_come(monkeypatch: pytest.MonkeyPatch) -> N
     assert side_by_side(1, 3, gpu=False) == 2
     assert side_by_side(1, 6, gpu=False) == 0
     assert side_by_side(1, 1, gpu=True) == 1
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8})
+    with pytest.raises(UserError, match="1 workers with 6 CPUs each fit on no nodes"):
+        resolve_workers(ClusterConfig(workers=1, cpus_per_worker=6, gpu=False))
     may_come = {"GPU": 8, "CPU": 64}
     state = ray._private.state.state
     monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: may_come)
@@ -138,3 +141,11 @@ def test_a_start_that_takes_too_long_is_tried_again(
         with pytest.raises(UserError, match="other work takes all of its cores"):
             connect()
         assert len(attempts) == 3
+
+
+def test_the_address_of_the_dashboard_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """People export it for `ray job submit`."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(UserError, match="no address of a cluster"):
+        connect()

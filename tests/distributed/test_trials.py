@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from dynat_ray.distributed.trials import (
 )
 from dynat_ray.searching.options import open_search
 from dynat_ray.searching.records import Trial, read_trial, read_trials, trial_folder
+from dynat_ray.training.mirror import keep_below
 from tests.searching.conftest import add_trial, make_search, metrics_line  # noqa: F401  (a fixture)
 
 AddTrial = Callable[..., Trial]
@@ -160,3 +162,23 @@ def test_a_trial_that_was_cut_off_stays_unfinished(tmp_path: Path) -> None:
     proposer.on_trial_complete("a")
     assert read_trial(tmp_path, 0).state == "running"
     assert Proposer(tmp_path, make_search()).left == 5
+
+
+def test_what_a_stopped_trial_measured_last_is_fetched(
+    tmp_path: Path,
+    add_trial: AddTrial,  # noqa: F811
+) -> None:
+    """Where workers write to a store, the trial's own process is gone before it has fetched it."""
+    add_trial(0, [1.0], state="stopped")
+    here, there = trial_folder(tmp_path, 0), tmp_path / "store" / "trials" / "0000"
+    keep_below(tmp_path, (tmp_path / "store").as_uri())
+    (there / "samples").mkdir(parents=True)
+    lines = [metrics_line(epoch, 90.0, 50.0) for epoch in range(2)]
+    (there / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (there / "samples" / "epoch_0001.parquet").touch()
+    (there / "trial.json").write_text("an older one")
+    proposer = Proposer(tmp_path, make_search())
+    proposer._numbers["a"] = 0
+    proposer.on_trial_complete("a")
+    assert read_trial(tmp_path, 0).metrics == lines
+    assert (here / "samples" / "epoch_0001.parquet").exists()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from dynat_ray.models import load_model
 from dynat_ray.training.places import fetched
+from dynat_ray.training.telemetry import read_metrics
 from tests.storage.conftest import names
 
 pytestmark = pytest.mark.faults
@@ -81,14 +84,25 @@ def test_a_comparison_and_a_search_are_kept_too(s3: str, bucket: str, tmp_path: 
     done = call(f"compare --methods pgd_at,trades --name both {small}", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"{bucket}/both/compare.html"
-    space = Path(__file__).parents[2] / "tune_spaces" / "trades.yaml"
-    done = call(f"tune {space} --trials 2 --no-early-stop --name search {small}", tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"{bucket}/search/report.html"
-    both, search = names(s3, f"{bucket}/both"), names(s3, f"{bucket}/search")
+    both = names(s3, f"{bucket}/both")
     assert {"compare.csv", "compare.md", "compare.html"} <= set(both)
     assert sum(name.endswith("model/model.safetensors") for name in both) == 2
+    space = Path(__file__).parents[2] / "tune_spaces" / "trades.yaml"
+    stops = "--first-rung 1 --reduction 2 --search random --train.epochs 4"
+    done = call(f"tune {space} --trials 4 --name search {small} {stops}", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"{bucket}/search/report.html"
+    search = names(s3, f"{bucket}/search")
     assert {"best.yaml", "trials.parquet", "report.html"} <= set(search)
-    assert "trials/0001/metrics.jsonl" in search
-    assert "trials/0001/checkpoints/epoch_0000/state.pt" in search
+    assert any(re.fullmatch(r"trials/0001/checkpoints/epoch_\d+/state\.pt", n) for n in search)
     assert list(tmp_path.iterdir()) == []
+    # What a stopped trial did last is there too, and its report knows it.
+    with fetched(f"{bucket}/search") as folder:
+        trials = pq.read_table(Path(folder) / "trials.parquet").to_pylist()
+        assert "stopped" in {trial["state"] for trial in trials}
+        for trial in trials:
+            own = Path(folder) / trial["folder"]
+            assert (own / "report.html").exists()
+            assert len(read_metrics(own / "metrics.jsonl")) == trial["epochs"]
+            samples = sorted((own / "samples").iterdir())
+            assert len(samples) == trial["epochs"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from dynat_ray.training.loop import train
 from dynat_ray.training.models import trained_epochs
 from dynat_ray.training.notice import Notice, StopRequested
 from dynat_ray.training.resuming import _newest_state
+from dynat_ray.training.run_folder import open_run_folder, read_run_config
 from dynat_ray.training.session import LocalSession
 
 CPU = torch.device("cpu")
@@ -179,3 +181,22 @@ def test_minutes_count_across_epochs(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         if due[-1] == Notice.DUE:
             clock.restart()
     assert [step for step, notice in enumerate(due, start=1) if notice] == [6, 12]
+
+
+def test_a_config_that_could_not_be_written_leaves_the_one_before(
+    small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_run_folder(tmp_path, small_config, resume=True)
+
+    def full(self: Path, *given: Any, **named: Any) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(UserError, match="can't be written"):
+            open_run_folder(tmp_path, changed(small_config, train__epochs=9), resume=True)
+    assert read_run_config(tmp_path) == small_config
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(UserError, match="is not a run folder"):
+        read_run_config(tmp_path)

@@ -19,6 +19,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.methods import method_settings
 from dynat_ray.models import load_model
 from dynat_ray.training import checkpoint
+from dynat_ray.training.hardware import processor_name
 from dynat_ray.training.loop import train
 from dynat_ray.training.materials import check_run
 from dynat_ray.training.session import LocalSession
@@ -55,6 +56,7 @@ def test_a_run_leaves_what_it_should(small_config: RunConfig, tmp_path: Path) ->
     assert lines[-1]["mean_eps"] == pytest.approx(table["eps"][right].mean())
     assert lines[-1]["mean_attack_steps"] == pytest.approx(table["attack_steps"][right].mean())
     assert table["weight"].mean() == pytest.approx(1, abs=0.05)
+    assert lines[-1]["device_name"] == processor_name()
     assert list((tmp_path / "tensorboard").iterdir())
     assert load_model(tmp_path)(torch.rand(2, 1, 8, 8)).shape == (2, 10)
 

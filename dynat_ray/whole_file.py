@@ -1,0 +1,25 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(file: Path) -> Iterator[Path]:
+    """Gives a file to write, which takes the place of `file` when it is complete.
+
+    Whoever reads meanwhile, or after a full disk or a kill, finds the one before.
+    """
+    partial = file.with_name(f"{file.name}.tmp")
+    yield partial
+    os.replace(partial, file)
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Writes `text`, in UTF-8."""
+    with written_whole(file) as partial:
+        partial.write_text(text, encoding="utf-8")
