@@ -66,7 +66,7 @@ class L2Ball:
 
     def uniform_noise(self, images: Tensor, eps: Tensor, keys: Tensor) -> Tensor:
         noise = keyed_random.normal(keys, *images.shape[1:])
-        radius = keyed_random.uniform(keys, 1).squeeze(1).pow(1 / images[0].numel())
+        radius = keyed_random.uniform(keys, 1).squeeze(1).pow(1 / images.shape[1:].numel())
         return noise * per_sample(eps * radius / _length(noise), images)
 
     def step(self, adversarial: Tensor, gradient: Tensor, step_size: Tensor) -> Tensor:

@@ -178,8 +178,21 @@ def test_stopped_samples_cost_nothing(model: nn.Module, batch: tuple[Tensor, Ten
     # Every sample makes one step, is seen to have reached the margin in the second pass, and goes.
     assert outcome.steps.tolist() == [1] * len(images)
     assert outcome.passes == 2 * len(images)
-    none = attack(model, images, labels, "Linf", eps=torch.zeros(len(images)))
-    assert none.passes == 0
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_samples_without_a_budget_cost_nothing(
+    model: nn.Module, batch: tuple[Tensor, Tensor], norm: str
+) -> None:
+    images, labels = batch
+    for attacked in (0, 1, 5):
+        eps = torch.where(torch.arange(24) < attacked, 0.1, 0.0)
+        for start in ("uniform", "gaussian", "none"):
+            outcome = attack(model, images, labels, norm, eps=eps, random_start=start)
+            assert outcome.passes == 6 * attacked
+            changed = (outcome.images != images).flatten(1).any(dim=1)
+            assert changed.tolist() == (eps > 0).tolist()
+            assert outcome.logits.isfinite().all()
 
 
 def test_with_batch_statistics_nobody_leaves(
