@@ -30,8 +30,8 @@ class ValidationAccuracy:
 def validate(network: nn.Module, loader: Loader, config: RunConfig) -> ValidationAccuracy:
     """Returns clean accuracy and accuracy under PGD, without autocast.
 
-    They rank the checkpoints of a run, so a GPU may round convolutions to TF32, which is several
-    times as fast; `attacks` measures in exact float32.
+    They rank the checkpoints of a run, so a GPU may round convolutions to TF32; `attacks` measures
+    in exact float32.
 
     Args:
         network: What is evaluated: the average where there is one.
