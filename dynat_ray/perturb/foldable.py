@@ -14,7 +14,7 @@ from torch.autograd.graph import Node
 _BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
 
-def find_foldable(probe: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, str]]:
+def find_foldable(probe: nn.Module, images: Tensor) -> dict[str, str]:
     """Puts images through a network and looks which batch normalisation follows which convolution.
 
     Args:
@@ -23,9 +23,9 @@ def find_foldable(probe: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, s
         images: `(B, C, H, W)` in [0, 1].
 
     Returns:
-        The logits `(B, K)`, and the names of all batch normalisations that were used, each with
-        that of the convolution that can take it in: one whose output goes there and nowhere else,
-        both being used once. Where there is none the name is empty.
+        The names of all batch normalisations that were used, each with that of the convolution
+        that can take it in: one whose output goes there and nowhere else, both being used once.
+        Where there is none the name is empty.
     """
     norms = {name: module for name, module in probe.named_modules() if _is_batch_norm(module)}
     generator = torch.Generator(images.device).manual_seed(0)
@@ -61,7 +61,7 @@ def find_foldable(probe: nn.Module, images: Tensor) -> tuple[Tensor, dict[str, s
         convolution = "" if node is None else produced.get(node, "")
         once = node is not None and calls[name] == calls[convolution] == uses[node] == 1
         after[name] = convolution if once else ""
-    return logits.detach(), after
+    return after
 
 
 def _uses(last: Node | None) -> Counter[Node]:

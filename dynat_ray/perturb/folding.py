@@ -10,6 +10,7 @@ transformed once.
 from __future__ import annotations
 
 import copy
+import warnings
 import weakref
 from typing import Any
 
@@ -23,33 +24,42 @@ from dynat_ray.perturb.winograd import WinogradConvolution
 
 # Exact types: a subclass may do something else with its weights.
 _WEIGHTED = (nn.Conv2d, nn.Linear)
-# Of the check that folding changes nothing, relative to the largest logit.
-_TOLERANCE = 1e-3
+# Of the check that folding changes nothing, relative to the length of logits and gradients. Of
+# these single ones jump where a ReLU's input is next to 0.
+_TOLERANCES = (1e-3, 1e-2)
+# Of the check that compiling does not change gradients much, which bf16 rounds by a tenth.
+_COMPILED_TOLERANCE = 0.5
 
 
 def folded(model: nn.Module, images: Tensor) -> nn.Module:
     """Returns a network that gives the same logits as `model` has now, for less.
 
     That is a twin which shares all weights that need no change; it is kept as long as `model` is.
-    Where no twin gives the same logits (checked once, on two of the images), where hooks watch the
-    network, or there is nothing to gain, it is `model` itself. Gradients with respect to images
-    are the same; the twin has none with respect to weights, nor second derivatives.
+    Where no twin gives the same logits and gradients with respect to images (checked once, on two
+    of them), where hooks watch the network, or there is nothing to gain, it is `model` itself. The
+    twin has no gradients with respect to weights, nor second derivatives.
 
     Args:
         model: A network in eval mode whose parameters are frozen (`perturb.frozen`), compiled or
-            not; a compiled one gets a compiled twin.
+            not; a compiled one gets a compiled twin, unless the compiler gets its gradients wrong.
         images: Some of those it will get, `(B, C, H, W)` in [0, 1].
     """
-    if model in _KNOWN_TWINS or _has_hooks(model):
+    if model in _KNOWN_TWINS or has_hooks(model):
         return model
     core = getattr(model, "_orig_mod", model)
-    twin = _TWINS.get(model)
+    device = images.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    # One for each precision, so that none has to move its weights when training and validation
+    # take turns.
+    twins = _TWINS.setdefault(model, {})
+    twin = twins.get(dtype)
     if twin is None or not twin.still_fits(core):
         after = _convolutions_before(core, images[:2].detach())
-        twin = _TWINS[model] = _Twin(core, after, compiled=core is not model)
-    device = images.device.type
-    autocast = torch.is_autocast_enabled(device)
-    network = twin.refreshed(torch.get_autocast_dtype(device) if autocast else None)
+        twin = twins[dtype] = _Twin(core, after, compiled=core is not model)
+        if core is not model:
+            twin.refreshed(dtype)
+            twin.compile(images)
+    network = twin.refreshed(dtype)
     return model if network is None else network
 
 
@@ -65,7 +75,7 @@ class _Twin:
         model: The network.
         after: Names of batch normalisations, with that of the convolution before each, empty if
             it has to stay on its own; None: the network can't have a twin.
-        compiled: Compile the twin.
+        compiled: Leave out what a compiler does better, or can't do.
     """
 
     def __init__(self, model: nn.Module, after: dict[str, str] | None, compiled: bool) -> None:
@@ -92,9 +102,29 @@ class _Twin:
             parent, _, attribute = name.rpartition(".")
             setattr(modules[parent], attribute, own)
         if after or self._weights:
-            self._network = torch.compile(network, dynamic=False) if compiled else network  # type: ignore[assignment]
-            assert self._network is not None
-            _KNOWN_TWINS.add(self._network)
+            self._network = network
+            _KNOWN_TWINS.add(network)
+
+    def compile(self, images: Tensor) -> None:
+        """Compiles the twin, unless that changes its gradients on `images` `(B, C, H, W)`.
+
+        It has: PyTorch 2.11 made all of them 0 without a word, and attacks that do nothing teach
+        no robustness.
+        """
+        if self._network is None:
+            return
+        compiled: nn.Module = torch.compile(self._network, dynamic=False)  # type: ignore[assignment]
+        (_, expected), (_, gradient) = (
+            _logits_and_gradient(network, images) for network in (self._network, compiled)
+        )
+        if bool((gradient - expected).norm() <= _COMPILED_TOLERANCE * expected.norm()):
+            self._network = compiled
+            _KNOWN_TWINS.add(compiled)
+            return
+        warnings.warn(
+            "torch.compile changes the gradients of this network; its attacks run uncompiled",
+            stacklevel=2,
+        )
 
     def still_fits(self, model: nn.Module) -> bool:
         """Returns whether the model's tensors are the ones that the twin shares."""
@@ -153,21 +183,15 @@ class _Normalised(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         norm: Any = self._norm[0]
-        rectified = type(self.activation) is nn.ReLU
-        normalised: Tensor = _Normalise.apply(
-            features,
-            norm.running_mean,
-            norm.running_var,
-            norm.weight,
-            norm.bias,
-            norm.eps,
-            rectified,
+        normalised = _Normalise.apply(
+            features, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps
         )
-        return normalised if rectified else self.activation(normalised)
+        activated: Tensor = self.activation(normalised)
+        return activated
 
 
 class _Normalise(torch.autograd.Function):
-    """Batch normalisation with fixed statistics, and a ReLU if wanted."""
+    """Batch normalisation with fixed statistics."""
 
     @staticmethod
     def forward(
@@ -178,25 +202,17 @@ class _Normalise(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         eps: float,
-        rectified: bool,
     ) -> Tensor:
         result = F.batch_norm(features, mean, variance, weight, bias, training=False, eps=eps)
         scale = (variance + eps).rsqrt()
-        scale = (scale if weight is None else scale * weight).to(result.dtype).view(1, -1, 1, 1)
-        if rectified:
-            result.relu_()
-            ctx.save_for_backward(scale, result)
-        else:
-            ctx.save_for_backward(scale)
+        scale = scale if weight is None else scale * weight
+        ctx.save_for_backward(scale.to(result.dtype).view(1, -1, 1, 1))
         return result
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
-        (gradient,) = gradients
-        scale, *results = ctx.saved_tensors
-        for result in results:
-            gradient = torch.ops.aten.threshold_backward(gradient, result, 0)
-        return gradient * scale, None, None, None, None, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        (scale,) = ctx.saved_tensors
+        return gradients[0] * scale, None, None, None, None, None
 
 
 def _convolutions_before(model: nn.Module, images: Tensor) -> dict[str, str] | None:
@@ -214,18 +230,32 @@ def _convolutions_before(model: nn.Module, images: Tensor) -> dict[str, str] | N
     ):
         try:
             probe = copy.deepcopy(model)
-            logits, after = find_foldable(probe, images)
+            after = find_foldable(probe, images)
+            expected = _logits_and_gradient(probe, images)
             for candidate in (after, dict.fromkeys(after, "")):
                 twin = _Twin(probe, candidate, compiled=False).refreshed(None)
-                if twin is None:
-                    return candidate
-                difference = (twin(images) - logits).abs().max()
-                if bool(difference <= _TOLERANCE * logits.abs().max().clamp(min=1e-6)):
+                if twin is None or _alike(_logits_and_gradient(twin, images), expected):
                     return candidate
         # Networks of others may refuse copies, or anything else, each in its own way.
         except Exception:
             return None
     return None
+
+
+def _logits_and_gradient(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the logits `(B, K)` and the gradient `(B, C, H, W)` of the sum of their squares."""
+    images = images.detach().requires_grad_(True)
+    with torch.enable_grad():
+        logits = network(images).float()
+        (gradient,) = torch.autograd.grad(logits.square().sum(), images)
+    return logits.detach(), gradient
+
+
+def _alike(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> bool:
+    return all(
+        bool((own - theirs).norm() <= tolerance * theirs.norm().clamp(min=1e-6))
+        for own, theirs, tolerance in zip(found, expected, _TOLERANCES, strict=True)
+    )
 
 
 def _scale(norm: Any) -> Tensor:
@@ -238,7 +268,8 @@ def _activation(norm: nn.Module) -> nn.Module:
     return nn.Identity() if activation is None else activation
 
 
-def _has_hooks(model: nn.Module) -> bool:
+def has_hooks(model: nn.Module) -> bool:
+    """Returns whether somebody watches or changes what a network computes."""
     return any(
         module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
         for module in model.modules()
@@ -249,5 +280,7 @@ def _tensors(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-_TWINS: weakref.WeakKeyDictionary[nn.Module, _Twin] = weakref.WeakKeyDictionary()
+_TWINS: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype | None, _Twin]] = (
+    weakref.WeakKeyDictionary()
+)
 _KNOWN_TWINS: weakref.WeakSet[nn.Module] = weakref.WeakSet()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import timm
@@ -12,6 +13,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 import dynat_ray  # noqa: F401  registers the networks
+from dynat_ray.perturb import folding
 from dynat_ray.perturb.folding import folded
 from dynat_ray.perturb.frozen import frozen
 
@@ -208,7 +210,48 @@ def test_a_compiled_network_has_a_compiled_twin() -> None:
     model = _settled(timm.create_model("preact_resnet10", base_width=8))
     images = torch.rand(2, 3, 32, 32)
     compiled = torch.compile(model, backend="eager", dynamic=False)
-    with frozen(compiled):
-        twin = folded(compiled, images)
+    twin = _twin(compiled, images)
     assert hasattr(twin, "_orig_mod")
     assert _norms(twin) == 0
+    for _ in range(2):
+        _assert_same(model, twin, images)
+        _settled(model)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.1)
+        assert _twin(compiled, images) is twin
+
+
+class _NoGradient(nn.Module):
+    """What PyTorch 2.11 once made of a twin: the right logits, and no gradient."""
+
+    def __init__(self, network: nn.Module, **_: Any) -> None:
+        super().__init__()
+        self._orig_mod = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._orig_mod(images.detach()) + 0 * images.sum()
+
+
+def test_a_compiler_that_loses_gradients_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _settled(timm.create_model("preact_resnet10", base_width=8))
+    images = torch.rand(2, 3, 32, 32)
+    compiled = torch.compile(model, backend="eager", dynamic=False)
+    monkeypatch.setattr(torch, "compile", _NoGradient)
+    with pytest.warns(UserWarning, match="changes the gradients"):
+        twin = _twin(compiled, images)
+    assert not isinstance(twin, _NoGradient)
+    _assert_same(model, twin, images)
+    assert _twin(compiled, images) is twin
+
+
+def test_a_twin_with_other_gradients_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = folding._Normalised.forward
+    monkeypatch.setattr(
+        folding._Normalised,
+        "forward",
+        lambda self, features: forward(self, features).detach() + 0 * features,
+    )
+    model = _settled(timm.create_model("preact_resnet10", base_width=8))
+    images = torch.rand(2, 3, 32, 32)
+    assert _twin(model, images) is model
