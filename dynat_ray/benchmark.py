@@ -65,7 +65,7 @@ def _make_folder(file: Path) -> None:
 
 
 def _step(options: Any) -> dict[str, Any]:
-    from dynat_ray.benchmarks import step
+    from dynat_ray.benchmarks import accuracy, step
 
     found = step.measure(
         batch_size=options.batch_size,
@@ -74,7 +74,9 @@ def _step(options: Any) -> dict[str, Any]:
         compiled=options.compile,
     )
     if options.data:
-        found["accuracy"] = step.compare_accuracy(options.data, device=options.device)
+        found["accuracy"] = accuracy.compare_accuracy(
+            options.data, device=options.device, compiled=options.compile
+        )
     return found
 
 

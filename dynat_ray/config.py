@@ -140,6 +140,8 @@ class AttackConfig:
             `false` stand for `auto` and `none`.
         batch_norm: Mode of batch normalisation while attacking; `train` leaves the running
             statistics alone.
+        cuda_graphs: On a GPU, record the attack's passes and replay them: less work for the host,
+            for some more memory.
     """
 
     steps: int = 10
@@ -149,6 +151,7 @@ class AttackConfig:
     carry_epochs: int = 0
     random_start: Literal["auto", "uniform", "gaussian", "none"] | bool = "auto"
     batch_norm: Literal["eval", "train"] = "eval"
+    cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
         _require_finite("attack", self, "step_size")

@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
-from dynat_ray.benchmarks.step import our_step, random_batch
+from dynat_ray.benchmarks.our_loop import our_step, random_batch
 from dynat_ray.benchmarks.timing import cpu_threads, seconds_of
 from dynat_ray.training.precision import Precision, usable_precision
 
 # The first word of these that an operation's name contains says what it belongs to.
-_KINDS = {
+_OPERATIONS = {
     "convolution_backward": "convolutions, backward",
     "convolution": "convolutions, forward",
     "mm": "linear layer",
@@ -34,9 +35,30 @@ _KINDS = {
     "relu": "ReLU",
     "add": "sums",
 }
+# The same for a GPU's kernels.
+_KERNELS = {
+    "triton_": "fused by the compiler",
+    "wgrad": "convolutions, backward",
+    "dgrad": "convolutions, backward",
+    "fprop": "convolutions, forward",
+    "nhwc": "convolutions, layout",
+    "gemm": "linear layer",
+    "nvjet": "linear layer",
+    "bn_": "batch normalisation",
+    "batch_norm": "batch normalisation",
+    "multi_tensor": "optimiser",
+    "copy": "casts and copies",
+    "Memcpy": "casts and copies",
+    "threshold": "ReLU",
+    "clamp_min": "ReLU",
+    "CUDAFunctor_add": "sums",
+    "reduce_kernel": "reductions",
+}
 _OTHERS = "everything else"
-_MATRIX = 2048
-_BANDWIDTH_BYTES = 2**28
+_LONGEST = 40
+# So large that a device is busy with it for much longer than it takes to start.
+_MATRIX = {"cpu": 2048, "cuda": 8192}
+_BANDWIDTH_BYTES = {"cpu": 2**28, "cuda": 2**32}
 
 
 def measure(
@@ -59,7 +81,8 @@ def measure(
         threads: CPU threads; 0: all cores.
 
     Returns:
-        `seconds` of a step without the profiler, `by_kind` (seconds in the profiler's run),
+        `seconds` of a step without the profiler, `by_kind` (seconds in the profiler's run; on a
+        GPU their sum is for how long it was busy), `operations` (the longest by name, likewise),
         `flops`, `matrix_rate` (FLOP/s), `bytes` (read and written, by operations that are no
         matrix products), `bandwidth` (bytes/s), `floor_seconds` (products at the matrix rate) and
         `floor_share` (that by `seconds`).
@@ -78,8 +101,9 @@ def measure(
             activities.append(ProfilerActivity.CUDA)
         with profile(activities=activities) as profiled:
             seconds_of(partial(step, images, labels), device)
-        # The same arithmetic, but a compiled step hides its operations.
-        plain = our_step(model, precision, device=device)
+        times = _times(profiled, device)
+        # The same arithmetic, but compiled and recorded steps hide their operations.
+        plain = our_step(model, precision, device=device, recorded=False)
         plain(images, labels)
         with _Counter() as counted:
             plain(images, labels)
@@ -91,8 +115,10 @@ def measure(
         "batch_size": batch_size,
         "precision": precision,
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
+        "on_gpu": device == "cuda",
         "seconds": seconds,
-        "by_kind": _by_kind(profiled, device),
+        "by_kind": _by_kind(times, _OPERATIONS if device == "cpu" else _KERNELS),
+        "operations": sorted(times.items(), key=lambda item: -item[1])[:_LONGEST],
         "flops": flops,
         "matrix_rate": rate,
         "bytes": counted.bytes,
@@ -114,8 +140,10 @@ def table(found: Mapping[str, Any]) -> str:
     ]
     for kind, seconds in sorted(found["by_kind"].items(), key=lambda item: -item[1]):
         lines.append(f"| {kind} | {seconds * 1e3:,.1f} | {100 * seconds / total:.1f} % |")
+    lines.append("")
+    if found["on_gpu"]:
+        lines.append(f"the GPU is busy for {100 * total / found['seconds']:.0f} % of a step")
     lines += [
-        "",
         f"matrix products: {found['flops'] / 1e9:,.0f} GFLOP at {found['matrix_rate'] / 1e9:,.0f} "
         f"GFLOP/s are {found['floor_seconds'] * 1e3:,.0f} ms, "
         f"{100 * found['floor_share']:.0f} % of the step",
@@ -126,12 +154,23 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _by_kind(profiled: Any, device: str) -> dict[str, float]:
+def _times(profiled: Any, device: str) -> dict[str, float]:
+    """Returns the seconds of all operations by name: on a GPU of kernels and copies."""
+    averages = profiled.key_averages()
+    if device == "cpu":
+        return {event.key: event.self_cpu_time_total / 1e6 for event in averages}
+    return {
+        event.key: event.self_device_time_total / 1e6
+        for event in averages
+        if event.device_type != DeviceType.CPU and not event.is_user_annotation
+    }
+
+
+def _by_kind(times: Mapping[str, float], kinds: Mapping[str, str]) -> dict[str, float]:
     found: dict[str, float] = {}
-    for event in profiled.key_averages():
-        spent = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
-        kind = next((kind for word, kind in _KINDS.items() if word in event.key), _OTHERS)
-        found[kind] = found.get(kind, 0.0) + spent / 1e6
+    for name, seconds in times.items():
+        kind = next((kind for word, kind in kinds.items() if word in name), _OTHERS)
+        found[kind] = found.get(kind, 0.0) + seconds
     return found
 
 
@@ -163,14 +202,16 @@ class _Counter(TorchDispatchMode):
 
 def _matrix_rate(device: str, dtype: torch.dtype) -> float:
     """Returns the FLOP/s of a large matrix product."""
-    one, other = (torch.randn(_MATRIX, _MATRIX, device=device, dtype=dtype) for _ in range(2))
+    size = _MATRIX[device]
+    one, other = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = min(seconds_of(lambda: one @ other, device) for _ in range(8))
-    return 2 * _MATRIX**3 / best
+    return 2 * size**3 / best
 
 
 def _bandwidth(device: str) -> float:
     """Returns the bytes per second of a copy, read and written."""
-    source = torch.zeros(_BANDWIDTH_BYTES // 4, device=device)
+    size = _BANDWIDTH_BYTES[device]
+    source = torch.zeros(size // 4, device=device)
     target = torch.empty_like(source)
     best = min(seconds_of(lambda: target.copy_(source), device) for _ in range(8))
-    return 2 * _BANDWIDTH_BYTES / best
+    return 2 * size / best

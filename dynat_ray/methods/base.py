@@ -249,6 +249,7 @@ class Method(ABC, Generic[SettingsT]):
             keys=keys,
             step_noise=step_noise,
             carried=batch.carried,
+            record=settings.cuda_graphs,
         )
 
     def cross_entropies(self, logits: Tensor, batch: Batch) -> Tensor:

@@ -50,6 +50,11 @@ _OBJECTIVES: dict[str, Objective] = {
 }
 
 
+def is_named(objective: Objective) -> bool:
+    """Returns whether a function is one of the named objectives."""
+    return objective in _OBJECTIVES.values()
+
+
 def get_objective(objective: ObjectiveName | Objective) -> Objective:
     """Returns the function of a named objective; a function is returned as it is."""
     if callable(objective):

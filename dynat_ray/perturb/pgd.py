@@ -16,6 +16,7 @@ from dynat_ray import keyed_random
 from dynat_ray.perturb.folding import folded
 from dynat_ray.perturb.frozen import BatchNormMode, frozen
 from dynat_ray.perturb.objectives import Objective, ObjectiveName, get_objective
+from dynat_ray.perturb.recorded import InputGradients
 from dynat_ray.perturb.shrinking import places_to_keep
 from dynat_ray.perturb.signals import adversarial_gap
 from dynat_ray.perturb.threat import Ball, RandomStart, per_sample, starting_point
@@ -83,6 +84,7 @@ def pgd(
     keys: Tensor | None = None,
     step_noise: float = 0.0,
     carried: Tensor | None = None,
+    record: bool = False,
 ) -> AttackOutcome:
     """Attacks every sample within its own budget (Madry et al. 2018).
 
@@ -106,6 +108,8 @@ def pgd(
         step_noise: Standard deviation of normal noise added at every step.
         carried: Changes `(B, C, H, W)` to begin with instead of a random start; see
             `starting_point`.
+        record: On a GPU, record the network's passes and replay them (`perturb.recorded`); for
+            attacks that come again and again on one network.
 
     Returns:
         The adversarial images, detached, and what they cost.
@@ -139,7 +143,7 @@ def pgd(
             batch,
             ball,
             steps,
-            loss,
+            InputGradients(network, loss, record=record and batch_norm == "eval"),
             stop,
             clean_logits,
             step_noise,
@@ -181,7 +185,7 @@ def _ascend(
     batch: _Samples,
     ball: Ball,
     steps: int,
-    loss: Objective,
+    gradient_at: InputGradients,
     stop: StopRule | None,
     clean_logits: Tensor | None,
     step_noise: float,
@@ -207,7 +211,7 @@ def _ascend(
     for step in range(steps):
         if len(current) == 0:
             break
-        gradient, seen = _input_gradient(model, current, samples, loss)
+        gradient, seen = gradient_at(current, samples.labels, samples.clean_log_probs)
         passes += len(current)
         logits = seen if logits is None else logits.index_copy_(0, samples.rows, seen)
         if stop is not None and step >= stop.min_steps:
@@ -269,18 +273,6 @@ def _start(
         ball, attacked.images, attacked.eps, random_start, attacked.keys, carried
     )
     return batch.images.index_copy(0, places, start)
-
-
-def _input_gradient(
-    model: nn.Module, current: Tensor, samples: _Samples, loss: Objective
-) -> tuple[Tensor, Tensor]:
-    """Returns the gradient of the loss with respect to the images, and the logits."""
-    current = current.detach().requires_grad_(True)
-    with torch.enable_grad():
-        logits = model(current).float()
-        total = loss(logits, samples.labels, samples.clean_log_probs).sum()
-    (gradient,) = torch.autograd.grad(total, current)
-    return gradient, logits.detach()
 
 
 def _as_tensor(value: float | Tensor, images: Tensor) -> Tensor:

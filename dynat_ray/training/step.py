@@ -21,7 +21,7 @@ from dynat_ray.data import Batch
 from dynat_ray.methods import Method, Prepared
 from dynat_ray.own_time import own_time
 from dynat_ray.perturb.frozen import unchanged_statistics
-from dynat_ray.training.precision import autocast
+from dynat_ray.training.precision import autocast, chosen_kernels
 from dynat_ray.training.weight_perturbation import perturbed_weights
 
 _LARGEST_NUMBER_OF_GRAPHS = 64
@@ -107,6 +107,7 @@ class Stepper:
         self.config = config
         self.device = device
 
+    @chosen_kernels()
     def step(self, batch: Batch, epoch: int, global_step: int, global_size: int) -> StepOutcome:
         """Attacks a batch and updates the weights once.
 

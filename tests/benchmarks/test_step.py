@@ -7,23 +7,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from dynat_ray.benchmarks import step
+from dynat_ray.benchmarks import accuracy, loops, our_loop, step
 from dynat_ray.benchmarks.reference_loops import AttackSettings
 
 SHORT = AttackSettings(steps=2, step_size=4 / 255)
 
 
 def test_the_references_are_all_there() -> None:
-    assert step.LOOPS == ("ours", "ours_float32", "robust_overfitting", "torchattacks", "art")
+    assert loops.LOOPS == ("ours", "ours_float32", "robust_overfitting", "torchattacks", "art")
 
 
-@pytest.mark.parametrize("name", step.LOOPS)
+@pytest.mark.parametrize("name", loops.LOOPS)
 def test_a_loop_learns_its_batch(name: str) -> None:
-    model = step._classifier(base_width=8, seed=0, shape=(3, 16, 16))
+    model = our_loop.classifier(base_width=8, seed=0, shape=(3, 16, 16))
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(20, 3, 16, 16, generator=generator)
     labels = torch.arange(20) % 10
-    train = step._make_step(name, model, step._sgd(model), SHORT, compiled=False)
+    train = loops.make_step(name, model, our_loop.sgd(model), SHORT, compiled=False)
     torch.manual_seed(0)
     for _ in range(15):
         train(images, labels)
@@ -33,8 +33,20 @@ def test_a_loop_learns_its_batch(name: str) -> None:
     assert float(loss) < 2.0  # from 2.3
 
 
+def test_an_attack_that_does_nothing_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    batch = our_loop.random_batch(8, "cpu")
+    raised = step._require_attack(*batch, compiled=False)
+    assert raised["ours"] == pytest.approx(raised["ours_float32"], rel=0.1)
+    assert raised["ours"] > 0
+
+    monkeypatch.setattr(step, "_raised_loss", lambda *args, **_: float(args[2] == "float32"))
+    with pytest.raises(RuntimeError, match="does not work"):
+        step._require_attack(*batch, compiled=False)
+
+
 def test_equal_steps_are_compared_in_pairs(digits: Path) -> None:
-    found = step.compare_accuracy(digits, steps=3, seeds=2, samples=20)
+    found = accuracy.compare_accuracy(digits, steps=3, seeds=2, samples=20)
     ours, theirs = (found["pgd_20_accuracy"][name] for name in ("ours", "robust_overfitting"))
     assert len(ours) == len(theirs) == 2
     paired = found["difference"]["ours"]

@@ -71,6 +71,19 @@ def test_every_variant_of_a_network_is_compiled(monkeypatch: pytest.MonkeyPatch)
     assert counter.frame_count == 4
 
 
+@pytest.mark.parametrize("name", ["pgd_at", "dynat"])
+def test_a_compiled_step_is_the_same_step(name: str) -> None:
+    found = []
+    for compiled in (False, True):
+        model = small_model("preact_resnet10", {"base_width": 8})
+        losses = [step(model, make(name), TrainConfig(compile=compiled)) for _ in range(2)]
+        found.append((torch.stack(losses), model.state_dict()))
+    (losses, weights), (compiled_losses, compiled_weights) = found
+    torch.testing.assert_close(compiled_losses, losses, rtol=1e-3, atol=1e-4)
+    for key, values in weights.items():
+        torch.testing.assert_close(compiled_weights[key], values, rtol=1e-2, atol=1e-3, msg=key)
+
+
 @pytest.mark.parametrize(("largest", "sizes"), [(1, [1] * 5), (2, [3, 2]), (3, [3, 2])])
 def test_parts_of_a_batch_have_two_samples_where_they_may(largest: int, sizes: list[int]) -> None:
     batch = Batch(torch.zeros(5, 1, 2, 2), torch.zeros(5), torch.arange(5))
