@@ -81,7 +81,7 @@ class _Twin:
     def __init__(self, model: nn.Module, after: dict[str, str] | None, compiled: bool) -> None:
         self._shared = _tensors(model)
         self._network: nn.Module | None = None
-        self._weights: list[_Weights] = []
+        self._weights: list[_Weights | _Normalised] = []
         if after is None:
             return
         network = copy.deepcopy(model, {id(tensor): tensor for tensor in self._shared})
@@ -97,7 +97,11 @@ class _Twin:
                 self._weights.append(_Weights(module, twin, norm))
         for name, convolution in after.items():
             norm = originals[name]
-            replaced[name] = _activation(norm) if convolution else _Normalised(norm)
+            if convolution:
+                replaced[name] = _activation(norm)
+            else:
+                replaced[name] = normalised = _Normalised(norm)
+                self._weights.append(normalised)
         for name, own in replaced.items():
             parent, _, attribute = name.rpartition(".")
             setattr(modules[parent], attribute, own)
@@ -176,15 +180,32 @@ class _Weights:
 class _Normalised(nn.Module):
     """Batch normalisation in eval mode and its activation, with a short backward pass."""
 
+    scale: Tensor
+
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
         self._norm = [norm]  # in a list: no part of this module
         self.activation = _activation(norm)
+        self.register_buffer("scale", _scale(norm).detach().clone())
+
+    def refresh(self, dtype: torch.dtype | None) -> None:
+        """Takes over what the batch normalisation multiplies by now."""
+        scale = _scale(self._norm[0])
+        if self.scale.device == scale.device:
+            self.scale.copy_(scale)  # in place: compiled graphs keep their inputs
+        else:
+            self.scale = scale.clone()
 
     def forward(self, features: Tensor) -> Tensor:
         norm: Any = self._norm[0]
         normalised = _Normalise.apply(
-            features, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps
+            features,
+            norm.running_mean,
+            norm.running_var,
+            norm.weight,
+            norm.bias,
+            norm.eps,
+            self.scale,
         )
         activated: Tensor = self.activation(normalised)
         return activated
@@ -202,17 +223,16 @@ class _Normalise(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         eps: float,
+        scale: Tensor,
     ) -> Tensor:
-        result = F.batch_norm(features, mean, variance, weight, bias, training=False, eps=eps)
-        scale = (variance + eps).rsqrt()
-        scale = scale if weight is None else scale * weight
-        ctx.save_for_backward(scale.to(result.dtype).view(1, -1, 1, 1))
-        return result
+        ctx.save_for_backward(scale)
+        return F.batch_norm(features, mean, variance, weight, bias, training=False, eps=eps)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = ctx.saved_tensors
-        return gradients[0] * scale, None, None, None, None, None
+        gradient = gradients[0] * scale.to(gradients[0].dtype).view(1, -1, 1, 1)
+        return gradient, None, None, None, None, None, None
 
 
 def _convolutions_before(model: nn.Module, images: Tensor) -> dict[str, str] | None:
