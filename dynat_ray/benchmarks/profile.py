@@ -35,12 +35,13 @@ _OPERATIONS = {
     "relu": "ReLU",
     "add": "sums",
 }
-# The same for a GPU's kernels.
+# The same for a GPU's kernels, whose names are spelt in many ways: in small letters.
 _KERNELS = {
     "triton_": "fused by the compiler",
     "wgrad": "convolutions, backward",
     "dgrad": "convolutions, backward",
     "fprop": "convolutions, forward",
+    "convolve": "convolutions, forward",
     "nhwc": "convolutions, layout",
     "gemm": "linear layer",
     "nvjet": "linear layer",
@@ -48,10 +49,10 @@ _KERNELS = {
     "batch_norm": "batch normalisation",
     "multi_tensor": "optimiser",
     "copy": "casts and copies",
-    "Memcpy": "casts and copies",
+    "memcpy": "casts and copies",
     "threshold": "ReLU",
     "clamp_min": "ReLU",
-    "CUDAFunctor_add": "sums",
+    "cudafunctor_add": "sums",
     "reduce_kernel": "reductions",
 }
 _OTHERS = "everything else"
@@ -117,7 +118,7 @@ def measure(
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
         "on_gpu": device == "cuda",
         "seconds": seconds,
-        "by_kind": _by_kind(times, _OPERATIONS if device == "cpu" else _KERNELS),
+        "by_kind": _by_kind(times, device),
         "operations": sorted(times.items(), key=lambda item: -item[1])[:_LONGEST],
         "flops": flops,
         "matrix_rate": rate,
@@ -155,7 +156,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _times(profiled: Any, device: str) -> dict[str, float]:
-    """Returns the seconds of all operations by name: on a GPU of kernels and copies."""
+    """Returns the seconds of all operations by name: on a GPU of its kernels and copies."""
     averages = profiled.key_averages()
     if device == "cpu":
         return {event.key: event.self_cpu_time_total / 1e6 for event in averages}
@@ -166,10 +167,11 @@ def _times(profiled: Any, device: str) -> dict[str, float]:
     }
 
 
-def _by_kind(times: Mapping[str, float], kinds: Mapping[str, str]) -> dict[str, float]:
+def _by_kind(times: Mapping[str, float], device: str) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, seconds in times.items():
-        kind = next((kind for word, kind in kinds.items() if word in name), _OTHERS)
+        words, spelt = (_OPERATIONS, name) if device == "cpu" else (_KERNELS, name.lower())
+        kind = next((kind for word, kind in words.items() if word in spelt), _OTHERS)
         found[kind] = found.get(kind, 0.0) + seconds
     return found
 

@@ -15,11 +15,11 @@ import weakref
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynat_ray.perturb.float32 import in_float32
 from dynat_ray.perturb.foldable import find_foldable
+from dynat_ray.perturb.normalised import Normalised, activation_of, scale_of
 from dynat_ray.perturb.winograd import WinogradConvolution
 
 # Exact types: a subclass may do something else with its weights.
@@ -52,15 +52,17 @@ def folded(model: nn.Module, images: Tensor) -> nn.Module:
     # One for each precision, so that none has to move its weights when training and validation
     # take turns.
     twins = _TWINS.setdefault(model, {})
+    compiled = core is not model
     twin = twins.get(dtype)
-    if twin is None or not twin.still_fits(core):
+    if twin is not None and twin.still_fits(core):
+        twin.refresh(dtype)
+    else:
         after = _convolutions_before(core, images[:2].detach())
-        twin = twins[dtype] = _Twin(core, after, compiled=core is not model)
-        if core is not model:
-            twin.refreshed(dtype)
+        twin = twins[dtype] = _Twin(core, after, compiled)
+        twin.refresh(dtype)
+        if compiled:
             twin.compile(images)
-    network = twin.refreshed(dtype)
-    return model if network is None else network
+    return model if twin.network is None else twin.network
 
 
 def forget_twin(model: nn.Module) -> None:
@@ -76,12 +78,16 @@ class _Twin:
         after: Names of batch normalisations, with that of the convolution before each, empty if
             it has to stay on its own; None: the network can't have a twin.
         compiled: Leave out what a compiler does better, or can't do.
+
+    Attributes:
+        network: The twin itself, None where there is none; its weights are those of the last
+            `refresh`.
     """
 
     def __init__(self, model: nn.Module, after: dict[str, str] | None, compiled: bool) -> None:
         self._shared = _tensors(model)
-        self._network: nn.Module | None = None
-        self._weights: list[_Weights | _Normalised] = []
+        self.network: nn.Module | None = None
+        self._weights: list[_Weights | Normalised] = []
         if after is None:
             return
         network = copy.deepcopy(model, {id(tensor): tensor for tensor in self._shared})
@@ -98,15 +104,15 @@ class _Twin:
         for name, convolution in after.items():
             norm = originals[name]
             if convolution:
-                replaced[name] = _activation(norm)
+                replaced[name] = activation_of(norm)
             else:
-                replaced[name] = normalised = _Normalised(norm)
+                replaced[name] = normalised = Normalised(norm)
                 self._weights.append(normalised)
         for name, own in replaced.items():
             parent, _, attribute = name.rpartition(".")
             setattr(modules[parent], attribute, own)
         if after or self._weights:
-            self._network = network
+            self.network = network
             _KNOWN_TWINS.add(network)
 
     def compile(self, images: Tensor) -> None:
@@ -115,14 +121,14 @@ class _Twin:
         It has: PyTorch 2.11 made all of them 0 without a word, and attacks that do nothing teach
         no robustness.
         """
-        if self._network is None:
+        if self.network is None:
             return
-        compiled: nn.Module = torch.compile(self._network, dynamic=False)  # type: ignore[assignment]
+        compiled: nn.Module = torch.compile(self.network, dynamic=False)  # type: ignore[assignment]
         (_, expected), (_, gradient) = (
-            _logits_and_gradient(network, images) for network in (self._network, compiled)
+            _logits_and_gradient(network, images) for network in (self.network, compiled)
         )
         if bool((gradient - expected).norm() <= _COMPILED_TOLERANCE * expected.norm()):
-            self._network = compiled
+            self.network = compiled
             _KNOWN_TWINS.add(compiled)
             return
         warnings.warn(
@@ -138,11 +144,10 @@ class _Twin:
         )
 
     @torch.no_grad()
-    def refreshed(self, dtype: torch.dtype | None) -> nn.Module | None:
-        """Brings the weights up to date, in `dtype` (None: their own), and returns the twin."""
+    def refresh(self, dtype: torch.dtype | None) -> None:
+        """Brings the weights up to date, in `dtype` (None: their own)."""
         for weights in self._weights:
             weights.refresh(dtype)
-        return self._network
 
 
 class _Weights:
@@ -156,7 +161,7 @@ class _Weights:
     def refresh(self, dtype: torch.dtype | None) -> None:
         weight, bias, norm = self._original.weight, self._original.bias, self._norm
         if norm is not None:
-            scale = _scale(norm)
+            scale = scale_of(norm)
             weight = weight * scale.view(-1, 1, 1, 1)
             bias = ((0 if bias is None else bias) - norm.running_mean) * scale
             bias = bias if norm.bias is None else bias + norm.bias
@@ -177,64 +182,6 @@ class _Weights:
             now.copy_(value)  # in place: compiled graphs keep their inputs
 
 
-class _Normalised(nn.Module):
-    """Batch normalisation in eval mode and its activation, with a short backward pass."""
-
-    scale: Tensor
-
-    def __init__(self, norm: nn.Module) -> None:
-        super().__init__()
-        self._norm = [norm]  # in a list: no part of this module
-        self.activation = _activation(norm)
-        self.register_buffer("scale", _scale(norm).detach().clone())
-
-    def refresh(self, dtype: torch.dtype | None) -> None:
-        """Takes over what the batch normalisation multiplies by now."""
-        scale = _scale(self._norm[0])
-        if self.scale.device == scale.device:
-            self.scale.copy_(scale)  # in place: compiled graphs keep their inputs
-        else:
-            self.scale = scale.clone()
-
-    def forward(self, features: Tensor) -> Tensor:
-        norm: Any = self._norm[0]
-        normalised = _Normalise.apply(
-            features,
-            norm.running_mean,
-            norm.running_var,
-            norm.weight,
-            norm.bias,
-            norm.eps,
-            self.scale,
-        )
-        activated: Tensor = self.activation(normalised)
-        return activated
-
-
-class _Normalise(torch.autograd.Function):
-    """Batch normalisation with fixed statistics."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        features: Tensor,
-        mean: Tensor,
-        variance: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        eps: float,
-        scale: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(scale)
-        return F.batch_norm(features, mean, variance, weight, bias, training=False, eps=eps)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (scale,) = ctx.saved_tensors
-        gradient = gradients[0] * scale.to(gradients[0].dtype).view(1, -1, 1, 1)
-        return gradient, None, None, None, None, None, None
-
-
 def _convolutions_before(model: nn.Module, images: Tensor) -> dict[str, str] | None:
     """Finds out, on a copy, which batch normalisations can go, and into which convolutions.
 
@@ -253,8 +200,10 @@ def _convolutions_before(model: nn.Module, images: Tensor) -> dict[str, str] | N
             after = find_foldable(probe, images)
             expected = _logits_and_gradient(probe, images)
             for candidate in (after, dict.fromkeys(after, "")):
-                twin = _Twin(probe, candidate, compiled=False).refreshed(None)
-                if twin is None or _alike(_logits_and_gradient(twin, images), expected):
+                twin = _Twin(probe, candidate, compiled=False)
+                twin.refresh(None)
+                network = twin.network
+                if network is None or _alike(_logits_and_gradient(network, images), expected):
                     return candidate
         # Networks of others may refuse copies, or anything else, each in its own way.
         except Exception:
@@ -276,16 +225,6 @@ def _alike(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> boo
         bool((own - theirs).norm() <= tolerance * theirs.norm().clamp(min=1e-6))
         for own, theirs, tolerance in zip(found, expected, _TOLERANCES, strict=True)
     )
-
-
-def _scale(norm: Any) -> Tensor:
-    scale: Tensor = (norm.running_var + norm.eps).rsqrt()
-    return scale if norm.weight is None else scale * norm.weight
-
-
-def _activation(norm: nn.Module) -> nn.Module:
-    activation = getattr(norm, "act", None)
-    return nn.Identity() if activation is None else activation
 
 
 def has_hooks(model: nn.Module) -> bool:

@@ -137,13 +137,15 @@ def pgd(
         network = folded(model, images) if batch_norm == "eval" else model
         places = _attacked_at_first(eps, batch.eps, whole=batch_norm == "train")
         start = _start(ball, batch, random_start, carried, places)
+        # What is recorded of a network does not tell in which mode.
+        gradient_at = InputGradients(network, loss, record=record and batch_norm == "eval")
         return _ascend(
             network,
             start,
             batch,
             ball,
             steps,
-            InputGradients(network, loss, record=record and batch_norm == "eval"),
+            gradient_at,
             stop,
             clean_logits,
             step_noise,

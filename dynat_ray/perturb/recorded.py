@@ -78,6 +78,8 @@ class _Recordings:
 
     def find(self, network: nn.Module, objective: Objective, inputs: _Inputs) -> _Recording | None:
         """Returns the recording for such inputs, made now if they come for the second time."""
+        if self._impossible:
+            return None
         images, _, clean_log_probs = inputs
         key = (
             objective,
@@ -87,8 +89,6 @@ class _Recordings:
             torch.is_autocast_enabled("cuda"),
             torch.get_autocast_dtype("cuda"),
         )
-        if self._impossible:
-            return None
         if key not in self._found:
             # The first time libraries choose kernels, which is no part of a recording.
             if len(self._found) < _MOST_RECORDINGS:

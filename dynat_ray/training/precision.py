@@ -32,7 +32,8 @@ def autocast(wanted: Precision, device: torch.device) -> torch.autocast:
 def chosen_kernels() -> Iterator[None]:
     """Lets cuDNN try its kernels on every new shape and keep the fastest.
 
-    On an H200 a PGD-10 step takes 0.9 of the time without; some of the kernels take more memory.
+    On an H200 a PGD-10 step takes 0.9 of the time without. Some of the kernels take more memory,
+    and the choice, so the rounding, may differ from run to run.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark

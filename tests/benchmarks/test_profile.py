@@ -29,3 +29,21 @@ def test_a_pgd_10_step_is_23_forward_passes() -> None:
     shown = profile.table(found)
     assert "convolutions, backward" in shown
     assert f"{100 * found['floor_share']:.0f} % of the step" in shown
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [
+        ("triton_poi_fused_convolution_relu_2", "fused by the compiler"),
+        ("sm90_xmma_fprop_implicit_gemm_bf16bf16_nhwckrsc_nhwc", "convolutions, forward"),
+        ("sm90_xmma_dgrad_implicit_gemm_bf16bf16_nhwckrsc_nhwc", "convolutions, backward"),
+        ("ImplicitGemmConvolution...Conv2dWgradOutputGradientTile", "convolutions, backward"),
+        ("void precomputed_convolve_sgemm<__nv_bfloat16, 128>", "convolutions, forward"),
+        ("void cudnn::engines_precompiled::nhwcToNchwKernel<>", "convolutions, layout"),
+        ("elementwise_kernel<CUDAFunctor_add<float> >", "sums"),
+        ("Memcpy DtoD (Device -> Device)", "casts and copies"),
+        ("Memset (Unknown)", "everything else"),
+    ],
+)
+def test_kernels_of_a_gpu_have_a_kind(kernel: str, kind: str) -> None:
+    assert profile._by_kind({kernel: 1.0}, "cuda") == {kind: 1.0}

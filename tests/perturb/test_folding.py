@@ -13,9 +13,9 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 import dynat_ray  # noqa: F401  registers the networks
-from dynat_ray.perturb import folding
 from dynat_ray.perturb.folding import folded
 from dynat_ray.perturb.frozen import frozen
+from dynat_ray.perturb.normalised import Normalised
 
 
 def _settled(model: nn.Module) -> nn.Module:
@@ -84,7 +84,7 @@ def test_logits_and_gradients_are_the_networks(name: str, settings: dict[str, ob
 def test_half_of_a_preact_network_is_folded_away() -> None:
     model = _settled(timm.create_model("preact_resnet18", base_width=8))
     twin = _twin(model, torch.rand(2, 3, 32, 32))
-    left = sum(type(m).__name__ == "_Normalised" for m in twin.modules())
+    left = sum(isinstance(m, Normalised) for m in twin.modules())
     assert (_norms(model), left) == (17, 9)
 
 
@@ -246,9 +246,9 @@ def test_a_compiler_that_loses_gradients_is_not_used(monkeypatch: pytest.MonkeyP
 
 
 def test_a_twin_with_other_gradients_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = folding._Normalised.forward
+    forward = Normalised.forward
     monkeypatch.setattr(
-        folding._Normalised,
+        Normalised,
         "forward",
         lambda self, features: forward(self, features).detach() + 0 * features,
     )
