@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from dynat_ray.benchmarks.our_loop import our_step, random_batch
 from dynat_ray.benchmarks.timing import cpu_threads, seconds_of
@@ -22,6 +22,7 @@ from dynat_ray.training.precision import Precision, usable_precision
 
 # The first word of these that an operation's name contains says what it belongs to.
 _OPERATIONS = {
+    "winograd": "convolutions, Winograd",
     "convolution_backward": "convolutions, backward",
     "convolution": "convolutions, forward",
     "mm": "linear layer",
@@ -200,6 +201,13 @@ class _Counter(TorchDispatchMode):
             }
             self.bytes += sum(each.numel() * each.element_size() for each in tensors.values())
         return answer
+
+
+@register_flop_formula(torch.ops.dynat_ray.winograd)
+def _winograd_flops(features: Sequence[int], kernels: Sequence[int], *_: Any, **__: Any) -> int:
+    """Returns the FLOPs of the products alone: of each tile with all transformed kernels."""
+    samples, _channels, height, width = features
+    return 2 * samples * -(-height // 4) * -(-width // 4) * kernels[0]
 
 
 def _matrix_rate(device: str, dtype: torch.dtype) -> float:

@@ -97,7 +97,7 @@ class _Twin:
         for name, module in originals.items():
             if name and type(module) in _WEIGHTED:
                 twin = modules[name]
-                if WinogradConvolution.can_take(module) and not compiled:
+                if WinogradConvolution.can_take(module):
                     twin = replaced[name] = WinogradConvolution(twin)
                 norm = originals[folding[name]] if name in folding else None
                 self._weights.append(_Weights(module, twin, norm))
@@ -169,7 +169,7 @@ class _Weights:
             if value is not None:
                 self._take(name, value, dtype)
         if isinstance(self._twin, WinogradConvolution):
-            self._twin.refresh()
+            self._twin.refresh(weight)
 
     def _take(self, name: str, value: Tensor, dtype: torch.dtype | None) -> None:
         parameters, now = self._twin._parameters, getattr(self._twin, name)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -9,10 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dynat_ray  # noqa: F401  registers the networks
-from dynat_ray.perturb import winograd
+from dynat_ray.perturb import native_code, winograd
 from dynat_ray.perturb.folding import folded
 from dynat_ray.perturb.frozen import frozen
 from dynat_ray.perturb.winograd import WinogradConvolution
+
+pytestmark = pytest.mark.skipif(
+    winograd._library() is None, reason="no C++ compiler, or a processor it is not made for"
+)
 
 
 def _convolution(channels: int, kernels: int, **settings: object) -> nn.Conv2d:
@@ -21,9 +28,10 @@ def _convolution(channels: int, kernels: int, **settings: object) -> nn.Conv2d:
     return convolution.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload,no-any-return]
 
 
-def _winograd(convolution: nn.Conv2d) -> WinogradConvolution:
-    own = WinogradConvolution(convolution)
-    own.refresh()
+def _winograd(convolution: nn.Conv2d, dtype: torch.dtype = torch.float32) -> WinogradConvolution:
+    exact = convolution.weight.detach().clone()
+    own = WinogradConvolution(convolution.to(dtype))
+    own.refresh(exact)
     return own
 
 
@@ -31,27 +39,92 @@ def _relative_error(own: Tensor, exact: Tensor) -> float:
     return float((own - exact).detach().norm() / exact.detach().norm())
 
 
+# bfloat16 has eight binary digits, and the transforms add up numbers of both signs.
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)], ids=str
+)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(
     ("samples", "channels", "kernels", "height", "width"),
-    [(40, 3, 5, 4, 4), (9, 4, 3, 9, 6), (33, 2, 2, 3, 3), (3, 700, 4, 14, 14)],
+    [
+        (1, 32, 48, 4, 4),
+        (40, 32, 32, 16, 16),
+        (9, 64, 32, 9, 6),
+        (33, 32, 64, 3, 3),
+        (3, 272, 32, 14, 13),
+        (2, 48, 512, 4, 8),
+    ],
 )
 def test_output_and_gradient_are_the_convolutions(
-    samples: int, channels: int, kernels: int, height: int, width: int, bias: bool
+    samples: int,
+    channels: int,
+    kernels: int,
+    height: int,
+    width: int,
+    bias: bool,
+    dtype: torch.dtype,
+    tolerance: float,
 ) -> None:
+    if not winograd.multiplies(dtype):
+        pytest.skip(f"this processor has no instructions for {dtype}, or better ones")
     torch.manual_seed(0)
     convolution = _convolution(channels, kernels, bias=bias)
-    own = _winograd(convolution)
-    assert winograd._pays(torch.empty(samples, channels, height, width))
-    features = torch.randn(samples, channels, height, width).requires_grad_(True)
-    upstream = torch.randn(samples, kernels, height, width)
-    exact = convolution.double()(features.double())
+    exact_convolution = copy.deepcopy(convolution).double()
+    own = _winograd(convolution, dtype)
+    features = torch.randn(samples, channels, height, width).to(dtype).requires_grad_(True)
+    upstream = torch.randn(samples, kernels, height, width).to(dtype)
+    exact = exact_convolution(features.double())
     (exact_gradient,) = torch.autograd.grad(exact, features, upstream.double())
-    convolution.float()
     found = own(features)
     (gradient,) = torch.autograd.grad(found, features, upstream)
-    assert _relative_error(found, exact) < 1e-5
-    assert _relative_error(gradient, exact_gradient) < 1e-5
+    assert found.grad_fn is not None
+    assert found.grad_fn.name() == "_ConvolveBackward"
+    assert found.dtype == gradient.dtype == dtype
+    assert _relative_error(found, exact) < tolerance
+    assert _relative_error(gradient, exact_gradient) < tolerance
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_do_not_change_the_result(threads: int) -> None:
+    torch.manual_seed(0)
+    own, features = _winograd(_convolution(64, 64)), torch.randn(37, 64, 8, 8)
+    expected, before = own(features), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(own(features), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_processor_with_short_vectors_computes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    convolution = _convolution(64, 32)
+    features = torch.randn(7, 64, 10, 5)
+    exact = copy.deepcopy(convolution).double()(features.double())
+    monkeypatch.setenv("CXX", f"{native_code.compiler()} -mno-avx512f")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    caches = (native_code.load, winograd._library, winograd._function)
+    try:
+        for each in caches:
+            each.cache_clear()
+        assert not winograd.multiplies(torch.bfloat16)
+        assert _relative_error(_winograd(convolution)(features), exact) < 1e-5
+    finally:
+        for each in caches:
+            each.cache_clear()
+
+
+def test_without_a_compiler_convolutions_stay_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(winograd, "_library", lambda: None)
+    assert not WinogradConvolution.can_take(_convolution(64, 64))
+    with frozen(model := _network()):
+        twin = folded(model, torch.rand(2, 3, 32, 32))
+    assert twin is not model
+    assert not any(isinstance(module, WinogradConvolution) for module in twin.modules())
 
 
 @pytest.mark.parametrize(
@@ -67,15 +140,18 @@ def test_output_and_gradient_are_the_convolutions(
     ],
 )
 def test_other_convolutions_are_left_alone(settings: dict[str, object]) -> None:
-    assert WinogradConvolution.can_take(_convolution(256, 256))
-    assert not WinogradConvolution.can_take(_convolution(256, 256, **settings))
-    assert not WinogradConvolution.can_take(_convolution(256, 64))
+    assert WinogradConvolution.can_take(_convolution(64, 64))
+    assert not WinogradConvolution.can_take(_convolution(64, 64, **settings))
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 8, 8), (500, 4, 2, 2)])
-def test_few_tiles_or_empty_ones_go_the_direct_way(shape: tuple[int, ...]) -> None:
-    convolution = _convolution(4, 4)
-    features = torch.randn(shape)
+@pytest.mark.parametrize(("channels", "kernels"), [(16, 64), (64, 16), (40, 64), (64, 40)])
+def test_so_are_those_with_few_channels_or_odd_numbers_of_them(channels: int, kernels: int) -> None:
+    assert not WinogradConvolution.can_take(_convolution(channels, kernels))
+
+
+def test_images_that_fill_no_tile_go_the_direct_way() -> None:
+    convolution = _convolution(32, 32)
+    features = torch.randn(500, 32, 2, 2)
     assert torch.equal(_winograd(convolution)(features), convolution(features))
 
 
@@ -92,24 +168,30 @@ def _gradient(model: nn.Module, images: Tensor) -> Tensor:
     return gradient
 
 
-def test_attacks_use_it_and_follow_the_weights() -> None:
-    model, images = _network(), torch.rand(32, 3, 32, 32)
+@pytest.mark.parametrize("compiled", [False, True])
+def test_attacks_use_it_and_follow_the_weights(compiled: bool) -> None:
+    model, images = _network(), torch.rand(4, 3, 32, 32)
+    network = torch.compile(model) if compiled else model
     for _ in range(2):
         with frozen(model):
-            twin = folded(model, images)
+            twin = folded(network, images)
             assert _relative_error(_gradient(twin, images), _gradient(model, images)) < 1e-3
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.1)
-    assert sum(isinstance(module, WinogradConvolution) for module in twin.modules()) == 1
+    assert sum(isinstance(module, WinogradConvolution) for module in twin.modules()) == 5
 
 
-def test_under_autocast_it_steps_aside() -> None:
-    model, images = _network(), torch.rand(32, 3, 32, 32)
+def test_under_autocast_it_takes_that_precision() -> None:
+    model, images = _network(), torch.rand(4, 3, 32, 32)
     with frozen(model):
-        folded(model, images)
+        expected = _gradient(folded(model, images), images)
         with torch.autocast("cpu", torch.bfloat16):
             twin = folded(model, images)
             own = next(m for m in twin.modules() if isinstance(m, WinogradConvolution))
             assert own.weight.dtype == torch.bfloat16
-            assert own(torch.rand(32, 256, 4, 4)).dtype == torch.bfloat16
+            assert own(torch.rand(3, 32, 32, 32)).dtype == torch.bfloat16
+            found = _gradient(twin, images)
+            direct = _gradient(model, images)
+    # Both round; neither by much more than the other.
+    assert _relative_error(found, expected) < 3 * _relative_error(direct, expected)

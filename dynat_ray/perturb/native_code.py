@@ -1,0 +1,80 @@
+"""C++ code that is compiled on first use, for the processor it runs on."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+import warnings
+from functools import cache
+from pathlib import Path
+
+_FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"]
+
+
+@cache
+def load(source: Path) -> ctypes.CDLL | None:
+    """Compiles a C++ file and loads it; what was compiled before is taken from a cache.
+
+    The cache is the folder `dynat_ray` in `$XDG_CACHE_HOME` or `~/.cache`. Machines of a cluster
+    may share it: each kind of processor and compiler has a file of its own.
+
+    Args:
+        source: One file that needs the standard library and OpenMP alone.
+
+    Returns:
+        The library; None, with a warning, where there is no compiler (`$CXX`, or `g++` or `c++` in
+        the path) or it fails.
+    """
+    try:
+        return ctypes.CDLL(str(_compiled(source)))
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.decode(errors="replace").strip()
+    except OSError as error:
+        reason = str(error)
+    warnings.warn(
+        f"{source.name} could not be compiled, so attacks take twice as long on this CPU: {reason}",
+        stacklevel=2,
+    )
+    return None
+
+
+def compiler() -> str | None:
+    """Returns the command of the C++ compiler, perhaps with arguments; None if there is none."""
+    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+
+
+def _compiled(source: Path) -> Path:
+    found = compiler()
+    if found is None:
+        raise FileNotFoundError("there is no C++ compiler (g++) in the path, and CXX is not set")
+    command = [*shlex.split(found), *_FLAGS]
+    # What a compiler defines names its version and all that the processor can do.
+    defined = _run([*command, "-dM", "-E", "-x", "c++", os.devnull])
+    key = hashlib.sha256(b"\0".join([defined, source.read_bytes()])).hexdigest()[:16]
+    target = _cache_folder() / f"{source.stem}-{key}.so"
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            unfinished = Path(folder) / target.name
+            _run([*command, str(source), "-o", str(unfinished)])
+            unfinished.replace(target)  # at once: others may be waiting for the same file
+    return target
+
+
+def _run(command: list[str]) -> bytes:
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def _cache_folder() -> Path:
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynat_ray"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="dynat_ray-"))
