@@ -20,8 +20,9 @@ _FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"]
 def load(source: Path) -> ctypes.CDLL | None:
     """Compiles a C++ file and loads it; what was compiled before is taken from a cache.
 
-    The cache is the folder `dynat_ray` in `$XDG_CACHE_HOME` or `~/.cache`. Machines of a cluster
-    may share it: each kind of processor and compiler has a file of its own.
+    The cache is `dynat-ray/native` in `$XDG_CACHE_HOME` or `~/.cache`, and not where data sets are
+    kept, which others may be able to write to. Machines may share it: each kind of processor and
+    compiler has a file of its own.
 
     Args:
         source: One file that needs the standard library and OpenMP alone.
@@ -55,7 +56,8 @@ def _compiled(source: Path) -> Path:
     command = [*shlex.split(found), *_FLAGS]
     # What a compiler defines names its version and all that the processor can do.
     defined = _run([*command, "-dM", "-E", "-x", "c++", os.devnull])
-    key = hashlib.sha256(b"\0".join([defined, source.read_bytes()])).hexdigest()[:16]
+    parts = [shlex.join(command).encode(), defined, source.read_bytes()]
+    key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     target = _cache_folder() / f"{source.stem}-{key}.so"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
@@ -70,11 +72,12 @@ def _run(command: list[str]) -> bytes:
 
 
 def _cache_folder() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynat_ray"
     try:
+        cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache_home / "dynat-ray" / "native"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # the second: there is no home
         pass
-    return Path(tempfile.mkdtemp(prefix="dynat_ray-"))
+    return Path(tempfile.mkdtemp(prefix="dynat-ray-"))

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(native_code.compiler() is None, reason="there is
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     native_code.load.cache_clear()
-    yield tmp_path / "cache" / "dynat_ray"
+    yield tmp_path / "cache" / "dynat-ray" / "native"
     native_code.load.cache_clear()
 
 
