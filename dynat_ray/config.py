@@ -227,7 +227,7 @@ class TrainConfig:
         precision: `float32`, or `bf16` autocast, which falls back to float32 on a device that has
             no instructions for it (evaluation is float32 always).
         channels_last: Memory format of images and weights.
-        compile: `torch.compile` for the attack and the training graph.
+        compile: `torch.compile` for the attack and the training graph; slower on a CPU.
         activation_checkpointing: Compute activations again on the way back instead of keeping them:
             less memory, for one more forward pass in every backward pass, attacks included.
         ema_decay: Decay of the weight average that is evaluated and saved; 0: none.

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 from dynat_ray.benchmarks.our_loop import our_step, random_batch
 from dynat_ray.benchmarks.timing import cpu_threads, seconds_of
+from dynat_ray.perturb import winograd
 from dynat_ray.training.precision import Precision, usable_precision
 
 # The first word of these that an operation's name contains says what it belongs to.
@@ -207,7 +208,7 @@ class _Counter(TorchDispatchMode):
 def _winograd_flops(features: Sequence[int], kernels: Sequence[int], *_: Any, **__: Any) -> int:
     """Returns the FLOPs of the products alone: of each tile with all transformed kernels."""
     samples, _channels, height, width = features
-    return 2 * samples * -(-height // 4) * -(-width // 4) * kernels[0]
+    return 2 * samples * winograd.tiles(height, width) * kernels[0]
 
 
 def _matrix_rate(device: str, dtype: torch.dtype) -> float:

@@ -38,7 +38,7 @@ def load(source: Path) -> ctypes.CDLL | None:
     except OSError as error:
         reason = str(error)
     warnings.warn(
-        f"{source.name} could not be compiled, so attacks take twice as long on this CPU: {reason}",
+        f"{source.name} could not be compiled; what it would do is slower on this CPU: {reason}",
         stacklevel=2,
     )
     return None

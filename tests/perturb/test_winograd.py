@@ -149,6 +149,14 @@ def test_so_are_those_with_few_channels_or_odd_numbers_of_them(channels: int, ke
     assert not WinogradConvolution.can_take(_convolution(channels, kernels))
 
 
+def test_no_images_give_no_outputs_and_no_gradients() -> None:
+    features = torch.zeros(0, 32, 8, 8).requires_grad_(True)
+    found = _winograd(_convolution(32, 48))(features)
+    (gradient,) = torch.autograd.grad(found.sum(), features)
+    assert found.shape == (0, 48, 8, 8)
+    assert gradient.shape == features.shape
+
+
 def test_images_that_fill_no_tile_go_the_direct_way() -> None:
     convolution = _convolution(32, 32)
     features = torch.randn(500, 32, 2, 2)
