@@ -20,12 +20,10 @@ from torch import Tensor, nn
 from dynat_ray.perturb.float32 import in_float32
 from dynat_ray.perturb.foldable import find_foldable
 from dynat_ray.perturb.normalised import Normalised, activation_of, scale_of
-from dynat_ray.perturb.padded import PaddedConvolution
 from dynat_ray.perturb.winograd import WinogradConvolution
 
 # Exact types: a subclass may do something else with its weights.
 _WEIGHTED = (nn.Conv2d, nn.Linear)
-_FASTER = (WinogradConvolution, PaddedConvolution)
 # Of the check that folding changes nothing, relative to the length of logits and gradients. Of
 # these single ones jump where a ReLU's input is next to 0.
 _TOLERANCES = (1e-3, 1e-2)
@@ -99,9 +97,8 @@ class _Twin:
         for name, module in originals.items():
             if name and type(module) in _WEIGHTED:
                 twin = modules[name]
-                for faster in _FASTER:
-                    if faster.can_take(module):
-                        twin = replaced[name] = faster(twin)
+                if WinogradConvolution.can_take(module):
+                    twin = replaced[name] = WinogradConvolution(twin)
                 norm = originals[folding[name]] if name in folding else None
                 self._weights.append(_Weights(module, twin, norm))
         for name, convolution in after.items():
@@ -171,7 +168,7 @@ class _Weights:
         for name, value in (("weight", weight), ("bias", bias)):
             if value is not None:
                 self._take(name, value, dtype)
-        if isinstance(self._twin, _FASTER):
+        if isinstance(self._twin, WinogradConvolution):
             self._twin.refresh(weight)
 
     def _take(self, name: str, value: Tensor, dtype: torch.dtype | None) -> None:
