@@ -222,4 +222,4 @@ def test_compiled_and_replayed_attacks_are_as_strong(
         images = _images(0)
         expected = gain(core, images, record=False)
         assert expected > 0
-        assert gain(compiled, images, record=True) == pytest.approx(expected, rel=0.1)
+        assert gain(compiled, images, record=True) == pytest.approx(expected, rel=0.2)
