@@ -9,6 +9,7 @@ in int64 tensors on whatever device the keys are.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ _MASK = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
 
 
-def _mix(values: Tensor) -> Tensor:
+def _mix(values: Any) -> Any:
+    # An int is mixed without a tensor: what a whole batch shares costs a device nothing.
     values = ((values ^ (values >> 16)) * 0x7FEB352D) & _MASK
     values = ((values ^ (values >> 15)) * 0x846CA68B) & _MASK
     return values ^ (values >> 16)
@@ -33,12 +35,7 @@ def combine(*parts: Tensor | int) -> Tensor:
     for part in parts:
         low, high = part & _MASK, (part >> 32) & _MASK
         for word in (low, high):
-            key = key * 31 + word + _GOLDEN
-            key = (
-                _mix(key & _MASK)
-                if isinstance(key, Tensor)
-                else int(_mix(torch.tensor(key & _MASK)))
-            )
+            key = _mix(key * 31 + word + _GOLDEN & _MASK)
     assert isinstance(key, Tensor), "combine needs at least one tensor"
     return key
 

@@ -110,7 +110,7 @@ class Augmentation:
         last = images.is_contiguous(memory_format=torch.channels_last)
         pixels = images.permute(0, 2, 3, 1).contiguous()
         if "crop" in self._values or "flip" in self._values:
-            pixels = self.placement(indices, epoch).apply(pixels)
+            pixels = self._placement(keys).apply(pixels)
         result = pixels.to(torch.float32).div_(255).permute(0, 3, 1, 2)
         result = result if last else result.contiguous()
         if "resized-crop" in self._values:
@@ -124,7 +124,9 @@ class Augmentation:
 
     def placement(self, indices: Tensor, epoch: int) -> Placement:
         """Returns where `crop` and `flip` put the images `indices` `(B,)` in an epoch."""
-        keys = combine(self._seed, epoch, indices)
+        return self._placement(combine(self._seed, epoch, indices))
+
+    def _placement(self, keys: Tensor) -> Placement:
         return Placement.draw(keys, int(self._values.get("crop", 0)), flip="flip" in self._values)
 
 

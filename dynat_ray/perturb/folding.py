@@ -12,6 +12,8 @@ from __future__ import annotations
 import copy
 import warnings
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -54,7 +56,10 @@ def folded(model: nn.Module, images: Tensor) -> nn.Module:
     twins = _TWINS.setdefault(model, {})
     compiled = core is not model
     twin = twins.get(dtype)
-    if twin is not None and twin.still_fits(core):
+    settled = _SETTLED.get(model)
+    if settled is not None and twin in settled:
+        pass
+    elif twin is not None and twin.still_fits(core):
         twin.refresh(dtype)
     else:
         after = _convolutions_before(core, images[:2].detach())
@@ -62,7 +67,19 @@ def folded(model: nn.Module, images: Tensor) -> nn.Module:
         twin.refresh(dtype)
         if compiled:
             twin.compile(images)
+    if settled is not None:
+        settled.add(twin)
     return model if twin.network is None else twin.network
+
+
+@contextmanager
+def settled_weights(model: nn.Module) -> Iterator[None]:
+    """Has `folded` bring twins of `model` up to date but once, while its weights don't change."""
+    _SETTLED[model] = set()
+    try:
+        yield
+    finally:
+        _SETTLED.pop(model, None)
 
 
 def forget_twin(model: nn.Module) -> None:
@@ -242,4 +259,6 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 _TWINS: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype | None, _Twin]] = (
     weakref.WeakKeyDictionary()
 )
+# Twins that are up to date, of networks whose weights don't change for a while.
+_SETTLED: weakref.WeakKeyDictionary[nn.Module, set[_Twin]] = weakref.WeakKeyDictionary()
 _KNOWN_TWINS: weakref.WeakSet[nn.Module] = weakref.WeakSet()

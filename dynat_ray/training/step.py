@@ -20,6 +20,7 @@ from dynat_ray.config import TrainConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import Method, Prepared
 from dynat_ray.own_time import own_time
+from dynat_ray.perturb.folding import settled_weights
 from dynat_ray.perturb.frozen import unchanged_statistics
 from dynat_ray.training.precision import autocast, chosen_kernels
 from dynat_ray.training.weight_perturbation import perturbed_weights
@@ -121,9 +122,9 @@ class Stepper:
         # DDP averages over workers, whose parts may differ by one sample.
         scale = world_size() / global_size
         prepared: list[Prepared] = []
-        for part in _micro_batches(batch, config.micro_batch_size, global_size):
-            keys = keyed_random.combine(config.seed, epoch, part.indices)
-            with autocast(config.precision, self.device):
+        with settled_weights(networks.attacked), autocast(config.precision, self.device):
+            for part in _micro_batches(batch, config.micro_batch_size, global_size):
+                keys = keyed_random.combine(config.seed, epoch, part.indices)
                 prepared.append(self.method.prepare(networks.attacked, part, keys))
         networks.outer.train()
         self.optimizer.zero_grad(set_to_none=True)

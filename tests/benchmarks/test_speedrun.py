@@ -10,6 +10,7 @@ SMALL = {
     "data.limit": 100,
     "model.kwargs": {"base_width": 8},
     "attack.steps": 2,
+    "attack.first_steps": 0,
     "train.epochs": 2,
     "train.batch_size": 50,
     "train.compile": False,

@@ -13,7 +13,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 import dynat_ray  # noqa: F401  registers the networks
-from dynat_ray.perturb.folding import folded
+from dynat_ray.perturb.folding import folded, settled_weights
 from dynat_ray.perturb.frozen import frozen
 from dynat_ray.perturb.normalised import Normalised
 
@@ -110,6 +110,22 @@ def test_weights_of_its_own_stay_where_they_are(autocast: bool) -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         before = [id(p) for p in _twin(model, images).parameters()]
         assert [id(p) for p in _twin(model, images).parameters()] == before
+
+
+def test_while_weights_are_settled_a_twin_is_brought_up_to_date_once() -> None:
+    model = _settled(timm.create_model("preact_resnet10", base_width=8))
+    images = torch.rand(2, 3, 32, 32)
+    _twin(model, images)
+    with torch.no_grad():
+        model.head.fc.weight.mul_(2)
+    with settled_weights(model):
+        twin = _twin(model, images)
+        _assert_same(model, twin, images)
+        before = twin(images)
+        with torch.no_grad():  # against what was promised, to see that nothing is looked at
+            model.stages[0].blocks[0].conv1.weight.mul_(2)
+        assert torch.equal(_twin(model, images)(images), before)
+    _assert_same(model, _twin(model, images), images)
 
 
 def test_tensors_that_were_replaced_are_noticed() -> None:
