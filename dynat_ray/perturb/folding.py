@@ -56,19 +56,16 @@ def folded(model: nn.Module, images: Tensor) -> nn.Module:
     twins = _TWINS.setdefault(model, {})
     compiled = core is not model
     twin = twins.get(dtype)
-    settled = _SETTLED.get(model)
-    if settled is not None and twin in settled:
-        pass
-    elif twin is not None and twin.still_fits(core):
-        twin.refresh(dtype)
-    else:
+    settled = _SETTLED.get(model, set())
+    if twin is None or not twin.still_fits(core):
         after = _convolutions_before(core, images[:2].detach())
         twin = twins[dtype] = _Twin(core, after, compiled)
         twin.refresh(dtype)
         if compiled:
             twin.compile(images)
-    if settled is not None:
-        settled.add(twin)
+    elif twin not in settled:
+        twin.refresh(dtype)
+    settled.add(twin)
     return model if twin.network is None else twin.network
 
 
