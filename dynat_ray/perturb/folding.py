@@ -71,7 +71,11 @@ def folded(model: nn.Module, images: Tensor) -> nn.Module:
 
 @contextmanager
 def settled_weights(model: nn.Module) -> Iterator[None]:
-    """Has `folded` bring twins of `model` up to date but once, while its weights don't change."""
+    """Has `folded` bring twins of `model` up to date but once.
+
+    Args:
+        model: What `folded` will get. Nobody changes its weights or statistics meanwhile.
+    """
     _SETTLED[model] = set()
     try:
         yield

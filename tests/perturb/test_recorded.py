@@ -194,9 +194,10 @@ def test_a_gpu_replays_what_it_computes(
 
 @on_gpu
 @pytest.mark.parametrize("objective", ["ce", "kl", "cw"])
+@pytest.mark.parametrize("stop", [None, StopRule(margin=0.0)])
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_compiled_and_replayed_attacks_are_as_strong(
-    objective: ObjectiveName, precision: torch.dtype
+    objective: ObjectiveName, stop: StopRule | None, precision: torch.dtype
 ) -> None:
     """The single signs of an untrained network's gradients are noise; what they do is not."""
     torch._dynamo.reset()
@@ -208,7 +209,7 @@ def test_compiled_and_replayed_attacks_are_as_strong(
         with torch.no_grad():
             clean = core(images)
             labels, log_probs = clean.argmax(dim=1), clean.log_softmax(dim=1)
-            found = _attack(network, images, clean, objective, precision, None, record=record)
+            found = _attack(network, images, clean, objective, precision, stop, record=record)
             before, after = (
                 get_objective(objective)(logits, labels, log_probs).mean()
                 for logits in (clean, core(found.images))
