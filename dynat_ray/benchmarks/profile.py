@@ -211,6 +211,16 @@ def _winograd_flops(features: Sequence[int], kernels: Sequence[int], *_: Any, **
     return 2 * samples * winograd.tiles(height, width) * kernels[0]
 
 
+@register_flop_formula(torch.ops.dynat_ray.winograd_weight_gradient)
+def _winograd_gradient_flops(
+    features: Sequence[int], upstream: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """Returns the same for the gradient with respect to kernels."""
+    samples, channels, height, width = features
+    tiles = samples * winograd.tiles(height, width)
+    return 2 * tiles * winograd.POINTS * channels * upstream[1]
+
+
 def _matrix_rate(device: str, dtype: torch.dtype) -> float:
     """Returns the FLOP/s of a large matrix product."""
     size = _MATRIX[device]

@@ -25,7 +25,8 @@ def load(source: Path) -> ctypes.CDLL | None:
     compiler has a file of its own.
 
     Args:
-        source: One file that needs the standard library and OpenMP alone.
+        source: The file to compile, which needs the standard library, OpenMP and headers of its own
+            folder alone.
 
     Returns:
         The library; None, with a warning, where there is no compiler (`$CXX`, or `g++` or `c++` in
@@ -56,7 +57,9 @@ def _compiled(source: Path) -> Path:
     command = [*shlex.split(found), *_FLAGS]
     # What a compiler defines names its version and all that the processor can do.
     defined = _run([*command, "-dM", "-E", "-x", "c++", os.devnull])
-    parts = [shlex.join(command).encode(), defined, source.read_bytes()]
+    headers = sorted(source.parent.glob("*.h"))
+    parts = [shlex.join(command).encode(), defined]
+    parts += [file.read_bytes() for file in (source, *headers)]
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     target = _cache_folder() / f"{source.stem}-{key}.so"
     if not target.exists():

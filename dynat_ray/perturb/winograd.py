@@ -1,10 +1,10 @@
-"""Convolutions of 3 x 3 by Winograd's algorithm, for attacks on a CPU.
+"""Convolutions of 3 x 3 and their gradients by Winograd's algorithm, on a CPU.
 
 Four by four outputs at once take 36 products for each pair of channels instead of 144 (Winograd;
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016), and transforms
-before and after them. `winograd.cpp` keeps all of it in the cache: 1.6 to 3.1 times as fast as
-oneDNN's direct convolution in the same precision. In bfloat16 it rounds more, five times as much
-in a layer; an attack's gradients, which sixteen layers round anyway, lose little by it.
+before and after them. The C++ code in `native` keeps all of it in the cache: 1.6 to 3.1 times as
+fast as oneDNN's direct convolution in the same precision. In bfloat16 it rounds more, five times as
+much in a layer; gradients, which sixteen layers round anyway, lose little by it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ from torch import Tensor, nn
 from dynat_ray.perturb import native_code
 
 _OUTPUTS = 4
-_POINTS = 36
-# Input and output channels: at least so many, for less is spared than the transforms cost, and in
-# multiples of what winograd.cpp multiplies at once.
-_FEWEST_CHANNELS = 32
+POINTS = 36  # products that a tile takes for each pair of channels
+# Input and output channels come in multiples of what is multiplied at once.
 _MULTIPLE = 16
 _NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -55,16 +53,10 @@ class WinogradConvolution(nn.Module):
         """Returns whether `module` is a convolution that may be faster this way."""
         return (
             isinstance(module, nn.Conv2d)
-            and module.kernel_size == (3, 3)
-            and module.stride == module.dilation == (1, 1)
-            and module.padding == (1, 1)
+            and module.stride == module.padding == module.dilation == (1, 1)
             and module.padding_mode == "zeros"
             and module.groups == 1
-            and min(module.in_channels, module.out_channels) >= _FEWEST_CHANNELS
-            and module.in_channels % _MULTIPLE == module.out_channels % _MULTIPLE == 0
-            and module.weight.device.type == "cpu"
-            and module.weight.dtype == torch.float32
-            and _library() is not None
+            and suits(module.weight)
         )
 
     @torch.no_grad()
@@ -74,26 +66,19 @@ class WinogradConvolution(nn.Module):
         Args:
             weight: The same weights before they were rounded.
         """
-        dtype, filters, channels = self.weight.dtype, *weight.shape[:2]
+        dtype = self.weight.dtype
         if not multiplies(dtype) or weight.device.type != "cpu":
             self.forwards = self.backwards = None
             return
-        weight = weight.float()
         if self.forwards is None or self.forwards.dtype != dtype:
-            size = _POINTS * channels * filters
-            self.forwards, self.backwards = (torch.empty(size, dtype=dtype) for _ in range(2))
+            self.forwards, self.backwards = (_room_for(weight, dtype) for _ in range(2))
         assert self.backwards is not None
-        transform, threads = _function("transform_kernels", dtype), torch.get_num_threads()
-        first, (filter_, channel, row, column) = weight.data_ptr(), weight.stride()
-        to = self.forwards.data_ptr()
-        transform(first, filter_, channel, row, column, to, channels, filters, threads)
-        # The gradient is a convolution too: with channels exchanged and kernels turned round.
-        last, to = first + weight.element_size() * 2 * (row + column), self.backwards.data_ptr()
-        transform(last, channel, filter_, -row, -column, to, filters, channels, threads)
+        transform_kernels(weight, self.forwards)
+        transform_kernels(weight, self.backwards, turned=True)
 
     def forward(self, features: Tensor) -> Tensor:
         """Convolves `(B, C, H, W)` to `(B, K, H, W)`, channels last."""
-        if self.forwards is None or not _pays(features):
+        if self.forwards is None or not pays(features):
             return F.conv2d(features, self.weight, self.bias, padding=1)
         result: Tensor = _Convolve.apply(
             features.to(self.forwards.dtype), self.forwards, self.backwards, self.bias
@@ -120,6 +105,50 @@ class _Convolve(torch.autograd.Function):
         )
 
 
+def suits(weight: Tensor) -> bool:
+    """Returns whether these kernels `(K, C, 3, 3)` may be faster; the stride has to be 1."""
+    return (
+        weight.shape[2:] == (3, 3)
+        and all(channels % _MULTIPLE == 0 for channels in weight.shape[:2])
+        and weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and _library() is not None
+    )
+
+
+def transformed_kernels(weight: Tensor, dtype: torch.dtype, *, turned: bool = False) -> Tensor:
+    """Returns what the operator `winograd` takes for kernels; see `transform_kernels`."""
+    kernels = _room_for(weight, dtype)
+    transform_kernels(weight, kernels, turned=turned)
+    return kernels
+
+
+def transform_kernels(weight: Tensor, to: Tensor, *, turned: bool = False) -> None:
+    """Transforms kernels for the operator `winograd`.
+
+    Args:
+        weight: `(K, C, 3, 3)`, float32.
+        to: `(36 * C * K,)`, in the precision of the convolution.
+        turned: Those of the gradient with respect to the input, which is a convolution too: with
+            channels exchanged and kernels turned round.
+    """
+    weight = weight.float()
+    filters, channels = weight.shape[:2]
+    first, (filter_, channel, row, column) = weight.data_ptr(), weight.stride()
+    if turned:
+        first += weight.element_size() * 2 * (row + column)
+        filters, channels, filter_, channel = channels, filters, channel, filter_
+        row, column = -row, -column
+    _function("transform_kernels", to.dtype)(
+        first, filter_, channel, row, column, to.data_ptr(), channels, filters,
+        torch.get_num_threads(),
+    )  # fmt: skip
+
+
+def _room_for(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty(POINTS * weight.shape[0] * weight.shape[1], dtype=dtype)
+
+
 def _convolved(features: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
     """Convolves `(B, C, H, W)` to `(B, K, H, W)` by transformed kernels `(36 * C * K,)`."""
     assert features.dtype == kernels.dtype
@@ -144,7 +173,7 @@ def _convolved(features: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor
 
 def _empty_result(features: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
     samples, channels, height, width = features.shape
-    shape = (samples, kernels.numel() // (_POINTS * channels), height, width)
+    shape = (samples, kernels.numel() // (POINTS * channels), height, width)
     return torch.empty(
         shape,
         dtype=features.dtype,
@@ -153,11 +182,45 @@ def _empty_result(features: Tensor, kernels: Tensor, bias: Tensor | None) -> Ten
     )
 
 
-# An operator of PyTorch, so that compilers can have it in their graphs.
-_OPERATOR = "dynat_ray::winograd"
-torch.library.define(_OPERATOR, "(Tensor features, Tensor kernels, Tensor? bias) -> Tensor")
-torch.library.impl(_OPERATOR, "CPU", _convolved)
-torch.library.register_fake(_OPERATOR, _empty_result)
+def _weight_gradient(features: Tensor, upstream: Tensor) -> Tensor:
+    """Returns the gradient `(K, C, 3, 3)`, float32, for inputs `(B, C, H, W)`.
+
+    Args:
+        features: What was convolved.
+        upstream: Gradient `(B, K, H, W)` of the outputs, in the same precision.
+    """
+    assert features.dtype == upstream.dtype
+    features = features.contiguous(memory_format=torch.channels_last)
+    upstream = upstream.contiguous(memory_format=torch.channels_last)
+    samples, channels, height, width = features.shape
+    result = _empty_gradient(features, upstream)
+    _function("weight_gradient", features.dtype)(
+        features.data_ptr(),
+        upstream.data_ptr(),
+        result.data_ptr(),
+        samples,
+        height,
+        width,
+        channels,
+        upstream.shape[1],
+        torch.get_num_threads(),
+    )
+    return result
+
+
+def _empty_gradient(features: Tensor, upstream: Tensor) -> Tensor:
+    shape = (upstream.shape[1], features.shape[1], 3, 3)
+    return torch.empty(shape, device=features.device, memory_format=torch.channels_last)
+
+
+# Operators of PyTorch, so that compilers can have them in their graphs and profiles name them.
+_CONVOLUTION, _GRADIENT = "dynat_ray::winograd", "dynat_ray::winograd_weight_gradient"
+torch.library.define(_CONVOLUTION, "(Tensor features, Tensor kernels, Tensor? bias) -> Tensor")
+torch.library.impl(_CONVOLUTION, "CPU", _convolved)
+torch.library.register_fake(_CONVOLUTION, _empty_result)
+torch.library.define(_GRADIENT, "(Tensor features, Tensor upstream) -> Tensor")
+torch.library.impl(_GRADIENT, "CPU", _weight_gradient)
+torch.library.register_fake(_GRADIENT, _empty_gradient)
 
 
 def tiles(height: int, width: int) -> int:
@@ -165,7 +228,7 @@ def tiles(height: int, width: int) -> int:
     return -(-height // _OUTPUTS) * -(-width // _OUTPUTS)
 
 
-def _pays(features: Tensor) -> bool:
+def pays(features: Tensor) -> bool:
     """Returns whether at least half of what the tiles cover is image."""
     height, width = features.shape[2:]
     return 2 * height * width >= tiles(height, width) * _OUTPUTS**2
@@ -187,6 +250,7 @@ def _function(name: str, dtype: torch.dtype) -> Any:
     function.argtypes = {
         "transform_kernels": [pointer, *[size] * 4, pointer, size, size, threads],
         "convolve": [*[pointer] * 4, *[size] * 5, threads],
+        "weight_gradient": [*[pointer] * 3, *[size] * 5, threads],
     }[name]
     return function
 
@@ -198,4 +262,4 @@ def _library() -> ctypes.CDLL | None:
         return None
     if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return None
-    return native_code.load(Path(__file__).with_suffix(".cpp"))
+    return native_code.load(Path(__file__).parent / "native" / "winograd.cpp")

@@ -24,6 +24,7 @@ from dynat_ray.perturb.folding import settled_weights
 from dynat_ray.perturb.frozen import unchanged_statistics
 from dynat_ray.training.precision import autocast, chosen_kernels
 from dynat_ray.training.weight_perturbation import perturbed_weights
+from dynat_ray.training.winograd_gradients import WinogradGradients
 
 _LARGEST_NUMBER_OF_GRAPHS = 64
 
@@ -141,7 +142,7 @@ class Stepper:
                 synchronised = last or not isinstance(networks.outer, DistributedDataParallel)
                 with (
                     nullcontext() if synchronised else networks.outer.no_sync(),  # type: ignore[operator]
-                    self._twice_differentiable(),
+                    self._derivatives(),
                 ):
                     with autocast(config.precision, self.device):
                         loss = self.method.loss(networks.outer, part) * len(part.batch.labels)
@@ -166,10 +167,12 @@ class Stepper:
             networks.average.update(networks.core, step=global_step)
         return StepOutcome(torch.stack(losses).sum() / len(batch.labels), prepared)
 
-    def _twice_differentiable(self) -> AbstractContextManager[None]:
-        """Chooses an attention that has second derivatives; the fused ones have none."""
-        twice = self.method.differentiates_twice
-        return sdpa_kernel(SDPBackend.MATH) if twice else nullcontext()
+    def _derivatives(self) -> AbstractContextManager[object]:
+        """Chooses what has second derivatives, which fused attention has not, or what is fast."""
+        if self.method.differentiates_twice:
+            return sdpa_kernel(SDPBackend.MATH)
+        plain = self.config.compile or self.device.type != "cpu"
+        return nullcontext() if plain else WinogradGradients()
 
     def _statistics_as_they_are(self) -> AbstractContextManager[None]:
         checkpointing = self.config.activation_checkpointing

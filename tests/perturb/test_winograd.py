@@ -48,6 +48,7 @@ def _relative_error(own: Tensor, exact: Tensor) -> float:
     ("samples", "channels", "kernels", "height", "width"),
     [
         (1, 32, 48, 4, 4),
+        (5, 16, 32, 12, 7),
         (40, 32, 32, 16, 16),
         (9, 64, 32, 9, 6),
         (33, 32, 64, 3, 3),
@@ -84,14 +85,53 @@ def test_output_and_gradient_are_the_convolutions(
     assert _relative_error(gradient, exact_gradient) < tolerance
 
 
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_threads_do_not_change_the_result(threads: int) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)], ids=str
+)
+@pytest.mark.parametrize(
+    ("samples", "channels", "kernels", "height", "width"),
+    [
+        (1, 32, 48, 4, 4),
+        (40, 32, 16, 16, 16),  # several blocks of tiles, of an even number
+        (47, 16, 64, 12, 10),  # and of an odd one
+        (33, 64, 32, 3, 3),
+        (3, 48, 272, 14, 13),
+    ],
+)
+def test_the_weights_gradient_is_the_convolutions(
+    samples: int,
+    channels: int,
+    kernels: int,
+    height: int,
+    width: int,
+    dtype: torch.dtype,
+    tolerance: float,
+) -> None:
+    if not winograd.multiplies(dtype):
+        pytest.skip(f"this processor has no instructions for {dtype}, or better ones")
     torch.manual_seed(0)
-    own, features = _winograd(_convolution(64, 64)), torch.randn(37, 64, 8, 8)
-    expected, before = own(features), torch.get_num_threads()
+    features = torch.randn(samples, channels, height, width).to(dtype)
+    upstream = torch.randn(samples, kernels, height, width).to(dtype)
+    weight = torch.zeros(kernels, channels, 3, 3, dtype=torch.float64, requires_grad=True)
+    outputs = F.conv2d(features.double(), weight, padding=1)
+    (exact,) = torch.autograd.grad(outputs, weight, upstream.double())
+    found = torch.ops.dynat_ray.winograd_weight_gradient(features, upstream)
+    assert found.dtype == torch.float32
+    assert _relative_error(found, exact) < tolerance
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("samples", [3, 37])
+def test_threads_do_not_change_the_result(samples: int, threads: int) -> None:
+    torch.manual_seed(0)
+    own, features = _winograd(_convolution(64, 64)), torch.randn(samples, 64, 8, 8)
+    upstream = torch.randn_like(features)
+    gradient = torch.ops.dynat_ray.winograd_weight_gradient
+    expected, before = (own(features), gradient(features, upstream)), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        assert torch.equal(own(features), expected)
+        assert torch.equal(own(features), expected[0])
+        assert torch.equal(gradient(features, upstream), expected[1])
     finally:
         torch.set_num_threads(before)
 
@@ -111,6 +151,11 @@ def test_a_processor_with_short_vectors_computes_the_same(
             each.cache_clear()
         assert not winograd.multiplies(torch.bfloat16)
         assert _relative_error(_winograd(convolution)(features), exact) < 1e-5
+        weight = torch.zeros(32, 64, 3, 3, requires_grad=True)
+        upstream = torch.randn(7, 32, 10, 5)
+        (gradient,) = torch.autograd.grad(F.conv2d(features, weight, padding=1), weight, upstream)
+        found = torch.ops.dynat_ray.winograd_weight_gradient(features, upstream)
+        assert _relative_error(found, gradient) < 1e-5
     finally:
         for each in caches:
             each.cache_clear()
@@ -144,7 +189,7 @@ def test_other_convolutions_are_left_alone(settings: dict[str, object]) -> None:
     assert not WinogradConvolution.can_take(_convolution(64, 64, **settings))
 
 
-@pytest.mark.parametrize(("channels", "kernels"), [(16, 64), (64, 16), (40, 64), (64, 40)])
+@pytest.mark.parametrize(("channels", "kernels"), [(3, 64), (64, 8), (40, 64), (64, 40)])
 def test_so_are_those_with_few_channels_or_odd_numbers_of_them(channels: int, kernels: int) -> None:
     assert not WinogradConvolution.can_take(_convolution(channels, kernels))
 
@@ -152,6 +197,8 @@ def test_so_are_those_with_few_channels_or_odd_numbers_of_them(channels: int, ke
 def test_no_images_give_no_outputs_and_no_gradients() -> None:
     features = torch.zeros(0, 32, 8, 8).requires_grad_(True)
     found = _winograd(_convolution(32, 48))(features)
+    gradient = torch.ops.dynat_ray.winograd_weight_gradient(features, found)
+    assert torch.equal(gradient, torch.zeros(48, 32, 3, 3))
     (gradient,) = torch.autograd.grad(found.sum(), features)
     assert found.shape == (0, 48, 8, 8)
     assert gradient.shape == features.shape

@@ -1,0 +1,59 @@
+// How images (B, H, W, C) are cut into tiles of 4 x 4 outputs, and what threads work with.
+
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "transforms.h"
+
+// Filters, or channels, that are multiplied by at once.
+constexpr int kPanel = 16;
+constexpr int kVectors = kPanel / kLanes;
+// Sums of a panel that are formed at once: eight vectors keep the processor busy.
+constexpr int kRows = 8 / kVectors;
+
+inline int64_t ratio_rounded_up(int64_t number, int64_t by) { return (number + by - 1) / by; }
+
+class Tiling {
+ public:
+  Tiling(int64_t samples, int64_t height, int64_t width)
+      : height_(height), width_(width), down_(ratio_rounded_up(height, kOutputs)),
+        across_(ratio_rounded_up(width, kOutputs)), count_(samples * down_ * across_) {}
+
+  int64_t count() const { return count_; }
+
+  // Where the pixels of a tile are: `kSide` x `kSide` of them, the first `kBefore` rows and columns
+  // before the tile's first output. Those outside the images are `outside`.
+  template <int kSide, int kBefore, class Number>
+  void find(int64_t tile, Number* images, int64_t channels, Number* outside,
+            Number* (&found)[kSide][kSide]) const {
+    const int64_t first_row = tile / across_ % down_ * kOutputs - kBefore;
+    const int64_t first_column = tile % across_ * kOutputs - kBefore;
+    const int64_t sample = tile / (down_ * across_);
+    for (int y = 0; y < kSide; ++y) {
+      const int64_t row = first_row + y;
+      const bool row_inside = tile < count_ && is_inside(row, height_);
+      Number* const line = images + (sample * height_ + row) * width_ * channels;
+      for (int x = 0; x < kSide; ++x) {
+        const int64_t column = first_column + x;
+        found[y][x] =
+            row_inside && is_inside(column, width_) ? line + column * channels : outside;
+      }
+    }
+  }
+
+ private:
+  static bool is_inside(int64_t place, int64_t size) {
+    return static_cast<uint64_t>(place) < static_cast<uint64_t>(size);  // below 0 is large
+  }
+
+  const int64_t height_, width_, down_, across_, count_;
+};
+
+// Memory that a thread keeps from one call to the next.
+template <class Number>
+Number* at_least(std::vector<Number>& numbers, int64_t size) {
+  if (static_cast<int64_t>(numbers.size()) < size) numbers.resize(size);
+  return numbers.data();
+}

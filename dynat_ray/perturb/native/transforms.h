@@ -1,0 +1,101 @@
+// The transforms of F(4 x 4, 3 x 3) for the points 0, 1/kRoot, -1/kRoot, kRoot, -kRoot and infinity.
+// With them rounding to bfloat16 moves a network's gradients by a quarter less than with the usual
+// 0, 1, -1, 2, -2.
+
+#pragma once
+
+#include "formats.h"
+
+constexpr int kOutputs = 4;
+constexpr int kInputs = 6;
+constexpr int kPoints = kInputs * kInputs;
+constexpr int kKernel = 3;
+constexpr float kRoot = 1.41421356237309505f;  // of 2
+
+// Each struct below is one transform in one direction.
+
+// A tile's inputs to points.
+struct ImageToPoints {
+  static constexpr int kFrom = kInputs, kTo = kInputs;
+  static void apply(const Vector* d, Vector* v) {
+    const Vector even_small = d[4] - 2.0f * d[2], odd_small = kRoot * (0.5f * d[3] - d[1]);
+    const Vector even_large = d[4] - 0.5f * d[2], odd_large = kRoot * (d[3] - 0.5f * d[1]);
+    v[0] = d[0] - 2.5f * d[2] + d[4];
+    v[1] = even_small + odd_small;
+    v[2] = even_small - odd_small;
+    v[3] = even_large + odd_large;
+    v[4] = even_large - odd_large;
+    v[5] = d[1] - 2.5f * d[3] + d[5];
+  }
+};
+
+struct KernelToPoints {
+  static constexpr int kFrom = kKernel, kTo = kInputs;
+  static void apply(const Vector* g, Vector* u) {
+    const Vector even_small = (-2.0f / 3.0f) * g[0] - (1.0f / 3.0f) * g[2];
+    const Vector even_large = (1.0f / 6.0f) * g[0] + (1.0f / 3.0f) * g[2];
+    const Vector odd = (kRoot / 3.0f) * g[1];
+    u[0] = g[0];
+    u[1] = even_small - odd;
+    u[2] = even_small + odd;
+    u[3] = even_large + 0.5f * odd;
+    u[4] = even_large - 0.5f * odd;
+    u[5] = g[2];
+  }
+};
+
+struct PointsToOutput {
+  static constexpr int kFrom = kInputs, kTo = kOutputs;
+  static void apply(const Vector* m, Vector* y) {
+    const Vector even_small = m[1] + m[2], odd_small = kRoot * (m[1] - m[2]);
+    const Vector even_large = m[3] + m[4], odd_large = kRoot * (m[3] - m[4]);
+    y[0] = m[0] + even_small + even_large;
+    y[1] = 0.5f * odd_small + odd_large;
+    y[2] = 0.5f * even_small + 2.0f * even_large;
+    y[3] = 0.25f * odd_small + 2.0f * odd_large + m[5];
+  }
+};
+
+// The transposes of the two above: they lead from gradients to gradients.
+
+struct OutputToPoints {
+  static constexpr int kFrom = kOutputs, kTo = kInputs;
+  static void apply(const Vector* y, Vector* m) {
+    const Vector even_small = y[0] + 0.5f * y[2], odd_small = kRoot * (0.5f * y[1] + 0.25f * y[3]);
+    const Vector even_large = y[0] + 2.0f * y[2], odd_large = kRoot * (y[1] + 2.0f * y[3]);
+    m[0] = y[0];
+    m[1] = even_small + odd_small;
+    m[2] = even_small - odd_small;
+    m[3] = even_large + odd_large;
+    m[4] = even_large - odd_large;
+    m[5] = y[3];
+  }
+};
+
+struct PointsToKernel {
+  static constexpr int kFrom = kInputs, kTo = kKernel;
+  static void apply(const Vector* u, Vector* g) {
+    const Vector small = u[1] + u[2], large = u[3] + u[4];
+    g[0] = u[0] - (2.0f / 3.0f) * small + (1.0f / 6.0f) * large;
+    g[1] = (kRoot / 3.0f) * (u[2] - u[1] + 0.5f * (u[3] - u[4]));
+    g[2] = (1.0f / 3.0f) * (large - small) + u[5];
+  }
+};
+
+// Applies a transform in both directions. `load(y, x)` gives a number of what it starts from, and
+// `store(y, x, values)` takes one of the results.
+template <class Transform, class Load, class Store>
+inline void transform(Load load, Store store) {
+  Vector rows[Transform::kTo][Transform::kFrom];
+  for (int x = 0; x < Transform::kFrom; ++x) {
+    Vector column[Transform::kFrom], transformed[Transform::kTo];
+    for (int y = 0; y < Transform::kFrom; ++y) column[y] = load(y, x);
+    Transform::apply(column, transformed);
+    for (int y = 0; y < Transform::kTo; ++y) rows[y][x] = transformed[y];
+  }
+  for (int y = 0; y < Transform::kTo; ++y) {
+    Vector transformed[Transform::kTo];
+    Transform::apply(rows[y], transformed);
+    for (int x = 0; x < Transform::kTo; ++x) store(y, x, transformed[x]);
+  }
+}

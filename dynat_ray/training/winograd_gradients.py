@@ -1,0 +1,96 @@
+"""Convolutions whose gradients come by Winograd's algorithm, for training on a CPU.
+
+What is learnt rounds as before: in bfloat16 the outputs are those of direct convolutions, and only
+gradients round more, by one per cent of their length in a layer. In float32, where the algorithm is
+exact to the last digits, outputs come by it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.overrides import TorchFunctionMode
+
+from dynat_ray.perturb import winograd
+
+# With fewer channels the two transforms of the weights' gradient cost what is spared, with fewer
+# tiles that of the kernels does.
+_FEWEST_CHANNELS = 32
+_FEWEST_TILES = 64
+
+
+class WinogradGradients(TorchFunctionMode):
+    """A context in which convolutions that suit the algorithm use it, whatever the network.
+
+    For loss and backward pass; second derivatives fail in it.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if func is F.conv2d:
+            return _convolve(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def _convolve(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Does what `F.conv2d` does."""
+    dtype = input.dtype
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+    if (
+        torch.is_grad_enabled()
+        and weight.requires_grad
+        and groups == 1
+        and all(value in (1, (1, 1)) for value in (stride, padding, dilation))
+        and winograd.suits(weight)
+        and min(weight.shape[:2]) >= _FEWEST_CHANNELS
+        and winograd.multiplies(dtype)
+        and winograd.pays(input)
+        and len(input) * winograd.tiles(*input.shape[2:]) >= _FEWEST_TILES
+    ):
+        result: Tensor = _Convolve.apply(input.to(dtype), weight, bias)
+        return result
+    return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+class _Convolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(features, weight)
+        dtype = features.dtype
+        if dtype == torch.float32:
+            kernels = winograd.transformed_kernels(weight, dtype)
+            result: Tensor = torch.ops.dynat_ray.winograd(features, kernels, bias)
+            return result
+        bias = None if bias is None else bias.to(dtype)
+        # Not autocast's copy of the weights, which it would keep for later without a gradient.
+        return F.conv2d(features, weight.to(dtype), bias, padding=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        features, weight = ctx.saved_tensors
+        upstream = upstream.to(features.dtype).contiguous(memory_format=torch.channels_last)
+        of_features = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            kernels = winograd.transformed_kernels(weight, upstream.dtype, turned=True)
+            of_features = torch.ops.dynat_ray.winograd(upstream, kernels, None)
+        if ctx.needs_input_grad[1]:
+            of_weight = torch.ops.dynat_ray.winograd_weight_gradient(features, upstream)
+        if ctx.needs_input_grad[2]:
+            of_bias = upstream.sum(dim=(0, 2, 3), dtype=torch.float32)
+        return of_features, of_weight, of_bias
