@@ -24,6 +24,7 @@ from dynat_ray.training.precision import Precision, usable_precision
 # The first word of these that an operation's name contains says what it belongs to.
 _OPERATIONS = {
     "winograd": "convolutions, Winograd",
+    "normalised_relu": "batch normalisation and ReLU, fused",
     "convolution_backward": "convolutions, backward",
     "convolution": "convolutions, forward",
     "mm": "linear layer",

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dynat_ray.perturb.float32 import in_float32
 from dynat_ray.perturb.foldable import find_foldable
-from dynat_ray.perturb.normalised import Normalised, activation_of, scale_of
+from dynat_ray.perturb.normalised import Normalised, scale_of
 from dynat_ray.perturb.winograd import WinogradConvolution
 
 # Exact types: a subclass may do something else with its weights.
@@ -120,12 +120,8 @@ class _Twin:
                 norm = originals[folding[name]] if name in folding else None
                 self._weights.append(_Weights(module, twin, norm))
         for name, convolution in after.items():
-            norm = originals[name]
-            if convolution:
-                replaced[name] = activation_of(norm)
-            else:
-                replaced[name] = normalised = Normalised(norm)
-                self._weights.append(normalised)
+            replaced[name] = normalised = Normalised(originals[name], folded=bool(convolution))
+            self._weights.append(normalised)
         for name, own in replaced.items():
             parent, _, attribute = name.rpartition(".")
             setattr(modules[parent], attribute, own)

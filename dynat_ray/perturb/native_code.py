@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -12,8 +13,41 @@ import tempfile
 import warnings
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import torch
+
+# Formats that numbers may have in the package's own code, as its functions' names end.
+FORMATS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_FOLDER = Path(__file__).parent / "native"
+_TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int}
 _FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"]
+
+
+def library(name: str) -> ctypes.CDLL | None:
+    """Loads `native/NAME.cpp`; None where that is not possible, or on a kind of processor on which
+    its speed was never measured."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return None
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return None
+    return load(_FOLDER / f"{name}.cpp")
+
+
+def function(library: ctypes.CDLL | None, name: str, arguments: str, dtype: torch.dtype) -> Any:
+    """Returns a library's function for numbers of a format; None if it has none.
+
+    Args:
+        library: From `library`.
+        name: Without its ending.
+        arguments: A letter for each: `p` a pointer, `n` an int64, `i` an int.
+        dtype: The format.
+    """
+    found = getattr(library, f"{name}_{FORMATS.get(dtype)}", None)
+    if found is not None:
+        found.restype = None
+        found.argtypes = [_TYPES[letter] for letter in arguments]
+    return found
 
 
 @cache

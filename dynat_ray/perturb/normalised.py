@@ -1,4 +1,4 @@
-"""Batch normalisation whose statistics stay as they are, with a short backward pass."""
+"""Batch normalisation whose statistics stay as they are, and its activation, for less."""
 
 from __future__ import annotations
 
@@ -8,35 +8,61 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynat_ray.perturb.normalised_relu import normalised_relu, suits
+
 
 class Normalised(nn.Module):
     """Takes the place of a batch normalisation in eval mode, and of its activation.
 
-    Its backward pass is one product; it gives gradients with respect to its input alone.
+    It gives gradients with respect to its input alone.
 
     Args:
         norm: The batch normalisation, whose tensors are used as they are.
+        folded: A convolution has taken over the normalisation; the activation is left.
     """
 
     scale: Tensor
+    shift: Tensor
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: nn.Module, *, folded: bool) -> None:
         super().__init__()
         self._norm = [norm]  # in a list: no part of this module
-        self.activation = activation_of(norm)
-        self.register_buffer("scale", scale_of(norm).detach().clone())
+        self.folded = folded
+        activation = getattr(norm, "act", None)
+        # timm puts it into a batch normalisation.
+        self.activation = nn.Identity() if activation is None else activation
+        scale = scale_of(norm).detach()
+        self.register_buffer("scale", torch.ones_like(scale))
+        self.register_buffer("shift", torch.zeros_like(scale))
 
     def refresh(self, dtype: torch.dtype | None) -> None:
-        """Takes over what the batch normalisation multiplies by now, in its own precision."""
-        scale = scale_of(self._norm[0])
+        """Takes over what the batch normalisation multiplies by and adds, in its own precision."""
+        norm: Any = self._norm[0]
+        if self.folded:
+            return
+        scale = scale_of(norm)
+        shift = -norm.running_mean * scale
+        shift = shift if norm.bias is None else shift + norm.bias
         if self.scale.device == scale.device:
             self.scale.copy_(scale)  # in place: compiled graphs keep their inputs
+            self.shift.copy_(shift)
         else:
-            self.scale = scale.clone()
+            self.scale, self.shift = scale.clone(), shift.clone()
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalises and activates `(B, C, H, W)`."""
         norm: Any = self._norm[0]
+        # A compiler joins passes too.
+        if (
+            type(self.activation) is nn.ReLU
+            and not torch.compiler.is_compiling()
+            and self.scale.dtype == torch.float32
+            and suits(features)
+        ):
+            return normalised_relu(features, self.scale, self.shift)
+        if self.folded:
+            unchanged: Tensor = self.activation(features)
+            return unchanged
         normalised = _Normalise.apply(
             features,
             norm.running_mean,
@@ -78,9 +104,3 @@ def scale_of(norm: Any) -> Tensor:
     """Returns what a batch normalisation multiplies each channel by, `(C,)`."""
     scale: Tensor = (norm.running_var + norm.eps).rsqrt()
     return scale if norm.weight is None else scale * norm.weight
-
-
-def activation_of(norm: nn.Module) -> nn.Module:
-    """Returns the activation that timm puts into a batch normalisation, or none."""
-    activation = getattr(norm, "act", None)
-    return nn.Identity() if activation is None else activation

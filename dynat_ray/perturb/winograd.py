@@ -10,9 +10,7 @@ much in a layer; gradients, which sixteen layers round anyway, lose little by it
 from __future__ import annotations
 
 import ctypes
-import platform
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +23,6 @@ _OUTPUTS = 4
 POINTS = 36  # products that a tile takes for each pair of channels
 # Input and output channels come in multiples of what is multiplied at once.
 _MULTIPLE = 16
-_NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
 class WinogradConvolution(nn.Module):
@@ -236,30 +233,21 @@ def pays(features: Tensor) -> bool:
 
 def multiplies(dtype: torch.dtype) -> bool:
     """Returns whether numbers of that format are multiplied here, and faster so."""
-    library = _library()
     # Processors with AMX multiply bfloat16 several times as fast in direct convolutions.
     slow = dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
-    return library is not None and not slow and hasattr(library, f"convolve_{_NAMES.get(dtype)}")
+    return not slow and _function("convolve", dtype) is not None
 
 
 @cache
 def _function(name: str, dtype: torch.dtype) -> Any:
-    function = getattr(_library(), f"{name}_{_NAMES[dtype]}")
-    pointer, size, threads = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    function.restype = None
-    function.argtypes = {
-        "transform_kernels": [pointer, *[size] * 4, pointer, size, size, threads],
-        "convolve": [*[pointer] * 4, *[size] * 5, threads],
-        "weight_gradient": [*[pointer] * 3, *[size] * 5, threads],
+    arguments = {
+        "transform_kernels": "pnnnnpnni",
+        "convolve": "ppppnnnnni",
+        "weight_gradient": "pppnnnnni",
     }[name]
-    return function
+    return native_code.function(_library(), name, arguments, dtype)
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    # Other processors are not measured.
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return None
-    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
-        return None
-    return native_code.load(Path(__file__).parent / "native" / "winograd.cpp")
+    return native_code.library("winograd")
