@@ -118,8 +118,14 @@ def _stopping(options: Any) -> dict[str, Any]:
     if options.run is None:
         raise UserError("'stopping' needs a trained run: give --run RUN")
     from dynat_ray.benchmarks import stopping
+    from dynat_ray.benchmarks.timing import in_environment
+    from dynat_ray.training.kept_memory import KEEP_FREED_MEMORY
 
-    found = stopping.measure(options.run, rounds=options.rounds, device=options.device)
+    # As workers train.
+    variables = KEEP_FREED_MEMORY if options.device == "cpu" else {}
+    found = in_environment(
+        variables, stopping.measure, options.run, rounds=options.rounds, device=options.device
+    )
     print(
         f"attack of DynAT: {100 * found['passes_saved']:.0f} % of the passes saved, "
         f"{100 * found['time_saved']:.0f} % of the time; a whole step by one of PGD-AT: "

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
+
+_Result = TypeVar("_Result")
 
 
 @contextmanager
@@ -21,6 +26,20 @@ def cpu_threads(threads: int = 0) -> Iterator[int]:
         yield threads
     finally:
         torch.set_num_threads(before)
+
+
+def in_environment(
+    variables: Mapping[str, str], call: Callable[..., _Result], *args: object, **kwargs: object
+) -> _Result:
+    """Calls a function in a process of its own that starts with these environment variables too."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(call, *args, **kwargs).result()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def seconds_of(call: Callable[[], object], device: str | torch.device) -> float:

@@ -25,18 +25,12 @@ from dynat_ray.distributed.notices import ListeningTorch, StopOnSignal
 from dynat_ray.distributed.progress import ProgressPrinter
 from dynat_ray.distributed.worker import run_worker
 from dynat_ray.errors import Stopped, UserError, disk_error
+from dynat_ray.training.kept_memory import KEEP_FREED_MEMORY
 from dynat_ray.training.mirror import CHECKPOINTS, Mirror
 from dynat_ray.training.session import CHECKPOINTS_KEPT
 
 # A run on fewer nodes than it may have looks for more this often; each change costs a restart.
 _SECONDS_BETWEEN_RESIZES = 60.0
-# glibc hands the memory of large tensors back at once, and every new one faults its pages in again:
-# a fourteenth of a step on the CPU. This lets it keep 2 GiB, of blocks up to 32 MiB (its limit).
-_KEEP_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_TRIM_THRESHOLD_": str(2**31),
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-}
 # Workers may wait for one another this long (validation of unequal parts, a slow disk).
 _COLLECTIVE_TIMEOUT = 3600
 
@@ -122,7 +116,7 @@ def fit(
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
             worker_runtime_env={
                 "env_vars": {"OMP_NUM_THREADS": str(config.cluster.cpus_per_worker)}
-                | ({} if gpu else _KEEP_MEMORY)
+                | ({} if gpu else KEEP_FREED_MEMORY)
             },
         ),
     )
