@@ -40,9 +40,12 @@ def _relative_error(own: Tensor, exact: Tensor) -> float:
 
 
 # bfloat16 has eight binary digits, and the transforms add up numbers of both signs.
-@pytest.mark.parametrize(
+in_both_formats = pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)], ids=str
 )
+
+
+@in_both_formats
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(
     ("samples", "channels", "kernels", "height", "width"),
@@ -85,9 +88,7 @@ def test_output_and_gradient_are_the_convolutions(
     assert _relative_error(gradient, exact_gradient) < tolerance
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02)], ids=str
-)
+@in_both_formats
 @pytest.mark.parametrize(
     ("samples", "channels", "kernels", "height", "width"),
     [
