@@ -41,13 +41,14 @@ class Normalised(nn.Module):
         if self.folded:
             return
         scale = scale_of(norm)
-        shift = -norm.running_mean * scale
-        shift = shift if norm.bias is None else shift + norm.bias
-        if self.scale.device == scale.device:
-            self.scale.copy_(scale)  # in place: compiled graphs keep their inputs
-            self.shift.copy_(shift)
+        if self.scale.device != scale.device:
+            self.scale, self.shift = scale.clone(), torch.zeros_like(scale)
         else:
-            self.scale, self.shift = scale.clone(), shift.clone()
+            self.scale.copy_(scale)  # in place: compiled graphs keep their inputs
+        if scale.device.type == "cpu":  # elsewhere nobody reads it
+            self.shift.copy_(-norm.running_mean * scale)
+            if norm.bias is not None:
+                self.shift.add_(norm.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """Normalises and activates `(B, C, H, W)`."""
