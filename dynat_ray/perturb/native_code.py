@@ -34,7 +34,13 @@ def library(name: str) -> ctypes.CDLL | None:
     return load(_FOLDER / f"{name}.cpp")
 
 
-def function(library: ctypes.CDLL | None, name: str, arguments: str, dtype: torch.dtype) -> Any:
+def function(
+    library: ctypes.CDLL | None,
+    name: str,
+    arguments: str,
+    dtype: torch.dtype,
+    factors: torch.dtype | None = None,
+) -> Any:
     """Returns a library's function for numbers of a format; None if it has none.
 
     Args:
@@ -42,8 +48,12 @@ def function(library: ctypes.CDLL | None, name: str, arguments: str, dtype: torc
         name: Without its ending.
         arguments: A letter for each: `p` a pointer, `n` an int64, `i` an int.
         dtype: The format.
+        factors: In which they are multiplied, if not in their own.
     """
-    found = getattr(library, f"{name}_{FORMATS.get(dtype)}", None)
+    full_name = f"{name}_{FORMATS.get(dtype)}"
+    if factors not in (None, dtype):
+        full_name += f"_by_{FORMATS[factors]}"
+    found = getattr(library, full_name, None)
     if found is not None:
         found.restype = None
         found.argtypes = [_TYPES[letter] for letter in arguments]

@@ -2,9 +2,10 @@
 
 Four by four outputs at once take 36 products for each pair of channels instead of 144 (Winograd;
 Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016), and transforms
-before and after them. The C++ code in `native` keeps all of it in the cache: 1.6 to 3.1 times as
-fast as oneDNN's direct convolution in the same precision. In bfloat16 it rounds more, five times as
-much in a layer; gradients, which sixteen layers round anyway, lose little by it.
+before and after them. The C++ code in `native` keeps all of it in the cache: two to four times as
+fast as oneDNN's direct convolution in the same precision. Where bfloat16 numbers are multiplied it
+rounds more, five times as much in a layer; gradients, which sixteen layers round anyway, lose
+little by it. Where a processor multiplies float32 faster, only results are rounded.
 """
 
 from __future__ import annotations
@@ -67,8 +68,9 @@ class WinogradConvolution(nn.Module):
         if not multiplies(dtype) or weight.device.type != "cpu":
             self.forwards = self.backwards = None
             return
-        if self.forwards is None or self.forwards.dtype != dtype:
-            self.forwards, self.backwards = (_room_for(weight, dtype) for _ in range(2))
+        factors = _format_of_factors(dtype)
+        if self.forwards is None or self.forwards.dtype != factors:
+            self.forwards, self.backwards = (_room_for(weight, factors) for _ in range(2))
         assert self.backwards is not None
         transform_kernels(weight, self.forwards)
         transform_kernels(weight, self.backwards, turned=True)
@@ -78,7 +80,7 @@ class WinogradConvolution(nn.Module):
         if self.forwards is None or not pays(features):
             return F.conv2d(features, self.weight, self.bias, padding=1)
         result: Tensor = _Convolve.apply(
-            features.to(self.forwards.dtype), self.forwards, self.backwards, self.bias
+            features.to(self.weight.dtype), self.forwards, self.backwards, self.bias
         )
         return result
 
@@ -114,8 +116,14 @@ def suits(weight: Tensor) -> bool:
 
 
 def transformed_kernels(weight: Tensor, dtype: torch.dtype, *, turned: bool = False) -> Tensor:
-    """Returns what the operator `winograd` takes for kernels; see `transform_kernels`."""
-    kernels = _room_for(weight, dtype)
+    """Returns what the operator `winograd` takes for kernels, see `transform_kernels`.
+
+    Args:
+        weight: `(K, C, 3, 3)`, float32.
+        dtype: Of the images.
+        turned: See there.
+    """
+    kernels = _room_for(weight, _format_of_factors(dtype))
     transform_kernels(weight, kernels, turned=turned)
     return kernels
 
@@ -125,7 +133,7 @@ def transform_kernels(weight: Tensor, to: Tensor, *, turned: bool = False) -> No
 
     Args:
         weight: `(K, C, 3, 3)`, float32.
-        to: `(36 * C * K,)`, in the precision of the convolution.
+        to: `(36 * C * K,)`, in the format that is multiplied.
         turned: Those of the gradient with respect to the input, which is a convolution too: with
             channels exchanged and kernels turned round.
     """
@@ -136,7 +144,7 @@ def transform_kernels(weight: Tensor, to: Tensor, *, turned: bool = False) -> No
         first += weight.element_size() * 2 * (row + column)
         filters, channels, filter_, channel = channels, filters, channel, filter_
         row, column = -row, -column
-    _function("transform_kernels", to.dtype)(
+    _function("transform_kernels", to.dtype, to.dtype)(
         first, filter_, channel, row, column, to.data_ptr(), channels, filters,
         torch.get_num_threads(),
     )  # fmt: skip
@@ -148,12 +156,11 @@ def _room_for(weight: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _convolved(features: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
     """Convolves `(B, C, H, W)` to `(B, K, H, W)` by transformed kernels `(36 * C * K,)`."""
-    assert features.dtype == kernels.dtype
     features = features.contiguous(memory_format=torch.channels_last)
     samples, channels, height, width = features.shape
     result = _empty_result(features, kernels, bias)
     offsets = None if bias is None else bias.float()
-    _function("convolve", features.dtype)(
+    _function("convolve", features.dtype, kernels.dtype)(
         features.data_ptr(),
         kernels.data_ptr(),
         None if offsets is None else offsets.data_ptr(),
@@ -191,7 +198,7 @@ def _weight_gradient(features: Tensor, upstream: Tensor) -> Tensor:
     upstream = upstream.contiguous(memory_format=torch.channels_last)
     samples, channels, height, width = features.shape
     result = _empty_gradient(features, upstream)
-    _function("weight_gradient", features.dtype)(
+    _function("weight_gradient", features.dtype, _format_of_factors(features.dtype))(
         features.data_ptr(),
         upstream.data_ptr(),
         result.data_ptr(),
@@ -232,20 +239,35 @@ def pays(features: Tensor) -> bool:
 
 
 def multiplies(dtype: torch.dtype) -> bool:
-    """Returns whether numbers of that format are multiplied here, and faster so."""
+    """Returns whether numbers of that format are convolved here, and faster so."""
     # Processors with AMX multiply bfloat16 several times as fast in direct convolutions.
     slow = dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
-    return not slow and _function("convolve", dtype) is not None
+    return not slow and _function("convolve", dtype, dtype) is not None
+
+
+def rounds_factors(dtype: torch.dtype) -> bool:
+    """Returns whether transformed numbers are rounded too, and not outputs alone."""
+    return dtype == _format_of_factors(dtype) != torch.float32
 
 
 @cache
-def _function(name: str, dtype: torch.dtype) -> Any:
+def _format_of_factors(dtype: torch.dtype) -> torch.dtype:
+    """Returns in which format numbers of `dtype` are multiplied."""
+    library = _library()
+    assert library is not None
+    if dtype == torch.bfloat16 and not library.multiplies_bfloat16_fast():
+        return torch.float32
+    return dtype
+
+
+@cache
+def _function(name: str, dtype: torch.dtype, factors: torch.dtype) -> Any:
     arguments = {
         "transform_kernels": "pnnnnpnni",
         "convolve": "ppppnnnnni",
         "weight_gradient": "pppnnnnni",
     }[name]
-    return native_code.function(_library(), name, arguments, dtype)
+    return native_code.function(_library(), name, arguments, dtype, factors)
 
 
 @cache

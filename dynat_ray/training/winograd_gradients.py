@@ -1,8 +1,8 @@
 """Convolutions whose gradients come by Winograd's algorithm, for training on a CPU.
 
-What is learnt rounds as before: in bfloat16 the outputs are those of direct convolutions, and only
-gradients round more, by one per cent of their length in a layer. In float32, where the algorithm is
-exact to the last digits, outputs come by it too.
+What is learnt rounds as before: where bfloat16 numbers are multiplied the outputs are those of
+direct convolutions, and only gradients round more, by one per cent of their length in a layer.
+Where float32 ones are, so that the algorithm is exact to the last digits, outputs come by it too.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class _Convolve(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(features, weight)
         dtype = features.dtype
-        if dtype == torch.float32:
+        if not winograd.rounds_factors(dtype):
             kernels = winograd.transformed_kernels(weight, dtype)
             result: Tensor = torch.ops.dynat_ray.winograd(features, kernels, bias)
             return result

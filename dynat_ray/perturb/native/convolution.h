@@ -10,7 +10,12 @@
 // A block of tiles fits into half of a small second-level cache, but is large enough to be worth
 // reading kernels for.
 constexpr int64_t kBlockBytes = 1 << 18;
-constexpr int64_t kFewestTiles = 64;
+constexpr int64_t kFewestTiles = 60;
+// Sums that are formed at once, of so many tiles and panels of filters, fill the registers: 24 of 32
+// vectors, or 12 of 16.
+constexpr int kFewRows = 4 / kVectors;
+constexpr int kRows = 3 * kFewRows;
+constexpr int kPanelsAtOnce = kVectors == 1 ? 2 : 1;
 
 // Kernels (K, C, 3, 3), anywhere in memory, in float32.
 struct Weight {
@@ -19,16 +24,16 @@ struct Weight {
 };
 
 // Transformed kernels are (36, K / kPanel, C / kTogether, kPanel, kTogether).
-template <class Format>
-void transform_kernels(const Weight& weight, typename Format::Number* to, int64_t channels,
+template <class Products>
+void transform_kernels(const Weight& weight, typename Products::Factor* to, int64_t channels,
                        int64_t filters, int threads) {
   const int64_t panels = filters / kPanel;
 #pragma omp parallel for num_threads(threads) collapse(2)
   for (int64_t panel = 0; panel < panels; ++panel) {
-    for (int64_t channel = 0; channel < channels; channel += Format::kTogether) {
+    for (int64_t channel = 0; channel < channels; channel += Products::kTogether) {
       for (int lane = 0; lane < kPanel; lane += kLanes) {
-        Vector all[kPoints][Format::kTogether];
-        for (int c = 0; c < Format::kTogether; ++c) {
+        Vector all[kPoints][Products::kTogether];
+        for (int c = 0; c < Products::kTogether; ++c) {
           const float* from = weight.numbers + (panel * kPanel + lane) * weight.filter +
                               (channel + c) * weight.channel;
           transform<KernelToPoints>(
@@ -43,20 +48,21 @@ void transform_kernels(const Weight& weight, typename Format::Number* to, int64_
               [&](int y, int x, Vector values) { all[y * kInputs + x][c] = values; });
         }
         for (int point = 0; point < kPoints; ++point)
-          Format::store_together(to + (point * panels + panel) * channels * kPanel +
-                                     channel * kPanel + lane * Format::kTogether,
+          Products::store_together(to + (point * panels + panel) * channels * kPanel +
+                                     channel * kPanel + lane * Products::kTogether,
                                  all[point]);
       }
     }
   }
 }
 
-template <class Format>
+template <class Format, class Products>
 class Convolution {
  public:
   using Number = typename Format::Number;
+  using Factor = typename Products::Factor;
 
-  Convolution(const Number* images, const Number* kernels, const float* bias, Number* outputs,
+  Convolution(const Number* images, const Factor* kernels, const float* bias, Number* outputs,
               Tiling tiling, int64_t channels, int64_t filters)
       : images_(images), kernels_(kernels), bias_(bias), outputs_(outputs), tiling_(tiling),
         channels_(channels), filters_(filters) {}
@@ -68,82 +74,137 @@ class Convolution {
     // what takes the time then.
     const int64_t shares = std::clamp<int64_t>(ratio_rounded_up(kFewestTiles * threads, tiles), 1,
                                                std::min<int64_t>(threads, panels));
-    const int64_t bytes_a_tile = kPoints * (channels_ * sizeof(Number) + kPanel * sizeof(float));
+    const int64_t bytes_a_tile = kPoints * (channels_ * sizeof(Factor) + kAtOnce * sizeof(float));
     const int64_t most = std::max(kFewestTiles, kBlockBytes / bytes_a_tile);
     const int64_t at_once = ratio_rounded_up(threads, shares);
     const int64_t blocks = ratio_rounded_up(tiles, most * at_once) * at_once;
-    const int64_t block = ratio_rounded_up(ratio_rounded_up(tiles, blocks), kRows) * kRows;
+    block_ = ratio_rounded_up(ratio_rounded_up(tiles, blocks), kFewRows) * kFewRows;
     // A cache line more than needed: strides that are powers of two would share lines.
-    tiles_stride_ = block * channels_ + 64 / sizeof(Number);
-    products_stride_ = block * kPanel + 64 / sizeof(float);
+    tiles_stride_ = block_ * channels_ + 64 / sizeof(Factor);
+    products_stride_ = block_ * kAtOnce + 64 / sizeof(float);
 #pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
-    for (int64_t first = 0; first < tiles; first += block)
+    for (int64_t first = 0; first < tiles; first += block_)
       for (int64_t share = 0; share < shares; ++share)
-        convolve(first, std::min(block, tiles - first), share * panels / shares,
+        convolve(first, std::min(block_, tiles - first), share * panels / shares,
                  (share + 1) * panels / shares);
   }
 
  private:
+  static constexpr int kAtOnce = kPanelsAtOnce * kPanel;
+
   void convolve(int64_t first, int64_t count, int64_t first_panel, int64_t last_panel) const {
-    static thread_local std::vector<Number> tiles_room, outside_room, nowhere_room;
+    static thread_local std::vector<Factor> tiles_room;
+    static thread_local std::vector<Number> outside_room, nowhere_room;
     static thread_local std::vector<float> products_room;
-    Number* const tiles = at_least(tiles_room, kPoints * tiles_stride_);
+    Factor* const tiles = at_least(tiles_room, kPoints * tiles_stride_);
     const Number* const outside = at_least(outside_room, channels_);  // never written to: 0
-    Number* const nowhere = at_least(nowhere_room, kPanel);
+    Number* const nowhere = at_least(nowhere_room, kAtOnce);
     float* const products = at_least(products_room, kPoints * products_stride_);
     for (int64_t tile = 0; tile < count; ++tile)
-      transform_tile(first + tile, tiles + tile * channels_, outside);
-    for (int64_t panel = first_panel; panel < last_panel; ++panel) {
-      for (int point = 0; point < kPoints; ++point) {
-        const Number* const next =
-            point + 1 < kPoints ? kernels_of(point + 1, panel) : kernels_of(0, panel + 1);
-        for (int64_t tile = 0; tile < count; tile += kRows)
-          multiply(tiles + point * tiles_stride_ + tile * channels_, kernels_of(point, panel), next,
-                   products + point * products_stride_ + tile * kPanel);
-      }
+      transform_tile(first + tile, tiles + tile * kPanel, outside);
+    for (int64_t panel = first_panel; panel < last_panel; panel += kPanelsAtOnce) {
+      const int panels = static_cast<int>(std::min<int64_t>(kPanelsAtOnce, last_panel - panel));
+      if (panels == kPanelsAtOnce)
+        multiply_all<kPanelsAtOnce>(tiles, panel, products, count);
+      else
+        multiply_all<1>(tiles, panel, products, count);
       for (int64_t tile = 0; tile < count; ++tile)
-        transform_back(first + tile, panel * kPanel, products + tile * kPanel, nowhere);
+        transform_back(first + tile, panel * kPanel, panels * kPanel, products + tile * kAtOnce,
+                       nowhere);
     }
   }
 
-  const Number* kernels_of(int point, int64_t panel) const {
+  const Factor* kernels_of(int point, int64_t panel) const {
     return kernels_ + (point * (filters_ / kPanel) + panel) * channels_ * kPanel;
   }
 
-  void transform_tile(int64_t tile, Number* to, const Number* outside) const {
+  // To (36, C / kPanel, block, kPanel).
+  void transform_tile(int64_t tile, Factor* to, const Number* outside) const {
     const Number* from[kInputs][kInputs];
     tiling_.find<kInputs, 1>(tile, images_, channels_, outside, from);
-    for (int64_t channel = 0; channel < channels_; channel += kLanes)
+    for (int64_t channel = 0; channel < channels_; channel += kLanes) {
+      const int64_t place = channel / kPanel * block_ * kPanel + channel % kPanel;
       transform<ImageToPoints>(
           [&](int y, int x) { return Format::load(from[y][x] + channel); },
           [&](int y, int x, Vector values) {
-            Format::store(to + (y * kInputs + x) * tiles_stride_ + channel, values);
+            Products::store(to + (y * kInputs + x) * tiles_stride_ + place, values);
           });
+    }
   }
 
-  // Multiplies kRows tiles (kRows, C), of one point, by a panel of kernels (C, kPanel), and has the
-  // kernels that come next fetched from memory.
-  void multiply(const Number* tiles, const Number* kernels, const Number* next, float* to) const {
-    Vector sums[kRows][kVectors] = {};
-    for (int64_t channel = 0; channel < channels_; channel += Format::kTogether) {
-      __builtin_prefetch(next + channel * kPanel);
+  template <int kPanels>
+  void multiply_all(const Factor* tiles, int64_t panel, float* to, int64_t count) const {
+    for (int point = 0; point < kPoints; ++point) {
+      const Factor* const kernels = kernels_of(point, panel);
+      const Factor* const next =
+          point + 1 < kPoints ? kernels_of(point + 1, panel) : kernels_of(0, panel + kPanels);
+      for (int64_t tile = 0; tile < count;) {
+        const Factor* const from = tiles + point * tiles_stride_ + tile * kPanel;
+        float* const sums = to + point * products_stride_ + tile * kAtOnce;
+        // Few rows by themselves are slow: four times as many as are left become two and two.
+        const int64_t left = ratio_rounded_up(count - tile, kFewRows);
+        if (left == 3 || left > 4) {
+          multiply<kRows, kPanels>(from, kernels, next, sums);
+          tile += kRows;
+        } else if (left > 1) {
+          multiply<2 * kFewRows, kPanels>(from, kernels, next, sums);
+          tile += 2 * kFewRows;
+        } else {
+          multiply<kFewRows, kPanels>(from, kernels, next, sums);
+          tile += kFewRows;
+        }
+      }
+    }
+  }
+
+  // Multiplies tiles, of one point, by panels of kernels, and has the kernels that come next fetched
+  // from memory.
+  template <int kTiles, int kPanels>
+  void multiply(const Factor* tiles, const Factor* kernels, const Factor* next, float* to) const {
+    constexpr int kTogether = Products::kTogether;
+    const int64_t panel_size = channels_ * kPanel;
+    Vector sums[kTiles][kPanels][kVectors] = {};
+    for (int64_t first = 0; first < channels_; first += kPanel) {
+      for (int channel = 0; channel < kPanel; channel += kTogether) {
+        typename Products::Factors many[kPanels][kVectors];
 #pragma GCC unroll 8
-      for (int row = 0; row < kRows; ++row)
+        for (int panel = 0; panel < kPanels; ++panel) {
+          __builtin_prefetch(next + panel * panel_size);
+#pragma GCC unroll 8
+          for (int vector = 0; vector < kVectors; ++vector)
+            many[panel][vector] =
+                Products::load(kernels + panel * panel_size + vector * kLanes * kTogether);
+        }
+#pragma GCC unroll 16
+        for (int row = 0; row < kTiles; ++row) {
+          const auto one = Products::repeat(tiles + row * kPanel + channel);
+#pragma GCC unroll 8
+          for (int panel = 0; panel < kPanels; ++panel)
+#pragma GCC unroll 8
+            for (int vector = 0; vector < kVectors; ++vector)
+              sums[row][panel][vector] =
+                  Products::multiply_add(sums[row][panel][vector], one, many[panel][vector]);
+        }
+        kernels += kPanel * kTogether;
+        next += kPanel * kTogether;
+      }
+      tiles += block_ * kPanel;
+    }
+#pragma GCC unroll 16
+    for (int row = 0; row < kTiles; ++row)
+#pragma GCC unroll 8
+      for (int panel = 0; panel < kPanels; ++panel)
 #pragma GCC unroll 8
         for (int vector = 0; vector < kVectors; ++vector)
-          sums[row][vector] = Format::multiply_add(
-              sums[row][vector], tiles + row * channels_ + channel,
-              kernels + channel * kPanel + vector * kLanes * Format::kTogether);
-    }
-    for (int row = 0; row < kRows; ++row)
-      for (int vector = 0; vector < kVectors; ++vector)
-        store_floats(to + row * kPanel + vector * kLanes, sums[row][vector]);
+          store_floats(to + row * kAtOnce + panel * kPanel + vector * kLanes,
+                       sums[row][panel][vector]);
   }
 
-  void transform_back(int64_t tile, int64_t filter, const float* products, Number* nowhere) const {
+  void transform_back(int64_t tile, int64_t filter, int64_t filters, const float* products,
+                      Number* nowhere) const {
     Number* to[kOutputs][kOutputs];
     tiling_.find<kOutputs, 0>(tile, outputs_ + filter, filters_, nowhere, to);
-    for (int lane = 0; lane < kPanel; lane += kLanes) {
+    for (int64_t lane = 0; lane < filters; lane += kLanes) {
       const Vector bias = bias_ == nullptr ? Vector{} : load_floats(bias_ + filter + lane);
       transform<PointsToOutput>(
           [&](int y, int x) {
@@ -154,10 +215,10 @@ class Convolution {
   }
 
   const Number* images_;
-  const Number* kernels_;
+  const Factor* kernels_;
   const float* bias_;
   Number* outputs_;
   const Tiling tiling_;
   const int64_t channels_, filters_;
-  int64_t tiles_stride_ = 0, products_stride_ = 0;
+  int64_t block_ = 0, tiles_stride_ = 0, products_stride_ = 0;
 };

@@ -7,11 +7,9 @@
 
 #include "transforms.h"
 
-// Filters, or channels, that are multiplied by at once.
+// Channels, and filters, lie in panels.
 constexpr int kPanel = 16;
 constexpr int kVectors = kPanel / kLanes;
-// Sums of a panel that are formed at once: eight vectors keep the processor busy.
-constexpr int kRows = 8 / kVectors;
 
 inline int64_t ratio_rounded_up(int64_t number, int64_t by) { return (number + by - 1) / by; }
 

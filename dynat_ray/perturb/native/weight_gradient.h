@@ -6,12 +6,16 @@
 
 #include <algorithm>
 
-#include "tiling.h"
+#include "convolution.h"
 
-template <class Format>
+// Filters whose gradients, for kPanelsAtOnce panels of channels, are summed up at once.
+constexpr int kFiltersAtOnce = 8 / kVectors;
+
+template <class Format, class Products>
 class WeightGradient {
  public:
   using Number = typename Format::Number;
+  using Factor = typename Products::Factor;
 
   // `gradient` is (K, 3, 3, C).
   WeightGradient(const Number* images, const Number* upstream, float* gradient, Tiling tiling,
@@ -20,97 +24,151 @@ class WeightGradient {
         channels_(channels), filters_(filters) {}
 
   void run(int threads) {
-    std::fill_n(gradient_, filters_ * kKernel * kKernel * channels_, 0.0f);
-    const int64_t tiles = tiling_.count();
-    if (tiles == 0) return;
-    const int64_t blocks = ratio_rounded_up(tiles, kMostTiles);
-    const int64_t block = ratio_rounded_up(tiles, blocks * kTogether) * kTogether;
-    // A cache line more than needed: strides that are powers of two would share lines.
-    panel_stride_ = block * kPanel + 64 / sizeof(Number);
-    static thread_local std::vector<Number> images_room, upstream_room, outside_room;
-    Number* const images = at_least(images_room, kPoints * point_stride(channels_));
-    Number* const upstream = at_least(upstream_room, kPoints * point_stride(filters_));
-    const Number* const outside = at_least(outside_room, std::max(channels_, filters_));  // 0
-#pragma omp parallel num_threads(threads)
-    for (int64_t first = 0; first < tiles; first += block) {
-      const int64_t steps = ratio_rounded_up(std::min(block, tiles - first), kTogether);
-#pragma omp for schedule(dynamic, 4)
-      for (int64_t step = 0; step < steps; ++step) {
-        const int64_t tile = first + step * kTogether, place = step * kTogether * kPanel;
-        transform_tiles<ImageToPoints, 1>(tile, images_, channels_, outside, images + place);
-        transform_tiles<OutputToPoints, 0>(tile, upstream_, filters_, outside, upstream + place);
+    const int64_t tiles = tiling_.count(), size = filters_ * kKernel * kKernel * channels_;
+    // What a core transforms it multiplies itself: another would wait for it to come over. So many
+    // tiles are summed up by themselves, however many threads there are, so that sums round alike.
+    const int64_t parts = std::clamp<int64_t>(tiles / kTilesOfPart, 1, kMostParts);
+    const int64_t part = ratio_rounded_up(tiles, parts * kTogether) * kTogether;
+    // Threads that are left share the channels, and each transforms what comes from above.
+    const int64_t panels = ratio_rounded_up(channels_, kAtOnce);
+    const int64_t shares = std::min(ratio_rounded_up(threads, parts), panels);
+    std::vector<float> others((parts - 1) * size);
+#pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
+    for (int64_t number = 0; number < parts; ++number)
+      for (int64_t share = 0; share < shares; ++share) {
+        const int64_t channel = share * panels / shares * kAtOnce;
+        const int64_t end = std::min((share + 1) * panels / shares * kAtOnce, channels_);
+        float* const to = number == 0 ? gradient_ : others.data() + (number - 1) * size;
+        sum_up(number * part, std::min((number + 1) * part, tiles), channel, end, to);
       }
-#pragma omp for schedule(dynamic) collapse(2)
-      for (int64_t channel = 0; channel < channels_; channel += kPanel)
-        for (int64_t filter = 0; filter < filters_; filter += kRows)
-          multiply(images + place_of(channel), upstream + place_of(filter), steps,
-                   gradient_ + filter * kKernel * kKernel * channels_ + channel);
+    if (parts == 1) return;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t place = 0; place < size; place += kLanes) {
+      Vector sum = load_floats(gradient_ + place);
+      for (int64_t number = 1; number < parts; ++number)
+        sum += load_floats(others.data() + (number - 1) * size + place);
+      store_floats(gradient_ + place, sum);
     }
   }
 
  private:
-  // What is transformed lies as (36, C / kPanel, tiles / kTogether, kPanel, kTogether).
-  static constexpr int kTogether = Format::kTogether;
-  // For so many a panel of all points fits into the second-level cache. The sum over more is that
-  // of their blocks, however many threads there are.
-  static constexpr int64_t kMostTiles = 256 / (sizeof(Number) / sizeof(uint16_t));
+  static constexpr int kTogether = Products::kTogether;
+  static constexpr int kAtOnce = kPanelsAtOnce * kPanel;
+  static constexpr int64_t kTilesOfPart = 512, kMostParts = 8;
+  // Some panels of so many tiles, of all points, fit into a second-level cache.
+  static constexpr int64_t kBlock = 128 / (sizeof(Factor) / sizeof(uint16_t));
+  // What is transformed lies as (36, C / kPanel, kBlock / kTogether, kPanel, kTogether), with a cache
+  // line more than needed: strides that are powers of two would share lines.
+  static constexpr int64_t kPanelStride = kBlock * kPanel + 64 / sizeof(Factor);
 
-  int64_t point_stride(int64_t channels) const { return channels / kPanel * panel_stride_; }
+  static int64_t point_stride(int64_t channels) { return channels / kPanel * kPanelStride; }
 
-  int64_t place_of(int64_t channel) const {
-    return channel / kPanel * panel_stride_ + channel % kPanel * kTogether;
+  static int64_t place_of(int64_t channel) {
+    return channel / kPanel * kPanelStride + channel % kPanel * kTogether;
   }
 
+  // Sums up what tiles `first` to `last` give to the gradients of channels `channel` to `end`.
+  void sum_up(int64_t first, int64_t last, int64_t channel, int64_t end, float* gradient) const {
+    static thread_local std::vector<Factor> images_room, upstream_room;
+    static thread_local std::vector<Number> outside_room;
+    const int64_t channels = end - channel;
+    Factor* const images = at_least(images_room, kPoints * point_stride(channels));
+    Factor* const upstream = at_least(upstream_room, kPoints * point_stride(filters_));
+    const Number* const outside = at_least(outside_room, std::max(channels_, filters_));  // 0
+    for (int64_t row = 0; row < filters_ * kKernel * kKernel; ++row)
+      std::fill_n(gradient + row * channels_ + channel, channels, 0.0f);
+    for (int64_t block = first; block < last; block += kBlock) {
+      const int64_t steps = ratio_rounded_up(std::min(kBlock, last - block), kTogether);
+      for (int64_t step = 0; step < steps; ++step) {
+        const int64_t tile = block + step * kTogether, place = step * kTogether * kPanel;
+        transform_tiles<ImageToPoints, 1>(tile, images_, channels_, channel, channels, outside,
+                                          images + place);
+        transform_tiles<OutputToPoints, 0>(tile, upstream_, filters_, 0, filters_, outside,
+                                           upstream + place);
+      }
+      for (int64_t from = 0; from < channels; from += kAtOnce)
+        for (int64_t filter = 0; filter < filters_; filter += kFiltersAtOnce) {
+          float* const to = gradient + filter * kKernel * kKernel * channels_ + channel + from;
+          const Factor* const image = images + place_of(from);
+          const Factor* const row = upstream + place_of(filter);
+          if (channels - from >= kAtOnce)
+            multiply<kPanelsAtOnce>(image, point_stride(channels), row, steps, to);
+          else
+            multiply<1>(image, point_stride(channels), row, steps, to);
+        }
+    }
+  }
+
+  // Transforms `count` of the channels.
   template <class Transform, int kBefore>
   void transform_tiles(int64_t first, const Number* images, int64_t channels,
-                       const Number* outside, Number* to) const {
+                       int64_t first_channel, int64_t count, const Number* outside,
+                       Factor* to) const {
     constexpr int kSide = Transform::kFrom;
     const Number* from[kTogether][kSide][kSide];
     for (int tile = 0; tile < kTogether; ++tile)
-      tiling_.find<kSide, kBefore>(first + tile, images, channels, outside, from[tile]);
-    for (int64_t channel = 0; channel < channels; channel += kLanes) {
+      tiling_.find<kSide, kBefore>(first + tile, images + first_channel, channels, outside,
+                                   from[tile]);
+    for (int64_t channel = 0; channel < count; channel += kLanes) {
       Vector all[kPoints][kTogether];
       for (int tile = 0; tile < kTogether; ++tile)
         transform<Transform>(
             [&](int y, int x) { return Format::load(from[tile][y][x] + channel); },
             [&](int y, int x, Vector values) { all[y * kInputs + x][tile] = values; });
       for (int point = 0; point < kPoints; ++point)
-        Format::store_together(to + point * point_stride(channels) + place_of(channel),
+        Products::store_together(to + point * point_stride(count) + place_of(channel),
                                all[point]);
     }
   }
 
-  // Adds to the gradients of a panel of channels and kRows filters.
-  void multiply(const Number* images, const Number* upstream, int64_t steps, float* to) const {
-    Vector products[kRows][kVectors][kPoints];
+  // Adds to the gradients of panels of channels and some filters.
+  template <int kPanels>
+  void multiply(const Factor* images, int64_t image_stride, const Factor* upstream, int64_t steps,
+                float* to) const {
+    Vector products[kFiltersAtOnce][kPanels][kVectors][kPoints];
     for (int point = 0; point < kPoints; ++point) {
-      const Number* image = images + point * point_stride(channels_);
-      const Number* row_numbers = upstream + point * point_stride(filters_);
-      Vector sums[kRows][kVectors] = {};
+      const Factor* image = images + point * image_stride;
+      const Factor* row_numbers = upstream + point * point_stride(filters_);
+      Vector sums[kFiltersAtOnce][kPanels][kVectors] = {};
       for (int64_t step = 0; step < steps; ++step) {
+        typename Products::Factors many[kPanels][kVectors];
 #pragma GCC unroll 8
-        for (int row = 0; row < kRows; ++row)
+        for (int panel = 0; panel < kPanels; ++panel)
 #pragma GCC unroll 8
           for (int vector = 0; vector < kVectors; ++vector)
-            sums[row][vector] =
-                Format::multiply_add(sums[row][vector], row_numbers + row * kTogether,
-                                     image + vector * kLanes * kTogether);
+            many[panel][vector] =
+                Products::load(image + panel * kPanelStride + vector * kLanes * kTogether);
+#pragma GCC unroll 8
+        for (int row = 0; row < kFiltersAtOnce; ++row) {
+          const auto one = Products::repeat(row_numbers + row * kTogether);
+#pragma GCC unroll 8
+          for (int panel = 0; panel < kPanels; ++panel)
+#pragma GCC unroll 8
+            for (int vector = 0; vector < kVectors; ++vector)
+              sums[row][panel][vector] =
+                  Products::multiply_add(sums[row][panel][vector], one, many[panel][vector]);
+        }
         image += kPanel * kTogether;
         row_numbers += kPanel * kTogether;
       }
-      for (int row = 0; row < kRows; ++row)
-        for (int vector = 0; vector < kVectors; ++vector)
-          products[row][vector][point] = sums[row][vector];
+#pragma GCC unroll 8
+      for (int row = 0; row < kFiltersAtOnce; ++row)
+#pragma GCC unroll 8
+        for (int panel = 0; panel < kPanels; ++panel)
+#pragma GCC unroll 8
+          for (int vector = 0; vector < kVectors; ++vector)
+            products[row][panel][vector][point] = sums[row][panel][vector];
     }
-    for (int row = 0; row < kRows; ++row)
-      for (int vector = 0; vector < kVectors; ++vector)
-        transform<PointsToKernel>(
-            [&](int y, int x) { return products[row][vector][y * kInputs + x]; },
-            [&](int y, int x, Vector values) {
-              float* const place =
-                  to + ((row * kKernel + y) * kKernel + x) * channels_ + vector * kLanes;
-              store_floats(place, load_floats(place) + values);
-            });
+    for (int row = 0; row < kFiltersAtOnce; ++row)
+      for (int panel = 0; panel < kPanels; ++panel)
+        for (int vector = 0; vector < kVectors; ++vector)
+          transform<PointsToKernel>(
+              [&](int y, int x) { return products[row][panel][vector][y * kInputs + x]; },
+              [&](int y, int x, Vector values) {
+                float* const place = to + ((row * kKernel + y) * kKernel + x) * channels_ +
+                                     panel * kPanel + vector * kLanes;
+                store_floats(place, load_floats(place) + values);
+              });
   }
 
   const Number* images_;
@@ -118,5 +176,4 @@ class WeightGradient {
   float* gradient_;
   const Tiling tiling_;
   const int64_t channels_, filters_;
-  int64_t panel_stride_ = 0;
 };
