@@ -206,10 +206,22 @@ class _Counter(TorchDispatchMode):
 
 
 @register_flop_formula(torch.ops.dynat_ray.winograd)
-def _winograd_flops(features: Sequence[int], kernels: Sequence[int], *_: Any, **__: Any) -> int:
+def _winograd_flops(
+    features: Sequence[int], kernels: Sequence[int], bias: Any, stride: int = 1, **_: Any
+) -> int:
     """Returns the FLOPs of the products alone: of each tile with all transformed kernels."""
     samples, _channels, height, width = features
-    return 2 * samples * winograd.tiles(height, width) * kernels[0]
+    tiles = samples * winograd.tiles(-(-height // stride), -(-width // stride))
+    return 2 * tiles * kernels[0] * winograd.products(stride) // winograd.POINTS
+
+
+@register_flop_formula(torch.ops.dynat_ray.winograd_strided_gradient)
+def _winograd_strided_flops(
+    upstream: Sequence[int], kernels: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """Returns the same for the gradient with respect to images that were convolved in strides."""
+    tiles = upstream[0] * winograd.tiles(*upstream[2:])
+    return 2 * tiles * kernels[0] * winograd.products(2) // winograd.POINTS
 
 
 @register_flop_formula(torch.ops.dynat_ray.winograd_weight_gradient)

@@ -1,11 +1,12 @@
 """Convolutions of 3 x 3 and their gradients by Winograd's algorithm, on a CPU.
 
 Four by four outputs at once take 36 products for each pair of channels instead of 144 (Winograd;
-Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016), and transforms
-before and after them. The C++ code in `native` keeps all of it in the cache: two to four times as
-fast as oneDNN's direct convolution in the same precision. Where bfloat16 numbers are multiplied it
-rounds more, five times as much in a layer; gradients, which sixteen layers round anyway, lose
-little by it. Where a processor multiplies float32 faster, only results are rounded.
+Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016), or 81 with a stride
+of 2, and transforms before and after them. The C++ code in `native` keeps all of it in the cache:
+two to four times as fast as oneDNN's direct convolution in the same precision. Where bfloat16
+numbers are multiplied it rounds more, five times as much in a layer; gradients, which sixteen
+layers round anyway, lose little by it. Where a processor multiplies float32 faster, only results
+are rounded.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from torch import Tensor, nn
 from dynat_ray.perturb import native_code
 
 _OUTPUTS = 4
-POINTS = 36  # products that a tile takes for each pair of channels
+POINTS = 36  # to which kernels are transformed
 # Input and output channels come in multiples of what is multiplied at once.
 _MULTIPLE = 16
+_FEWEST_CHANNELS_IN_STRIDES = 128  # in float32; with less, transforms take what products spare
 
 
 class WinogradConvolution(nn.Module):
@@ -37,12 +39,14 @@ class WinogradConvolution(nn.Module):
 
     weight: nn.Parameter
     bias: nn.Parameter | None
+    stride: int
     forwards: Tensor | None
     backwards: Tensor | None
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
         self._parameters.update(convolution._parameters)
+        self.stride = convolution.stride[0]
         for name in ("forwards", "backwards"):
             self.register_buffer(name, None, persistent=False)
 
@@ -51,7 +55,8 @@ class WinogradConvolution(nn.Module):
         """Returns whether `module` is a convolution that may be faster this way."""
         return (
             isinstance(module, nn.Conv2d)
-            and module.stride == module.padding == module.dilation == (1, 1)
+            and module.stride in ((1, 1), (2, 2))
+            and module.padding == module.dilation == (1, 1)
             and module.padding_mode == "zeros"
             and module.groups == 1
             and suits(module.weight)
@@ -65,22 +70,25 @@ class WinogradConvolution(nn.Module):
             weight: The same weights before they were rounded.
         """
         dtype = self.weight.dtype
-        if not multiplies(dtype) or weight.device.type != "cpu":
+        faster = multiplies(dtype) and (
+            self.stride == 1 or _strides_pay(dtype, min(weight.shape[:2]))
+        )
+        if not faster or weight.device.type != "cpu":
             self.forwards = self.backwards = None
             return
         factors = _format_of_factors(dtype)
         if self.forwards is None or self.forwards.dtype != factors:
             self.forwards, self.backwards = (_room_for(weight, factors) for _ in range(2))
         assert self.backwards is not None
-        transform_kernels(weight, self.forwards)
-        transform_kernels(weight, self.backwards, turned=True)
+        transform_kernels(weight, self.forwards, stride=self.stride)
+        transform_kernels(weight, self.backwards, stride=self.stride, turned=True)
 
     def forward(self, features: Tensor) -> Tensor:
         """Convolves `(B, C, H, W)` to `(B, K, H, W)`, channels last."""
-        if self.forwards is None or not pays(features):
-            return F.conv2d(features, self.weight, self.bias, padding=1)
+        if self.forwards is None or not pays(features, self.stride):
+            return F.conv2d(features, self.weight, self.bias, self.stride, padding=1)
         result: Tensor = _Convolve.apply(
-            features.to(self.weight.dtype), self.forwards, self.backwards, self.bias
+            features.to(self.weight.dtype), self.forwards, self.backwards, self.bias, self.stride
         )
         return result
 
@@ -88,24 +96,32 @@ class WinogradConvolution(nn.Module):
 class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, forwards: Tensor, backwards: Tensor, bias: Tensor | None
+        ctx: Any,
+        features: Tensor,
+        forwards: Tensor,
+        backwards: Tensor,
+        bias: Tensor | None,
+        stride: int,
     ) -> Tensor:
         ctx.save_for_backward(backwards)
-        result: Tensor = torch.ops.dynat_ray.winograd(features, forwards, bias)
+        ctx.stride, ctx.size = stride, features.shape[2:]
+        result: Tensor = torch.ops.dynat_ray.winograd(features, forwards, bias, stride)
         return result
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        return (
-            torch.ops.dynat_ray.winograd(gradients[0], *ctx.saved_tensors, None),
-            None,
-            None,
-            None,
-        )
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (kernels,) = ctx.saved_tensors
+        if ctx.stride == 1:
+            gradient = torch.ops.dynat_ray.winograd(gradients[0], kernels, None)
+        else:
+            gradient = torch.ops.dynat_ray.winograd_strided_gradient(
+                gradients[0], kernels, *ctx.size
+            )
+        return gradient, None, None, None, None
 
 
 def suits(weight: Tensor) -> bool:
-    """Returns whether these kernels `(K, C, 3, 3)` may be faster; the stride has to be 1."""
+    """Returns whether these kernels `(K, C, 3, 3)` may be faster."""
     return (
         weight.shape[2:] == (3, 3)
         and all(channels % _MULTIPLE == 0 for channels in weight.shape[:2])
@@ -128,12 +144,13 @@ def transformed_kernels(weight: Tensor, dtype: torch.dtype, *, turned: bool = Fa
     return kernels
 
 
-def transform_kernels(weight: Tensor, to: Tensor, *, turned: bool = False) -> None:
+def transform_kernels(weight: Tensor, to: Tensor, *, stride: int = 1, turned: bool = False) -> None:
     """Transforms kernels for the operator `winograd`.
 
     Args:
         weight: `(K, C, 3, 3)`, float32.
         to: `(36 * C * K,)`, in the format that is multiplied.
+        stride: 1 or 2.
         turned: Those of the gradient with respect to the input, which is a convolution too: with
             channels exchanged and kernels turned round.
     """
@@ -145,7 +162,7 @@ def transform_kernels(weight: Tensor, to: Tensor, *, turned: bool = False) -> No
         filters, channels, filter_, channel = channels, filters, channel, filter_
         row, column = -row, -column
     _function("transform_kernels", to.dtype, to.dtype)(
-        first, filter_, channel, row, column, to.data_ptr(), channels, filters,
+        first, filter_, channel, row, column, to.data_ptr(), channels, filters, stride,
         torch.get_num_threads(),
     )  # fmt: skip
 
@@ -154,11 +171,18 @@ def _room_for(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty(POINTS * weight.shape[0] * weight.shape[1], dtype=dtype)
 
 
-def _convolved(features: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
-    """Convolves `(B, C, H, W)` to `(B, K, H, W)` by transformed kernels `(36 * C * K,)`."""
+def _convolved(features: Tensor, kernels: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
+    """Convolves `(B, C, H, W)` to `(B, K, H / stride, W / stride)`, rounded up.
+
+    Args:
+        features: The images.
+        kernels: Transformed ones, `(36 * C * K,)`.
+        bias: `(K,)`.
+        stride: 1 or 2.
+    """
     features = features.contiguous(memory_format=torch.channels_last)
     samples, channels, height, width = features.shape
-    result = _empty_result(features, kernels, bias)
+    result = _empty_result(features, kernels, bias, stride)
     offsets = None if bias is None else bias.float()
     _function("convolve", features.dtype, kernels.dtype)(
         features.data_ptr(),
@@ -170,20 +194,54 @@ def _convolved(features: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor
         width,
         channels,
         result.shape[1],
+        stride,
         torch.get_num_threads(),
     )
     return result
 
 
-def _empty_result(features: Tensor, kernels: Tensor, bias: Tensor | None) -> Tensor:
+def _empty_result(
+    features: Tensor, kernels: Tensor, bias: Tensor | None, stride: int = 1
+) -> Tensor:
     samples, channels, height, width = features.shape
-    shape = (samples, kernels.numel() // (POINTS * channels), height, width)
+    size = (-(-height // stride), -(-width // stride))
+    return _empty_images(features, samples, kernels.numel() // (POINTS * channels), *size)
+
+
+def _empty_images(like: Tensor, *shape: int) -> Tensor:
     return torch.empty(
-        shape,
-        dtype=features.dtype,
-        device=features.device,
-        memory_format=torch.channels_last,
+        shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
     )
+
+
+def _strided_gradient(upstream: Tensor, kernels: Tensor, height: int, width: int) -> Tensor:
+    """Returns the gradient `(B, C, H, W)` of what was convolved with a stride of 2.
+
+    Args:
+        upstream: Gradient of the outputs, `(B, K, H / 2, W / 2)`, rounded up.
+        kernels: Transformed ones, `(36 * C * K,)`, turned.
+        height: H.
+        width: W.
+    """
+    upstream = upstream.contiguous(memory_format=torch.channels_last)
+    result = _empty_strided_gradient(upstream, kernels, height, width)
+    _function("strided_gradient", upstream.dtype, kernels.dtype)(
+        upstream.data_ptr(),
+        kernels.data_ptr(),
+        result.data_ptr(),
+        len(result),
+        height,
+        width,
+        result.shape[1],
+        upstream.shape[1],
+        torch.get_num_threads(),
+    )
+    return result
+
+
+def _empty_strided_gradient(upstream: Tensor, kernels: Tensor, height: int, width: int) -> Tensor:
+    samples, filters = upstream.shape[:2]
+    return _empty_images(upstream, samples, kernels.numel() // (POINTS * filters), height, width)
 
 
 def _weight_gradient(features: Tensor, upstream: Tensor) -> Tensor:
@@ -218,13 +276,34 @@ def _empty_gradient(features: Tensor, upstream: Tensor) -> Tensor:
 
 
 # Operators of PyTorch, so that compilers can have them in their graphs and profiles name them.
-_CONVOLUTION, _GRADIENT = "dynat_ray::winograd", "dynat_ray::winograd_weight_gradient"
-torch.library.define(_CONVOLUTION, "(Tensor features, Tensor kernels, Tensor? bias) -> Tensor")
-torch.library.impl(_CONVOLUTION, "CPU", _convolved)
-torch.library.register_fake(_CONVOLUTION, _empty_result)
-torch.library.define(_GRADIENT, "(Tensor features, Tensor upstream) -> Tensor")
-torch.library.impl(_GRADIENT, "CPU", _weight_gradient)
-torch.library.register_fake(_GRADIENT, _empty_gradient)
+for _name, _arguments, _implementation, _shape in (
+    (
+        "winograd",
+        "Tensor features, Tensor kernels, Tensor? bias, int stride=1",
+        _convolved,
+        _empty_result,
+    ),
+    (
+        "winograd_strided_gradient",
+        "Tensor upstream, Tensor kernels, SymInt height, SymInt width",
+        _strided_gradient,
+        _empty_strided_gradient,
+    ),
+    (
+        "winograd_weight_gradient",
+        "Tensor features, Tensor upstream",
+        _weight_gradient,
+        _empty_gradient,
+    ),
+):
+    torch.library.define(f"dynat_ray::{_name}", f"({_arguments}) -> Tensor")
+    torch.library.impl(f"dynat_ray::{_name}", "CPU", _implementation)
+    torch.library.register_fake(f"dynat_ray::{_name}", _shape)
+
+
+def products(stride: int) -> int:
+    """Returns how many products a tile takes for each pair of channels."""
+    return POINTS if stride == 1 else 81  # some kernels meet several numbers
 
 
 def tiles(height: int, width: int) -> int:
@@ -232,9 +311,9 @@ def tiles(height: int, width: int) -> int:
     return -(-height // _OUTPUTS) * -(-width // _OUTPUTS)
 
 
-def pays(features: Tensor) -> bool:
+def pays(features: Tensor, stride: int = 1) -> bool:
     """Returns whether at least half of what the tiles cover is image."""
-    height, width = features.shape[2:]
+    height, width = (-(-side // stride) for side in features.shape[2:])
     return 2 * height * width >= tiles(height, width) * _OUTPUTS**2
 
 
@@ -250,6 +329,14 @@ def rounds_factors(dtype: torch.dtype) -> bool:
     return dtype == _format_of_factors(dtype) != torch.float32
 
 
+def _strides_pay(dtype: torch.dtype, channels: int) -> bool:
+    """Returns whether convolutions with a stride of 2 are faster this way."""
+    if dtype == torch.float32:
+        return channels >= _FEWEST_CHANNELS_IN_STRIDES
+    # Where bfloat16 factors are fast, direct ones are too, and nobody has measured which wins.
+    return not rounds_factors(dtype)
+
+
 @cache
 def _format_of_factors(dtype: torch.dtype) -> torch.dtype:
     """Returns in which format numbers of `dtype` are multiplied."""
@@ -263,8 +350,9 @@ def _format_of_factors(dtype: torch.dtype) -> torch.dtype:
 @cache
 def _function(name: str, dtype: torch.dtype, factors: torch.dtype) -> Any:
     arguments = {
-        "transform_kernels": "pnnnnpnni",
-        "convolve": "ppppnnnnni",
+        "transform_kernels": "pnnnnpnnii",
+        "convolve": "ppppnnnnnii",
+        "strided_gradient": "pppnnnnni",
         "weight_gradient": "pppnnnnni",
     }[name]
     return native_code.function(_library(), name, arguments, dtype, factors)

@@ -60,6 +60,7 @@ def _multiply_in(factors: torch.dtype, dtype: torch.dtype, monkeypatch: pytest.M
 
 @in_all_formats
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(
     ("samples", "channels", "kernels", "height", "width"),
     [
@@ -69,7 +70,7 @@ def _multiply_in(factors: torch.dtype, dtype: torch.dtype, monkeypatch: pytest.M
         (9, 64, 32, 9, 6),
         (33, 32, 64, 3, 3),
         (3, 272, 32, 14, 13),
-        (2, 48, 512, 4, 8),
+        (2, 48, 512, 5, 8),
     ],
 )
 def test_output_and_gradient_are_the_convolutions(
@@ -78,6 +79,7 @@ def test_output_and_gradient_are_the_convolutions(
     kernels: int,
     height: int,
     width: int,
+    stride: int,
     bias: bool,
     dtype: torch.dtype,
     factors: torch.dtype,
@@ -85,13 +87,15 @@ def test_output_and_gradient_are_the_convolutions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _multiply_in(factors, dtype, monkeypatch)
+    for decision in ("pays", "_strides_pay"):
+        monkeypatch.setattr(winograd, decision, lambda *_: True)
     torch.manual_seed(0)
-    convolution = _convolution(channels, kernels, bias=bias)
+    convolution = _convolution(channels, kernels, bias=bias, stride=stride)
     exact_convolution = copy.deepcopy(convolution).double()
     own = _winograd(convolution, dtype)
     features = torch.randn(samples, channels, height, width).to(dtype).requires_grad_(True)
-    upstream = torch.randn(samples, kernels, height, width).to(dtype)
     exact = exact_convolution(features.double())
+    upstream = torch.randn_like(exact).to(dtype)
     (exact_gradient,) = torch.autograd.grad(exact, features, upstream.double())
     found = own(features)
     (gradient,) = torch.autograd.grad(found, features, upstream)
@@ -191,7 +195,8 @@ def test_without_a_compiler_convolutions_stay_as_they_are(
 @pytest.mark.parametrize(
     "settings",
     [
-        {"stride": 2},
+        {"stride": 3},
+        {"stride": (2, 1)},
         {"dilation": 2, "padding": 2},
         {"padding": 0},
         {"groups": 2},
@@ -226,6 +231,30 @@ def test_images_that_fill_no_tile_go_the_direct_way() -> None:
     assert torch.equal(_winograd(convolution)(features), convolution(features))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "factors", "channels", "expected"),
+    [
+        (torch.bfloat16, torch.float32, 16, True),
+        (torch.bfloat16, torch.bfloat16, 256, False),
+        (torch.float32, torch.float32, 64, False),
+        (torch.float32, torch.float32, 128, True),
+    ],
+)
+def test_with_a_stride_it_is_used_where_it_is_faster(
+    dtype: torch.dtype,
+    factors: torch.dtype,
+    channels: int,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _multiply_in(factors, dtype, monkeypatch)
+    own = _winograd(_convolution(channels, 2 * channels, stride=2), dtype)
+    outputs = own(torch.randn(2, channels, 8, 8, dtype=dtype, requires_grad=True))
+    assert outputs.shape == (2, 2 * channels, 4, 4)
+    assert outputs.grad_fn is not None
+    assert (outputs.grad_fn.name() == "_ConvolveBackward") == expected
+
+
 def _network() -> nn.Module:
     torch.manual_seed(0)
     model = timm.create_model("preact_resnet10", base_width=32, num_classes=7)
@@ -250,7 +279,7 @@ def test_attacks_use_it_and_follow_the_weights(compiled: bool) -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.1)
-    assert sum(isinstance(module, WinogradConvolution) for module in twin.modules()) == 5
+    assert sum(isinstance(module, WinogradConvolution) for module in twin.modules()) == 8
 
 
 def test_under_autocast_it_takes_that_precision() -> None:

@@ -1,5 +1,5 @@
-// Convolutions by Winograd's algorithm: a block of tiles is transformed, multiplied by 36 matrices of
-// kernels, one for each of 36 points, and transformed back, all while it is in the cache.
+// Convolutions by Winograd's algorithm: a block of tiles is transformed, multiplied by matrices of
+// kernels, one for each point, and transformed back, all while it is in the cache.
 
 #pragma once
 
@@ -11,8 +11,8 @@
 // reading kernels for.
 constexpr int64_t kBlockBytes = 1 << 18;
 constexpr int64_t kFewestTiles = 60;
-// Sums that are formed at once, of so many tiles and panels of filters, fill the registers: 24 of 32
-// vectors, or 12 of 16.
+// Sums that are formed at once, of so many tiles and panels of filters, fill the registers: 24 of
+// 32 vectors, or 12 of 16.
 constexpr int kFewRows = 4 / kVectors;
 constexpr int kRows = 3 * kFewRows;
 constexpr int kPanelsAtOnce = kVectors == 1 ? 2 : 1;
@@ -24,7 +24,7 @@ struct Weight {
 };
 
 // Transformed kernels are (36, K / kPanel, C / kTogether, kPanel, kTogether).
-template <class Products>
+template <class Transform, class Products>
 void transform_kernels(const Weight& weight, typename Products::Factor* to, int64_t channels,
                        int64_t filters, int threads) {
   const int64_t panels = filters / kPanel;
@@ -36,7 +36,7 @@ void transform_kernels(const Weight& weight, typename Products::Factor* to, int6
         for (int c = 0; c < Products::kTogether; ++c) {
           const float* from = weight.numbers + (panel * kPanel + lane) * weight.filter +
                               (channel + c) * weight.channel;
-          transform<KernelToPoints>(
+          transform<Transform>(
               [&](int y, int x) {
                 const float* const first = from + y * weight.row + x * weight.column;
                 if (weight.filter == 1) return load_floats(first);
@@ -56,16 +56,39 @@ void transform_kernels(const Weight& weight, typename Products::Factor* to, int6
   }
 }
 
-template <class Format, class Products>
+// A convolution without stride, and its gradient.
+struct Plain {
+  using Inputs = ImageToPoints;
+  using Outputs = PointsToOutput;
+  // From a tile's first pixel to the next tile's, and from the first tile's to the image's.
+  static constexpr int kInputStep = kOutputs, kInputBefore = 1, kOutputStep = kOutputs;
+};
+
+// One with a stride of 2, and its gradient.
+struct Strided {
+  using Inputs = StridedImageToPoints;
+  using Outputs = PointsToStridedOutput;
+  static constexpr int kInputStep = 2 * kOutputs, kInputBefore = 1, kOutputStep = kOutputs;
+};
+
+struct StridedGradient {
+  using Inputs = UpstreamToPoints;
+  using Outputs = PointsToStridedInput;
+  static constexpr int kInputStep = kOutputs, kInputBefore = 0, kOutputStep = 2 * kOutputs;
+};
+
+template <class Scheme, class Format, class Products>
 class Convolution {
  public:
   using Number = typename Format::Number;
   using Factor = typename Products::Factor;
 
+  // The smaller plane of images `from` and outputs `to` is the one that is cut into tiles.
   Convolution(const Number* images, const Factor* kernels, const float* bias, Number* outputs,
-              Tiling tiling, int64_t channels, int64_t filters)
-      : images_(images), kernels_(kernels), bias_(bias), outputs_(outputs), tiling_(tiling),
-        channels_(channels), filters_(filters) {}
+              int64_t samples, Plane from, Plane to, int64_t channels, int64_t filters)
+      : images_(images), kernels_(kernels), bias_(bias), outputs_(outputs), from_(from), to_(to),
+        tiling_(samples, Scheme::kInputStep > kOutputs ? to : from), channels_(channels),
+        filters_(filters) {}
 
   void run(int threads) {
     const int64_t tiles = tiling_.count(), panels = filters_ / kPanel;
@@ -74,7 +97,8 @@ class Convolution {
     // what takes the time then.
     const int64_t shares = std::clamp<int64_t>(ratio_rounded_up(kFewestTiles * threads, tiles), 1,
                                                std::min<int64_t>(threads, panels));
-    const int64_t bytes_a_tile = kPoints * (channels_ * sizeof(Factor) + kAtOnce * sizeof(float));
+    const int64_t bytes_a_tile =
+        kAllPoints * (channels_ * sizeof(Factor) + kAtOnce * sizeof(float));
     const int64_t most = std::max(kFewestTiles, kBlockBytes / bytes_a_tile);
     const int64_t at_once = ratio_rounded_up(threads, shares);
     const int64_t blocks = ratio_rounded_up(tiles, most * at_once) * at_once;
@@ -90,16 +114,17 @@ class Convolution {
   }
 
  private:
+  static constexpr int kSide = Scheme::Inputs::kTo, kAllPoints = kSide * kSide;
   static constexpr int kAtOnce = kPanelsAtOnce * kPanel;
 
   void convolve(int64_t first, int64_t count, int64_t first_panel, int64_t last_panel) const {
     static thread_local std::vector<Factor> tiles_room;
     static thread_local std::vector<Number> outside_room, nowhere_room;
     static thread_local std::vector<float> products_room;
-    Factor* const tiles = at_least(tiles_room, kPoints * tiles_stride_);
+    Factor* const tiles = at_least(tiles_room, kAllPoints * tiles_stride_);
     const Number* const outside = at_least(outside_room, channels_);  // never written to: 0
     Number* const nowhere = at_least(nowhere_room, kAtOnce);
-    float* const products = at_least(products_room, kPoints * products_stride_);
+    float* const products = at_least(products_room, kAllPoints * products_stride_);
     for (int64_t tile = 0; tile < count; ++tile)
       transform_tile(first + tile, tiles + tile * kPanel, outside);
     for (int64_t panel = first_panel; panel < last_panel; panel += kPanelsAtOnce) {
@@ -115,29 +140,32 @@ class Convolution {
   }
 
   const Factor* kernels_of(int point, int64_t panel) const {
-    return kernels_ + (point * (filters_ / kPanel) + panel) * channels_ * kPanel;
+    const int y = std::min(point / kSide, kInputs - 1), x = std::min(point % kSide, kInputs - 1);
+    return kernels_ + ((y * kInputs + x) * (filters_ / kPanel) + panel) * channels_ * kPanel;
   }
 
-  // To (36, C / kPanel, block, kPanel).
+  // To (points, C / kPanel, block, kPanel).
   void transform_tile(int64_t tile, Factor* to, const Number* outside) const {
-    const Number* from[kInputs][kInputs];
-    tiling_.find<kInputs, 1>(tile, images_, channels_, outside, from);
+    constexpr int kFrom = Scheme::Inputs::kFrom;
+    const Number* from[kFrom][kFrom];
+    tiling_.template find<kFrom, Scheme::kInputStep, Scheme::kInputBefore>(
+        tile, images_, from_, channels_, outside, from);
     for (int64_t channel = 0; channel < channels_; channel += kLanes) {
       const int64_t place = channel / kPanel * block_ * kPanel + channel % kPanel;
-      transform<ImageToPoints>(
+      transform<typename Scheme::Inputs>(
           [&](int y, int x) { return Format::load(from[y][x] + channel); },
           [&](int y, int x, Vector values) {
-            Products::store(to + (y * kInputs + x) * tiles_stride_ + place, values);
+            Products::store(to + (y * kSide + x) * tiles_stride_ + place, values);
           });
     }
   }
 
   template <int kPanels>
   void multiply_all(const Factor* tiles, int64_t panel, float* to, int64_t count) const {
-    for (int point = 0; point < kPoints; ++point) {
+    for (int point = 0; point < kAllPoints; ++point) {
       const Factor* const kernels = kernels_of(point, panel);
       const Factor* const next =
-          point + 1 < kPoints ? kernels_of(point + 1, panel) : kernels_of(0, panel + kPanels);
+          point + 1 < kAllPoints ? kernels_of(point + 1, panel) : kernels_of(0, panel + kPanels);
       for (int64_t tile = 0; tile < count;) {
         const Factor* const from = tiles + point * tiles_stride_ + tile * kPanel;
         float* const sums = to + point * products_stride_ + tile * kAtOnce;
@@ -157,8 +185,8 @@ class Convolution {
     }
   }
 
-  // Multiplies tiles, of one point, by panels of kernels, and has the kernels that come next fetched
-  // from memory.
+  // Multiplies tiles, of one point, by panels of kernels, and has the kernels that come next
+  // fetched from memory.
   template <int kTiles, int kPanels>
   void multiply(const Factor* tiles, const Factor* kernels, const Factor* next, float* to) const {
     constexpr int kTogether = Products::kTogether;
@@ -202,13 +230,15 @@ class Convolution {
 
   void transform_back(int64_t tile, int64_t filter, int64_t filters, const float* products,
                       Number* nowhere) const {
-    Number* to[kOutputs][kOutputs];
-    tiling_.find<kOutputs, 0>(tile, outputs_ + filter, filters_, nowhere, to);
+    constexpr int kTo = Scheme::Outputs::kTo;
+    Number* to[kTo][kTo];
+    tiling_.template find<kTo, Scheme::kOutputStep, 0>(tile, outputs_ + filter, to_, filters_,
+                                                       nowhere, to);
     for (int64_t lane = 0; lane < filters; lane += kLanes) {
       const Vector bias = bias_ == nullptr ? Vector{} : load_floats(bias_ + filter + lane);
-      transform<PointsToOutput>(
+      transform<typename Scheme::Outputs>(
           [&](int y, int x) {
-            return load_floats(products + (y * kInputs + x) * products_stride_ + lane);
+            return load_floats(products + (y * kSide + x) * products_stride_ + lane);
           },
           [&](int y, int x, Vector values) { Format::store(to[y][x] + lane, values + bias); });
     }
@@ -218,6 +248,7 @@ class Convolution {
   const Factor* kernels_;
   const float* bias_;
   Number* outputs_;
+  const Plane from_, to_;
   const Tiling tiling_;
   const int64_t channels_, filters_;
   int64_t block_ = 0, tiles_stride_ = 0, products_stride_ = 0;

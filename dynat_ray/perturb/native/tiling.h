@@ -13,30 +13,36 @@ constexpr int kVectors = kPanel / kLanes;
 
 inline int64_t ratio_rounded_up(int64_t number, int64_t by) { return (number + by - 1) / by; }
 
+struct Plane {
+  int64_t height, width;
+};
+
 class Tiling {
  public:
-  Tiling(int64_t samples, int64_t height, int64_t width)
-      : height_(height), width_(width), down_(ratio_rounded_up(height, kOutputs)),
-        across_(ratio_rounded_up(width, kOutputs)), count_(samples * down_ * across_) {}
+  // `plane` is cut into tiles of 4 x 4.
+  Tiling(int64_t samples, Plane plane)
+      : down_(ratio_rounded_up(plane.height, kOutputs)),
+        across_(ratio_rounded_up(plane.width, kOutputs)), count_(samples * down_ * across_) {}
 
   int64_t count() const { return count_; }
 
-  // Where the pixels of a tile are: `kSide` x `kSide` of them, the first `kBefore` rows and columns
-  // before the tile's first output. Those outside the images are `outside`.
-  template <int kSide, int kBefore, class Number>
-  void find(int64_t tile, Number* images, int64_t channels, Number* outside,
+  // Where the pixels of a tile are, in images (B, H, W, C) of `plane`: `kSide` x `kSide` of them.
+  // Tiles lie `kStep` pixels apart, the first `kBefore` rows and columns before the image. Pixels
+  // outside are `outside`.
+  template <int kSide, int kStep, int kBefore, class Number>
+  void find(int64_t tile, Number* images, Plane plane, int64_t channels, Number* outside,
             Number* (&found)[kSide][kSide]) const {
-    const int64_t first_row = tile / across_ % down_ * kOutputs - kBefore;
-    const int64_t first_column = tile % across_ * kOutputs - kBefore;
+    const int64_t first_row = tile / across_ % down_ * kStep - kBefore;
+    const int64_t first_column = tile % across_ * kStep - kBefore;
     const int64_t sample = tile / (down_ * across_);
     for (int y = 0; y < kSide; ++y) {
       const int64_t row = first_row + y;
-      const bool row_inside = tile < count_ && is_inside(row, height_);
-      Number* const line = images + (sample * height_ + row) * width_ * channels;
+      const bool row_inside = tile < count_ && is_inside(row, plane.height);
+      Number* const line = images + (sample * plane.height + row) * plane.width * channels;
       for (int x = 0; x < kSide; ++x) {
         const int64_t column = first_column + x;
         found[y][x] =
-            row_inside && is_inside(column, width_) ? line + column * channels : outside;
+            row_inside && is_inside(column, plane.width) ? line + column * channels : outside;
       }
     }
   }
@@ -46,7 +52,7 @@ class Tiling {
     return static_cast<uint64_t>(place) < static_cast<uint64_t>(size);  // below 0 is large
   }
 
-  const int64_t height_, width_, down_, across_, count_;
+  const int64_t down_, across_, count_;
 };
 
 // Memory that a thread keeps from one call to the next.

@@ -18,10 +18,10 @@ class WeightGradient {
   using Factor = typename Products::Factor;
 
   // `gradient` is (K, 3, 3, C).
-  WeightGradient(const Number* images, const Number* upstream, float* gradient, Tiling tiling,
-                 int64_t channels, int64_t filters)
-      : images_(images), upstream_(upstream), gradient_(gradient), tiling_(tiling),
-        channels_(channels), filters_(filters) {}
+  WeightGradient(const Number* images, const Number* upstream, float* gradient, int64_t samples,
+                 Plane plane, int64_t channels, int64_t filters)
+      : images_(images), upstream_(upstream), gradient_(gradient), plane_(plane),
+        tiling_(samples, plane), channels_(channels), filters_(filters) {}
 
   void run(int threads) {
     const int64_t tiles = tiling_.count(), size = filters_ * kKernel * kKernel * channels_;
@@ -57,8 +57,8 @@ class WeightGradient {
   static constexpr int64_t kTilesOfPart = 512, kMostParts = 8;
   // Some panels of so many tiles, of all points, fit into a second-level cache.
   static constexpr int64_t kBlock = 128 / (sizeof(Factor) / sizeof(uint16_t));
-  // What is transformed lies as (36, C / kPanel, kBlock / kTogether, kPanel, kTogether), with a cache
-  // line more than needed: strides that are powers of two would share lines.
+  // What is transformed lies as (36, C / kPanel, kBlock / kTogether, kPanel, kTogether), with a
+  // cache line more than needed: strides that are powers of two would share lines.
   static constexpr int64_t kPanelStride = kBlock * kPanel + 64 / sizeof(Factor);
 
   static int64_t point_stride(int64_t channels) { return channels / kPanel * kPanelStride; }
@@ -107,8 +107,8 @@ class WeightGradient {
     constexpr int kSide = Transform::kFrom;
     const Number* from[kTogether][kSide][kSide];
     for (int tile = 0; tile < kTogether; ++tile)
-      tiling_.find<kSide, kBefore>(first + tile, images + first_channel, channels, outside,
-                                   from[tile]);
+      tiling_.find<kSide, kOutputs, kBefore>(first + tile, images + first_channel, plane_, channels,
+                                             outside, from[tile]);
     for (int64_t channel = 0; channel < count; channel += kLanes) {
       Vector all[kPoints][kTogether];
       for (int tile = 0; tile < kTogether; ++tile)
@@ -174,6 +174,7 @@ class WeightGradient {
   const Number* images_;
   const Number* upstream_;
   float* gradient_;
+  const Plane plane_;
   const Tiling tiling_;
   const int64_t channels_, filters_;
 };
