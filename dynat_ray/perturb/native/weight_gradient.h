@@ -54,7 +54,7 @@ class WeightGradient {
  private:
   static constexpr int kTogether = Products::kTogether;
   static constexpr int kAtOnce = kPanelsAtOnce * kPanel;
-  static constexpr int64_t kTilesOfPart = 512, kMostParts = 8;
+  static constexpr int64_t kTilesOfPart = 128, kMostParts = 8;
   // Some panels of so many tiles, of all points, fit into a second-level cache.
   static constexpr int64_t kBlock = 128 / (sizeof(Factor) / sizeof(uint16_t));
   // What is transformed lies as (36, C / kPanel, kBlock / kTogether, kPanel, kTogether), with a
