@@ -5,8 +5,9 @@ Importing the package registers its architectures in timm.
 
 from __future__ import annotations
 
+from dynat_ray import data
 from dynat_ray.models import load_model
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "load_model"]
+__all__ = ["__version__", "data", "load_model"]

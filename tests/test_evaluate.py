@@ -60,6 +60,18 @@ def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     return folder
 
 
+def test_model_and_images_need_no_other_import(run: Path, data: Path) -> None:
+    lines = """
+import sys, dynat_ray
+model = dynat_ray.load_model(sys.argv[1])
+x, y = dynat_ray.data.load_test_images(sys.argv[2])
+print(len(model(x[:3])), "ray" in sys.modules)
+"""
+    command = [sys.executable, "-c", lines, str(run), str(data)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["3", "False"]
+
+
 def _rows(json_file: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = pq.read_table(json_file.with_suffix(".parquet")).to_pylist()
     return rows
