@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "tiling.h"
+#include "products.h"
 
 // A block of tiles fits into half of a small second-level cache, but is large enough to be worth
 // reading kernels for.
@@ -194,25 +194,10 @@ class Convolution {
     Vector sums[kTiles][kPanels][kVectors] = {};
     for (int64_t first = 0; first < channels_; first += kPanel) {
       for (int channel = 0; channel < kPanel; channel += kTogether) {
-        typename Products::Factors many[kPanels][kVectors];
 #pragma GCC unroll 8
-        for (int panel = 0; panel < kPanels; ++panel) {
+        for (int panel = 0; panel < kPanels; ++panel)
           __builtin_prefetch(next + panel * panel_size);
-#pragma GCC unroll 8
-          for (int vector = 0; vector < kVectors; ++vector)
-            many[panel][vector] =
-                Products::load(kernels + panel * panel_size + vector * kLanes * kTogether);
-        }
-#pragma GCC unroll 16
-        for (int row = 0; row < kTiles; ++row) {
-          const auto one = Products::repeat(tiles + row * kPanel + channel);
-#pragma GCC unroll 8
-          for (int panel = 0; panel < kPanels; ++panel)
-#pragma GCC unroll 8
-            for (int vector = 0; vector < kVectors; ++vector)
-              sums[row][panel][vector] =
-                  Products::multiply_add(sums[row][panel][vector], one, many[panel][vector]);
-        }
+        add_products<Products>(sums, tiles + channel, kPanel, kernels, panel_size);
         kernels += kPanel * kTogether;
         next += kPanel * kTogether;
       }

@@ -131,23 +131,7 @@ class WeightGradient {
       const Factor* row_numbers = upstream + point * point_stride(filters_);
       Vector sums[kFiltersAtOnce][kPanels][kVectors] = {};
       for (int64_t step = 0; step < steps; ++step) {
-        typename Products::Factors many[kPanels][kVectors];
-#pragma GCC unroll 8
-        for (int panel = 0; panel < kPanels; ++panel)
-#pragma GCC unroll 8
-          for (int vector = 0; vector < kVectors; ++vector)
-            many[panel][vector] =
-                Products::load(image + panel * kPanelStride + vector * kLanes * kTogether);
-#pragma GCC unroll 8
-        for (int row = 0; row < kFiltersAtOnce; ++row) {
-          const auto one = Products::repeat(row_numbers + row * kTogether);
-#pragma GCC unroll 8
-          for (int panel = 0; panel < kPanels; ++panel)
-#pragma GCC unroll 8
-            for (int vector = 0; vector < kVectors; ++vector)
-              sums[row][panel][vector] =
-                  Products::multiply_add(sums[row][panel][vector], one, many[panel][vector]);
-        }
+        add_products<Products>(sums, row_numbers, kTogether, image, kPanelStride);
         image += kPanel * kTogether;
         row_numbers += kPanel * kTogether;
       }
