@@ -18,9 +18,13 @@ from typing import Any
 import torch
 
 # Formats that numbers may have in the package's own code, as its functions' names end.
-FORMATS = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+FORMATS = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
 _FOLDER = Path(__file__).parent / "native"
-_TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int}
+_TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
 _FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"]
 
 
@@ -46,7 +50,7 @@ def function(
     Args:
         library: From `library`.
         name: Without its ending.
-        arguments: A letter for each: `p` a pointer, `n` an int64, `i` an int.
+        arguments: A letter for each: `p` a pointer, `n` an int64, `i` an int, `f` a float.
         dtype: The format.
         factors: In which they are multiplied, if not in their own.
     """

@@ -12,6 +12,7 @@ are rounded.
 from __future__ import annotations
 
 import ctypes
+import math
 from functools import cache
 from typing import Any
 
@@ -25,6 +26,8 @@ _OUTPUTS = 4
 POINTS = 36  # to which kernels are transformed
 # Input and output channels come in multiples of what is multiplied at once.
 _MULTIPLE = 16
+_MULTIPLE_IN_FLOAT16 = 32
+_LARGEST_IN_FLOAT16 = 2.0**-3  # of kernels; `halves.h` counts on it
 _FEWEST_CHANNELS_IN_STRIDES = 128  # in float32; with less, transforms take what products spare
 
 
@@ -76,7 +79,7 @@ class WinogradConvolution(nn.Module):
         if not faster or weight.device.type != "cpu":
             self.forwards = self.backwards = None
             return
-        factors = _format_of_factors(dtype)
+        factors = _format_in_attacks(weight, dtype)
         if self.forwards is None or self.forwards.dtype != factors:
             self.forwards, self.backwards = (_room_for(weight, factors) for _ in range(2))
         assert self.backwards is not None
@@ -139,7 +142,7 @@ def transformed_kernels(weight: Tensor, dtype: torch.dtype, *, turned: bool = Fa
         dtype: Of the images.
         turned: See there.
     """
-    kernels = _room_for(weight, _format_of_factors(dtype))
+    kernels = _room_for(weight, _format_in_training(dtype))
     transform_kernels(weight, kernels, turned=turned)
     return kernels
 
@@ -149,26 +152,32 @@ def transform_kernels(weight: Tensor, to: Tensor, *, stride: int = 1, turned: bo
 
     Args:
         weight: `(K, C, 3, 3)`, float32.
-        to: `(36 * C * K,)`, in the format that is multiplied.
+        to: `(36 * C * K,)`, in the format that is multiplied; in float16 a few numbers longer.
         stride: 1 or 2.
         turned: Those of the gradient with respect to the input, which is a convolution too: with
             channels exchanged and kernels turned round.
     """
     weight = weight.float()
+    scale = 1.0
+    if to.dtype == torch.float16:
+        _, exponent = math.frexp(torch.linalg.vector_norm(weight, torch.inf))
+        scale = math.ldexp(_LARGEST_IN_FLOAT16, -exponent)
     filters, channels = weight.shape[:2]
     first, (filter_, channel, row, column) = weight.data_ptr(), weight.stride()
     if turned:
         first += weight.element_size() * 2 * (row + column)
         filters, channels, filter_, channel = channels, filters, channel, filter_
         row, column = -row, -column
-    _function("transform_kernels", to.dtype, to.dtype)(
-        first, filter_, channel, row, column, to.data_ptr(), channels, filters, stride,
+    images = torch.bfloat16 if to.dtype == torch.float16 else to.dtype
+    _function("transform_kernels", images, to.dtype)(
+        first, filter_, channel, row, column, scale, to.data_ptr(), channels, filters, stride,
         torch.get_num_threads(),
     )  # fmt: skip
 
 
 def _room_for(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.empty(POINTS * weight.shape[0] * weight.shape[1], dtype=dtype)
+    scale = 2 if dtype == torch.float16 else 0  # numbers, for one in float32
+    return torch.empty(POINTS * weight.shape[0] * weight.shape[1] + scale, dtype=dtype)
 
 
 def _convolved(features: Tensor, kernels: Tensor, bias: Tensor | None, stride: int = 1) -> Tensor:
@@ -256,7 +265,7 @@ def _weight_gradient(features: Tensor, upstream: Tensor) -> Tensor:
     upstream = upstream.contiguous(memory_format=torch.channels_last)
     samples, channels, height, width = features.shape
     result = _empty_gradient(features, upstream)
-    _function("weight_gradient", features.dtype, _format_of_factors(features.dtype))(
+    _function("weight_gradient", features.dtype, _format_in_training(features.dtype))(
         features.data_ptr(),
         upstream.data_ptr(),
         result.data_ptr(),
@@ -326,7 +335,7 @@ def multiplies(dtype: torch.dtype) -> bool:
 
 def rounds_factors(dtype: torch.dtype) -> bool:
     """Returns whether transformed numbers are rounded too, and not outputs alone."""
-    return dtype == _format_of_factors(dtype) != torch.float32
+    return dtype == _format_in_training(dtype) != torch.float32
 
 
 def _strides_pay(dtype: torch.dtype, channels: int) -> bool:
@@ -338,7 +347,7 @@ def _strides_pay(dtype: torch.dtype, channels: int) -> bool:
 
 
 @cache
-def _format_of_factors(dtype: torch.dtype) -> torch.dtype:
+def _format_in_training(dtype: torch.dtype) -> torch.dtype:
     """Returns in which format numbers of `dtype` are multiplied."""
     library = _library()
     assert library is not None
@@ -347,10 +356,22 @@ def _format_of_factors(dtype: torch.dtype) -> torch.dtype:
     return dtype
 
 
+def _format_in_attacks(weight: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Returns in which format they are multiplied where sums may be rounded too."""
+    factors = _format_in_training(dtype)
+    if (
+        factors != dtype
+        and all(channels % _MULTIPLE_IN_FLOAT16 == 0 for channels in weight.shape[:2])
+        and _function("convolve", dtype, torch.float16) is not None
+    ):
+        return torch.float16
+    return factors
+
+
 @cache
 def _function(name: str, dtype: torch.dtype, factors: torch.dtype) -> Any:
     arguments = {
-        "transform_kernels": "pnnnnpnnii",
+        "transform_kernels": "pnnnnfpnnii",
         "convolve": "ppppnnnnnii",
         "strided_gradient": "pppnnnnni",
         "weight_gradient": "pppnnnnni",

@@ -39,26 +39,25 @@ def _relative_error(own: Tensor, exact: Tensor) -> float:
     return float((own - exact).detach().norm() / exact.detach().norm())
 
 
-# bfloat16 has eight binary digits, and the transforms add up numbers of both signs: what they give
-# may be rounded too, or only results.
-in_all_formats = pytest.mark.parametrize(
-    ("dtype", "factors", "tolerance"),
-    [
-        (torch.float32, torch.float32, 1e-5),
-        (torch.bfloat16, torch.bfloat16, 0.02),
-        (torch.bfloat16, torch.float32, 0.003),
-    ],
-    ids=str,
-)
+# bfloat16 has eight binary digits, float16 eleven, and the transforms add up numbers of both signs:
+# what they give may be rounded too, sums besides, or only results.
+_IN_TRAINING = [
+    (torch.float32, torch.float32, 1e-5),
+    (torch.bfloat16, torch.bfloat16, 0.02),
+    (torch.bfloat16, torch.float32, 0.003),
+]
+_IN_FLOAT16 = (torch.bfloat16, torch.float16, 0.01)
 
 
 def _multiply_in(factors: torch.dtype, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not winograd.multiplies(dtype):
+    known = winograd._function("convolve", dtype, factors) is not None
+    if not known or not winograd.multiplies(dtype):
         pytest.skip(f"this processor has no instructions for {dtype}, or better ones")
-    monkeypatch.setattr(winograd, "_format_of_factors", lambda _: factors)
+    monkeypatch.setattr(winograd, "_format_in_training", lambda _: factors)
+    monkeypatch.setattr(winograd, "_format_in_attacks", lambda *_: factors)
 
 
-@in_all_formats
+@pytest.mark.parametrize(("dtype", "factors", "tolerance"), [*_IN_TRAINING, _IN_FLOAT16], ids=str)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize(
@@ -71,6 +70,7 @@ def _multiply_in(factors: torch.dtype, dtype: torch.dtype, monkeypatch: pytest.M
         (33, 32, 64, 3, 3),
         (3, 272, 32, 14, 13),
         (2, 48, 512, 5, 8),
+        (2, 288, 64, 6, 8),
     ],
 )
 def test_output_and_gradient_are_the_convolutions(
@@ -87,6 +87,8 @@ def test_output_and_gradient_are_the_convolutions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _multiply_in(factors, dtype, monkeypatch)
+    if factors == torch.float16 and (channels % 32 or kernels % 32):
+        pytest.skip("panels are longer in float16")
     for decision in ("pays", "_strides_pay"):
         monkeypatch.setattr(winograd, decision, lambda *_: True)
     torch.manual_seed(0)
@@ -106,7 +108,7 @@ def test_output_and_gradient_are_the_convolutions(
     assert _relative_error(gradient, exact_gradient) < tolerance
 
 
-@in_all_formats
+@pytest.mark.parametrize(("dtype", "factors", "tolerance"), _IN_TRAINING, ids=str)
 @pytest.mark.parametrize(
     ("samples", "channels", "kernels", "height", "width"),
     [
@@ -138,6 +140,37 @@ def test_the_weights_gradient_is_the_convolutions(
     found = torch.ops.dynat_ray.winograd_weight_gradient(features, upstream)
     assert found.dtype == torch.float32
     assert _relative_error(found, exact) < tolerance
+
+
+@pytest.mark.parametrize("of_weights", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("of_features", [1e-20, 1.0, 1e20])
+def test_large_and_small_numbers_fit_into_float16(
+    of_features: float, of_weights: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dtype, factors, tolerance = _IN_FLOAT16
+    _multiply_in(factors, dtype, monkeypatch)
+    torch.manual_seed(0)
+    convolution = _convolution(512, 32, bias=False)
+    # Of one sign, so that sums are large; the second image's tiles are far smaller.
+    convolution.weight.copy_((1 + torch.rand_like(convolution.weight)) * of_weights)
+    features = (1 + torch.rand(2, 512, 8, 8)) * of_features
+    features[1] *= 2.0**-24
+    exact = copy.deepcopy(convolution).double()(features.to(dtype).double())
+    found = _winograd(convolution, dtype)(features.to(dtype))
+    for image in range(2):
+        assert _relative_error(found[image].double(), exact[image]) < tolerance
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_is_not_lost_in_float16(
+    number: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _multiply_in(torch.float16, torch.bfloat16, monkeypatch)
+    own, features = _winograd(_convolution(32, 32), torch.bfloat16), torch.rand(2, 32, 8, 8)
+    features[1, 5, 2, 2] = number
+    finite = own(features.bfloat16()).isfinite()
+    assert finite[0].all()
+    assert not finite[1, :, 1:4, 1:4].any()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -236,6 +269,7 @@ def test_images_that_fill_no_tile_go_the_direct_way() -> None:
     [
         (torch.bfloat16, torch.float32, 16, True),
         (torch.bfloat16, torch.bfloat16, 256, False),
+        (torch.bfloat16, torch.float16, 32, True),
         (torch.float32, torch.float32, 64, False),
         (torch.float32, torch.float32, 128, True),
     ],

@@ -74,7 +74,7 @@ def test_bf16_has_outputs_as_good_and_nearly_the_same_gradients(
 ) -> None:
     if not winograd.multiplies(torch.bfloat16):
         pytest.skip("this processor has no instructions for bfloat16, or better ones")
-    monkeypatch.setattr(winograd, "_format_of_factors", lambda _: factors)
+    monkeypatch.setattr(winograd, "_format_in_training", lambda _: factors)
     network, images = _network(), torch.rand(8, 3, 16, 16)
     exact, in_float32 = _outcome(network, images, False)
     with torch.autocast("cpu", torch.bfloat16):

@@ -6,16 +6,17 @@
 #include <algorithm>
 
 #include "products.h"
+#include "tiling.h"
+#include "transforms.h"
 
 // A block of tiles fits into half of a small second-level cache, but is large enough to be worth
 // reading kernels for.
 constexpr int64_t kBlockBytes = 1 << 18;
 constexpr int64_t kFewestTiles = 60;
-// Sums that are formed at once, of so many tiles and panels of filters, fill the registers: 24 of
-// 32 vectors, or 12 of 16.
-constexpr int kFewRows = 4 / kVectors;
+// Sums that are formed at once, two vectors of them for each of so many tiles, fill the registers:
+// 24 of 32, or 12 of 16.
+constexpr int kFewRows = kLanes / 4;
 constexpr int kRows = 3 * kFewRows;
-constexpr int kPanelsAtOnce = kVectors == 1 ? 2 : 1;
 
 // Kernels (K, C, 3, 3), anywhere in memory, in float32.
 struct Weight {
@@ -23,37 +24,44 @@ struct Weight {
   int64_t filter, channel, row, column;  // numbers from one to the next
 };
 
-// Transformed kernels are (36, K / kPanel, C / kTogether, kPanel, kTogether).
+// Transformed kernels are (36, K / kPanel, C / kTogether, kPanel, kTogether). With a scale, by which
+// they are multiplied, its inverse follows them.
 template <class Transform, class Products>
-void transform_kernels(const Weight& weight, typename Products::Factor* to, int64_t channels,
-                       int64_t filters, int threads) {
+void transform_kernels(const Weight& weight, float scale, typename Products::Factor* to,
+                       int64_t channels, int64_t filters, int threads) {
+  constexpr int kPanel = Products::kPanel, kTogether = Products::kTogether;
   const int64_t panels = filters / kPanel;
+  // Where a vector's filters lie side by side, it can be read at once.
+  const bool side_by_side = Products::filter_of(0, 1) * weight.filter == 1;
 #pragma omp parallel for num_threads(threads) collapse(2)
   for (int64_t panel = 0; panel < panels; ++panel) {
-    for (int64_t channel = 0; channel < channels; channel += Products::kTogether) {
-      for (int lane = 0; lane < kPanel; lane += kLanes) {
-        Vector all[kPoints][Products::kTogether];
-        for (int c = 0; c < Products::kTogether; ++c) {
-          const float* from = weight.numbers + (panel * kPanel + lane) * weight.filter +
-                              (channel + c) * weight.channel;
+    for (int64_t channel = 0; channel < channels; channel += kTogether) {
+      for (int vector = 0; vector < kPanel / kLanes; ++vector) {
+        Vector all[kPoints][kTogether];
+        for (int c = 0; c < kTogether; ++c) {
+          const float* from =
+              weight.numbers + panel * kPanel * weight.filter + (channel + c) * weight.channel;
           transform<Transform>(
               [&](int y, int x) {
                 const float* const first = from + y * weight.row + x * weight.column;
-                if (weight.filter == 1) return load_floats(first);
+                if (side_by_side) return load_floats(first + vector * kLanes);
                 Vector kernels;
-                for (int filter = 0; filter < kLanes; ++filter)
-                  kernels[filter] = first[filter * weight.filter];
+                for (int lane = 0; lane < kLanes; ++lane)
+                  kernels[lane] = first[Products::filter_of(vector, lane) * weight.filter];
                 return kernels;
               },
-              [&](int y, int x, Vector values) { all[y * kInputs + x][c] = values; });
+              [&](int y, int x, Vector values) { all[y * kInputs + x][c] = scale * values; });
         }
         for (int point = 0; point < kPoints; ++point)
           Products::store_together(to + (point * panels + panel) * channels * kPanel +
-                                     channel * kPanel + lane * Products::kTogether,
+                                     channel * kPanel + vector * kLanes * kTogether,
                                  all[point]);
       }
     }
   }
+  if (!Products::kScaled) return;
+  const float inverse = 1.0f / scale;
+  std::memcpy(to + kPoints * channels * filters, &inverse, sizeof inverse);
 }
 
 // A convolution without stride, and its gradient.
@@ -82,13 +90,18 @@ class Convolution {
  public:
   using Number = typename Format::Number;
   using Factor = typename Products::Factor;
+  using Product = typename Products::Product;
+  using Scale = typename Products::Scale;
 
   // The smaller plane of images `from` and outputs `to` is the one that is cut into tiles.
   Convolution(const Number* images, const Factor* kernels, const float* bias, Number* outputs,
               int64_t samples, Plane from, Plane to, int64_t channels, int64_t filters)
       : images_(images), kernels_(kernels), bias_(bias), outputs_(outputs), from_(from), to_(to),
         tiling_(samples, Scheme::kInputStep > kOutputs ? to : from), channels_(channels),
-        filters_(filters) {}
+        filters_(filters) {
+    if (Products::kScaled)
+      std::memcpy(&kernel_inverse_, kernels + kPoints * channels * filters, sizeof(float));
+  }
 
   void run(int threads) {
     const int64_t tiles = tiling_.count(), panels = filters_ / kPanel;
@@ -98,14 +111,14 @@ class Convolution {
     const int64_t shares = std::clamp<int64_t>(ratio_rounded_up(kFewestTiles * threads, tiles), 1,
                                                std::min<int64_t>(threads, panels));
     const int64_t bytes_a_tile =
-        kAllPoints * (channels_ * sizeof(Factor) + kAtOnce * sizeof(float));
+        kAllPoints * (channels_ * sizeof(Factor) + kAtOnce * sizeof(Product));
     const int64_t most = std::max(kFewestTiles, kBlockBytes / bytes_a_tile);
     const int64_t at_once = ratio_rounded_up(threads, shares);
     const int64_t blocks = ratio_rounded_up(tiles, most * at_once) * at_once;
     block_ = ratio_rounded_up(ratio_rounded_up(tiles, blocks), kFewRows) * kFewRows;
     // A cache line more than needed: strides that are powers of two would share lines.
     tiles_stride_ = block_ * channels_ + 64 / sizeof(Factor);
-    products_stride_ = block_ * kAtOnce + 64 / sizeof(float);
+    products_stride_ = block_ * kAtOnce + 64 / sizeof(Product);
 #pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
     for (int64_t first = 0; first < tiles; first += block_)
       for (int64_t share = 0; share < shares; ++share)
@@ -115,18 +128,23 @@ class Convolution {
 
  private:
   static constexpr int kSide = Scheme::Inputs::kTo, kAllPoints = kSide * kSide;
+  static constexpr int kPanel = Products::kPanel, kPanelsAtOnce = Products::kPanelsAtOnce;
   static constexpr int kAtOnce = kPanelsAtOnce * kPanel;
 
   void convolve(int64_t first, int64_t count, int64_t first_panel, int64_t last_panel) const {
     static thread_local std::vector<Factor> tiles_room;
+    static thread_local std::vector<Scale> scales_room;
     static thread_local std::vector<Number> outside_room, nowhere_room;
-    static thread_local std::vector<float> products_room;
+    static thread_local std::vector<Product> products_room;
+    static thread_local std::vector<float> no_bias_room;
     Factor* const tiles = at_least(tiles_room, kAllPoints * tiles_stride_);
+    Scale* const scales = at_least(scales_room, count);
     const Number* const outside = at_least(outside_room, channels_);  // never written to: 0
     Number* const nowhere = at_least(nowhere_room, kAtOnce);
-    float* const products = at_least(products_room, kAllPoints * products_stride_);
+    Product* const products = at_least(products_room, kAllPoints * products_stride_);
+    const float* const bias = bias_ == nullptr ? at_least(no_bias_room, filters_) : bias_;
     for (int64_t tile = 0; tile < count; ++tile)
-      transform_tile(first + tile, tiles + tile * kPanel, outside);
+      scales[tile] = transform_tile(first + tile, tiles + tile * kPanel, outside);
     for (int64_t panel = first_panel; panel < last_panel; panel += kPanelsAtOnce) {
       const int panels = static_cast<int>(std::min<int64_t>(kPanelsAtOnce, last_panel - panel));
       if (panels == kPanelsAtOnce)
@@ -135,7 +153,7 @@ class Convolution {
         multiply_all<1>(tiles, panel, products, count);
       for (int64_t tile = 0; tile < count; ++tile)
         transform_back(first + tile, panel * kPanel, panels * kPanel, products + tile * kAtOnce,
-                       nowhere);
+                       scales[tile], bias, nowhere);
     }
   }
 
@@ -145,30 +163,34 @@ class Convolution {
   }
 
   // To (points, C / kPanel, block, kPanel).
-  void transform_tile(int64_t tile, Factor* to, const Number* outside) const {
+  Scale transform_tile(int64_t tile, Factor* to, const Number* outside) const {
     constexpr int kFrom = Scheme::Inputs::kFrom;
     const Number* from[kFrom][kFrom];
     tiling_.template find<kFrom, Scheme::kInputStep, Scheme::kInputBefore>(
         tile, images_, from_, channels_, outside, from);
-    for (int64_t channel = 0; channel < channels_; channel += kLanes) {
+    const Scale scale = Products::scale_of(from, channels_);
+    for (int64_t channel = 0; channel < channels_; channel += Products::kValues) {
       const int64_t place = channel / kPanel * block_ * kPanel + channel % kPanel;
       transform<typename Scheme::Inputs>(
-          [&](int y, int x) { return Format::load(from[y][x] + channel); },
-          [&](int y, int x, Vector values) {
+          [&](int y, int x) {
+            return Products::template load_pixel<Format>(from[y][x] + channel, scale);
+          },
+          [&](int y, int x, auto values) {
             Products::store(to + (y * kSide + x) * tiles_stride_ + place, values);
           });
     }
+    return scale;
   }
 
   template <int kPanels>
-  void multiply_all(const Factor* tiles, int64_t panel, float* to, int64_t count) const {
+  void multiply_all(const Factor* tiles, int64_t panel, Product* to, int64_t count) const {
     for (int point = 0; point < kAllPoints; ++point) {
       const Factor* const kernels = kernels_of(point, panel);
       const Factor* const next =
           point + 1 < kAllPoints ? kernels_of(point + 1, panel) : kernels_of(0, panel + kPanels);
       for (int64_t tile = 0; tile < count;) {
         const Factor* const from = tiles + point * tiles_stride_ + tile * kPanel;
-        float* const sums = to + point * products_stride_ + tile * kAtOnce;
+        Product* const sums = to + point * products_stride_ + tile * kAtOnce;
         // Few rows by themselves are slow: four times as many as are left become two and two.
         const int64_t left = ratio_rounded_up(count - tile, kFewRows);
         if (left == 3 || left > 4) {
@@ -188,45 +210,46 @@ class Convolution {
   // Multiplies tiles, of one point, by panels of kernels, and has the kernels that come next
   // fetched from memory.
   template <int kTiles, int kPanels>
-  void multiply(const Factor* tiles, const Factor* kernels, const Factor* next, float* to) const {
+  void multiply(const Factor* tiles, const Factor* kernels, const Factor* next, Product* to) const {
     constexpr int kTogether = Products::kTogether;
     const int64_t panel_size = channels_ * kPanel;
-    Vector sums[kTiles][kPanels][kVectors] = {};
-    for (int64_t first = 0; first < channels_; first += kPanel) {
-      for (int channel = 0; channel < kPanel; channel += kTogether) {
+    for (int64_t begin = 0; begin < channels_; begin += Products::kMostAdded) {
+      const int64_t end = std::min(begin + Products::kMostAdded, channels_);
+      typename Products::Sum sums[kTiles][kPanels][Products::kVectors] = {};
+      for (int64_t first = begin; first < end; first += kPanel) {
+        for (int channel = 0; channel < kPanel; channel += kTogether) {
+#pragma GCC unroll 8
+          for (int panel = 0; panel < kPanels; ++panel)
+            __builtin_prefetch(next + panel * panel_size);
+          add_products<Products>(sums, tiles + channel, kPanel, kernels, panel_size);
+          kernels += kPanel * kTogether;
+          next += kPanel * kTogether;
+        }
+        tiles += block_ * kPanel;
+      }
+#pragma GCC unroll 16
+      for (int row = 0; row < kTiles; ++row)
 #pragma GCC unroll 8
         for (int panel = 0; panel < kPanels; ++panel)
-          __builtin_prefetch(next + panel * panel_size);
-        add_products<Products>(sums, tiles + channel, kPanel, kernels, panel_size);
-        kernels += kPanel * kTogether;
-        next += kPanel * kTogether;
-      }
-      tiles += block_ * kPanel;
+          Products::store_sums(to + row * kAtOnce + panel * kPanel, sums[row][panel], begin > 0);
     }
-#pragma GCC unroll 16
-    for (int row = 0; row < kTiles; ++row)
-#pragma GCC unroll 8
-      for (int panel = 0; panel < kPanels; ++panel)
-#pragma GCC unroll 8
-        for (int vector = 0; vector < kVectors; ++vector)
-          store_floats(to + row * kAtOnce + panel * kPanel + vector * kLanes,
-                       sums[row][panel][vector]);
   }
 
-  void transform_back(int64_t tile, int64_t filter, int64_t filters, const float* products,
-                      Number* nowhere) const {
+  void transform_back(int64_t tile, int64_t filter, int64_t filters, const Product* products,
+                      Scale scale, const float* bias, Number* nowhere) const {
     constexpr int kTo = Scheme::Outputs::kTo;
     Number* to[kTo][kTo];
     tiling_.template find<kTo, Scheme::kOutputStep, 0>(tile, outputs_ + filter, to_, filters_,
                                                        nowhere, to);
-    for (int64_t lane = 0; lane < filters; lane += kLanes) {
-      const Vector bias = bias_ == nullptr ? Vector{} : load_floats(bias_ + filter + lane);
+    for (int64_t lane = 0; lane < filters; lane += Products::kValues)
       transform<typename Scheme::Outputs>(
           [&](int y, int x) {
-            return load_floats(products + (y * kSide + x) * products_stride_ + lane);
+            return Products::load_product(products + (y * kSide + x) * products_stride_ + lane);
           },
-          [&](int y, int x, Vector values) { Format::store(to[y][x] + lane, values + bias); });
-    }
+          [&](int y, int x, auto values) {
+            Products::template store_pixel<Format>(to[y][x] + lane, values, scale, kernel_inverse_,
+                                                   bias + filter + lane);
+          });
   }
 
   const Number* images_;
@@ -236,5 +259,6 @@ class Convolution {
   const Plane from_, to_;
   const Tiling tiling_;
   const int64_t channels_, filters_;
+  float kernel_inverse_ = 1.0f;
   int64_t block_ = 0, tiles_stride_ = 0, products_stride_ = 0;
 };

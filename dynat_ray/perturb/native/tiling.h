@@ -7,10 +7,6 @@
 
 #include "transforms.h"
 
-// Channels, and filters, lie in panels.
-constexpr int kPanel = 16;
-constexpr int kVectors = kPanel / kLanes;
-
 inline int64_t ratio_rounded_up(int64_t number, int64_t by) { return (number + by - 1) / by; }
 
 struct Plane {
@@ -55,9 +51,12 @@ class Tiling {
   const int64_t down_, across_, count_;
 };
 
-// Memory that a thread keeps from one call to the next.
+// Memory that a thread keeps from one call to the next. It begins where a cache line does.
 template <class Number>
 Number* at_least(std::vector<Number>& numbers, int64_t size) {
-  if (static_cast<int64_t>(numbers.size()) < size) numbers.resize(size);
-  return numbers.data();
+  constexpr uintptr_t kLine = 64;
+  const int64_t needed = size + kLine / sizeof(Number);
+  if (static_cast<int64_t>(numbers.size()) < needed) numbers.resize(needed);
+  const auto address = reinterpret_cast<uintptr_t>(numbers.data());
+  return reinterpret_cast<Number*>((address + kLine - 1) / kLine * kLine);
 }

@@ -4,8 +4,6 @@
 
 #pragma once
 
-#include "formats.h"
-
 constexpr int kOutputs = 4;
 constexpr int kInputs = 6;
 constexpr int kPoints = kInputs * kInputs;
@@ -17,9 +15,10 @@ constexpr float kRoot = 1.41421356237309505f;  // of 2
 // A tile's inputs to points.
 struct ImageToPoints {
   static constexpr int kFrom = kInputs, kTo = kInputs;
-  static void apply(const Vector* d, Vector* v) {
-    const Vector even_small = d[4] - 2.0f * d[2], odd_small = kRoot * (0.5f * d[3] - d[1]);
-    const Vector even_large = d[4] - 0.5f * d[2], odd_large = kRoot * (d[3] - 0.5f * d[1]);
+  template <class Values>
+  static void apply(const Values* d, Values* v) {
+    const Values even_small = d[4] - 2.0f * d[2], odd_small = kRoot * (0.5f * d[3] - d[1]);
+    const Values even_large = d[4] - 0.5f * d[2], odd_large = kRoot * (d[3] - 0.5f * d[1]);
     v[0] = d[0] - 2.5f * d[2] + d[4];
     v[1] = even_small + odd_small;
     v[2] = even_small - odd_small;
@@ -31,10 +30,11 @@ struct ImageToPoints {
 
 struct KernelToPoints {
   static constexpr int kFrom = kKernel, kTo = kInputs;
-  static void apply(const Vector* g, Vector* u) {
-    const Vector even_small = (-2.0f / 3.0f) * g[0] - (1.0f / 3.0f) * g[2];
-    const Vector even_large = (1.0f / 6.0f) * g[0] + (1.0f / 3.0f) * g[2];
-    const Vector odd = (kRoot / 3.0f) * g[1];
+  template <class Values>
+  static void apply(const Values* g, Values* u) {
+    const Values even_small = (-2.0f / 3.0f) * g[0] - (1.0f / 3.0f) * g[2];
+    const Values even_large = (1.0f / 6.0f) * g[0] + (1.0f / 3.0f) * g[2];
+    const Values odd = (kRoot / 3.0f) * g[1];
     u[0] = g[0];
     u[1] = even_small - odd;
     u[2] = even_small + odd;
@@ -46,9 +46,10 @@ struct KernelToPoints {
 
 struct PointsToOutput {
   static constexpr int kFrom = kInputs, kTo = kOutputs;
-  static void apply(const Vector* m, Vector* y) {
-    const Vector even_small = m[1] + m[2], odd_small = kRoot * (m[1] - m[2]);
-    const Vector even_large = m[3] + m[4], odd_large = kRoot * (m[3] - m[4]);
+  template <class Values>
+  static void apply(const Values* m, Values* y) {
+    const Values even_small = m[1] + m[2], odd_small = kRoot * (m[1] - m[2]);
+    const Values even_large = m[3] + m[4], odd_large = kRoot * (m[3] - m[4]);
     y[0] = m[0] + even_small + even_large;
     y[1] = 0.5f * odd_small + odd_large;
     y[2] = 0.5f * even_small + 2.0f * even_large;
@@ -59,9 +60,10 @@ struct PointsToOutput {
 // With a stride of 2, every second input meets the kernel's middle number alone, and goes through
 // as it is; the others meet its two outer numbers, F(4, 2) for the points above without 0.
 struct OddToPoints {
-  static void apply(const Vector* d, Vector* v) {
-    const Vector even_small = kRoot * (0.5f * d[2] - d[0]), odd_small = d[3] - 2.0f * d[1];
-    const Vector even_large = kRoot * (d[2] - 0.5f * d[0]), odd_large = d[3] - 0.5f * d[1];
+  template <class Values>
+  static void apply(const Values* d, Values* v) {
+    const Values even_small = kRoot * (0.5f * d[2] - d[0]), odd_small = d[3] - 2.0f * d[1];
+    const Values even_large = kRoot * (d[2] - 0.5f * d[0]), odd_large = d[3] - 0.5f * d[1];
     v[0] = odd_small + even_small;
     v[1] = odd_small - even_small;
     v[2] = odd_large + even_large;
@@ -73,9 +75,10 @@ struct OddToPoints {
 // The kernel's middle number is the last of six: all inputs that go through meet it.
 struct KernelToPhases {
   static constexpr int kFrom = kKernel, kTo = kInputs;
-  static void apply(const Vector* g, Vector* u) {
-    const Vector small = (kRoot / 3.0f) * g[0], large = (kRoot / 6.0f) * g[0];
-    const Vector last = (1.0f / 3.0f) * g[2];
+  template <class Values>
+  static void apply(const Values* g, Values* u) {
+    const Values small = (kRoot / 3.0f) * g[0], large = (kRoot / 6.0f) * g[0];
+    const Values last = (1.0f / 3.0f) * g[2];
     u[0] = -small - last;
     u[1] = small - last;
     u[2] = large + last;
@@ -86,9 +89,10 @@ struct KernelToPhases {
 };
 
 struct PointsToPhase {
-  static void apply(const Vector* m, Vector* y) {
-    const Vector even_small = m[0] + m[1], odd_small = kRoot * (m[0] - m[1]);
-    const Vector even_large = m[2] + m[3], odd_large = kRoot * (m[2] - m[3]);
+  template <class Values>
+  static void apply(const Values* m, Values* y) {
+    const Values even_small = m[0] + m[1], odd_small = kRoot * (m[0] - m[1]);
+    const Values even_large = m[2] + m[3], odd_large = kRoot * (m[2] - m[3]);
     y[0] = even_small + even_large;
     y[1] = 0.5f * odd_small + odd_large;
     y[2] = 0.5f * even_small + 2.0f * even_large;
@@ -101,8 +105,9 @@ constexpr int kPhases = kOddPoints + kOutputs;
 
 struct StridedImageToPoints {
   static constexpr int kFrom = 2 * kOutputs + 1, kTo = kPhases;
-  static void apply(const Vector* d, Vector* v) {
-    const Vector odd[kOddPoints] = {d[0], d[2], d[4], d[6], d[8]};
+  template <class Values>
+  static void apply(const Values* d, Values* v) {
+    const Values odd[kOddPoints] = {d[0], d[2], d[4], d[6], d[8]};
     OddToPoints::apply(odd, v);
     for (int i = 0; i < kOutputs; ++i) v[kOddPoints + i] = d[2 * i + 1];
   }
@@ -110,16 +115,18 @@ struct StridedImageToPoints {
 
 struct PointsToStridedOutput {
   static constexpr int kFrom = kPhases, kTo = kOutputs;
-  static void apply(const Vector* m, Vector* y) {
+  template <class Values>
+  static void apply(const Values* m, Values* y) {
     PointsToPhase::apply(m, y);
-    for (int i = 0; i < kOutputs; ++i) y[i] += m[kOddPoints + i];
+    for (int i = 0; i < kOutputs; ++i) y[i] = y[i] + m[kOddPoints + i];
   }
 };
 
 // The gradient of such a convolution: of every two inputs the first has met the kernel's middle.
 struct UpstreamToPoints {
   static constexpr int kFrom = kOutputs + 1, kTo = kPhases;
-  static void apply(const Vector* d, Vector* v) {
+  template <class Values>
+  static void apply(const Values* d, Values* v) {
     OddToPoints::apply(d, v);
     for (int i = 0; i < kOutputs; ++i) v[kOddPoints + i] = d[i];
   }
@@ -127,8 +134,9 @@ struct UpstreamToPoints {
 
 struct PointsToStridedInput {
   static constexpr int kFrom = kPhases, kTo = 2 * kOutputs;
-  static void apply(const Vector* m, Vector* y) {
-    Vector odd[kOutputs];
+  template <class Values>
+  static void apply(const Values* m, Values* y) {
+    Values odd[kOutputs];
     PointsToPhase::apply(m, odd);
     for (int i = 0; i < kOutputs; ++i) {
       y[2 * i] = m[kOddPoints + i];
@@ -142,9 +150,10 @@ struct PointsToStridedInput {
 
 struct OutputToPoints {
   static constexpr int kFrom = kOutputs, kTo = kInputs;
-  static void apply(const Vector* y, Vector* m) {
-    const Vector even_small = y[0] + 0.5f * y[2], odd_small = kRoot * (0.5f * y[1] + 0.25f * y[3]);
-    const Vector even_large = y[0] + 2.0f * y[2], odd_large = kRoot * (y[1] + 2.0f * y[3]);
+  template <class Values>
+  static void apply(const Values* y, Values* m) {
+    const Values even_small = y[0] + 0.5f * y[2], odd_small = kRoot * (0.5f * y[1] + 0.25f * y[3]);
+    const Values even_large = y[0] + 2.0f * y[2], odd_large = kRoot * (y[1] + 2.0f * y[3]);
     m[0] = y[0];
     m[1] = even_small + odd_small;
     m[2] = even_small - odd_small;
@@ -156,8 +165,9 @@ struct OutputToPoints {
 
 struct PointsToKernel {
   static constexpr int kFrom = kInputs, kTo = kKernel;
-  static void apply(const Vector* u, Vector* g) {
-    const Vector small = u[1] + u[2], large = u[3] + u[4];
+  template <class Values>
+  static void apply(const Values* u, Values* g) {
+    const Values small = u[1] + u[2], large = u[3] + u[4];
     g[0] = u[0] - (2.0f / 3.0f) * small + (1.0f / 6.0f) * large;
     g[1] = (kRoot / 3.0f) * (u[2] - u[1] + 0.5f * (u[3] - u[4]));
     g[2] = (1.0f / 3.0f) * (large - small) + u[5];
@@ -168,15 +178,16 @@ struct PointsToKernel {
 // `store(y, x, values)` takes one of the results.
 template <class Transform, class Load, class Store>
 inline void transform(Load load, Store store) {
-  Vector rows[Transform::kTo][Transform::kFrom];
+  using Values = decltype(load(0, 0));
+  Values rows[Transform::kTo][Transform::kFrom];
   for (int x = 0; x < Transform::kFrom; ++x) {
-    Vector column[Transform::kFrom], transformed[Transform::kTo];
+    Values column[Transform::kFrom], transformed[Transform::kTo];
     for (int y = 0; y < Transform::kFrom; ++y) column[y] = load(y, x);
     Transform::apply(column, transformed);
     for (int y = 0; y < Transform::kTo; ++y) rows[y][x] = transformed[y];
   }
   for (int y = 0; y < Transform::kTo; ++y) {
-    Vector transformed[Transform::kTo];
+    Values transformed[Transform::kTo];
     Transform::apply(rows[y], transformed);
     for (int x = 0; x < Transform::kTo; ++x) store(y, x, transformed[x]);
   }

@@ -8,8 +8,8 @@
 
 #include "convolution.h"
 
-// Filters whose gradients, for kPanelsAtOnce panels of channels, are summed up at once.
-constexpr int kFiltersAtOnce = 8 / kVectors;
+// Filters whose gradients are summed up at once, two vectors of channels for each.
+constexpr int kFiltersAtOnce = kLanes / 2;
 
 template <class Format, class Products>
 class WeightGradient {
@@ -52,7 +52,8 @@ class WeightGradient {
   }
 
  private:
-  static constexpr int kTogether = Products::kTogether;
+  static constexpr int kTogether = Products::kTogether, kVectors = Products::kVectors;
+  static constexpr int kPanel = Products::kPanel, kPanelsAtOnce = Products::kPanelsAtOnce;
   static constexpr int kAtOnce = kPanelsAtOnce * kPanel;
   static constexpr int64_t kTilesOfPart = 128, kMostParts = 8;
   // Some panels of so many tiles, of all points, fit into a second-level cache.

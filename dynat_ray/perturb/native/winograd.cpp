@@ -2,6 +2,7 @@
 // why. Images lie in memory as (B, H, W, C); C and K are multiples of 16.
 
 #include "convolution.h"
+#include "halves.h"
 #include "weight_gradient.h"
 
 namespace {
@@ -24,14 +25,14 @@ void convolve(const void* images, const void* kernels, const float* bias, void* 
 }  // namespace
 
 // Heights and widths are those of the images, not of what a stride leaves. `bias` may be null.
-#define FOR_FORMAT(name, Format, Products)                                                        \
+#define CONVOLUTIONS(name, Format, Products)                                                        \
   void transform_kernels_##name(const float* numbers, int64_t filter, int64_t channel,            \
-                                int64_t row, int64_t column, void* to, int64_t channels,          \
-                                int64_t filters, int stride, int threads) {                       \
+                                int64_t row, int64_t column, float scale, void* to,               \
+                                int64_t channels, int64_t filters, int stride, int threads) {     \
     const auto transform = stride == 1 ? transform_kernels<KernelToPoints, Products>              \
                                        : transform_kernels<KernelToPhases, Products>;             \
-    transform({numbers, filter, channel, row, column}, static_cast<Products::Factor*>(to),        \
-              channels, filters, threads);                                                        \
+    transform({numbers, filter, channel, row, column}, scale,                                     \
+              static_cast<Products::Factor*>(to), channels, filters, threads);                    \
   }                                                                                               \
   void convolve_##name(const void* images, const void* kernels, const float* bias, void* outputs, \
                        int64_t samples, int64_t height, int64_t width, int64_t channels,          \
@@ -51,7 +52,9 @@ void convolve(const void* images, const void* kernels, const float* bias, void* 
     convolve<StridedGradient, Format, Products>(upstream, kernels, nullptr, gradient, samples,    \
                                                 halved(plane), plane, filters, channels,          \
                                                 threads);                                         \
-  }                                                                                               \
+  }
+
+#define WEIGHT_GRADIENT(name, Format, Products)                                                   \
   void weight_gradient_##name(const void* images, const void* upstream, float* gradient,          \
                               int64_t samples, int64_t height, int64_t width, int64_t channels,   \
                               int64_t filters, int threads) {                                     \
@@ -66,9 +69,15 @@ extern "C" {
 // multiplies half as many.
 int multiplies_bfloat16_fast() { return __builtin_cpu_is("amd") != 0; }
 
-FOR_FORMAT(float32, Float32, Float32Products)
+CONVOLUTIONS(float32, Float32, Float32Products)
+WEIGHT_GRADIENT(float32, Float32, Float32Products)
 #ifdef __AVX512BF16__
-FOR_FORMAT(bfloat16, BFloat16, BFloat16Products)
-FOR_FORMAT(bfloat16_by_float32, BFloat16, Float32Products)
+CONVOLUTIONS(bfloat16, BFloat16, BFloat16Products)
+WEIGHT_GRADIENT(bfloat16, BFloat16, BFloat16Products)
+CONVOLUTIONS(bfloat16_by_float32, BFloat16, Float32Products)
+WEIGHT_GRADIENT(bfloat16_by_float32, BFloat16, Float32Products)
+#endif
+#ifdef HAS_FLOAT16
+CONVOLUTIONS(bfloat16_by_float16, BFloat16, Float16Products)
 #endif
 }
