@@ -2,7 +2,8 @@
 
 What is learnt rounds as before: where bfloat16 numbers are multiplied the outputs are those of
 direct convolutions, and only gradients round more, by one per cent of their length in a layer.
-Where float32 ones are, so that the algorithm is exact to the last digits, outputs come by it too.
+Where float32 ones are, so that the algorithm is exact to the last digits, outputs come by it too,
+and convolutions with a stride of 2 take part.
 """
 
 from __future__ import annotations
@@ -51,31 +52,38 @@ def _convolve(
     dtype = input.dtype
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
+    step = 2 if stride in (2, (2, 2)) else 1
     if (
         torch.is_grad_enabled()
         and weight.requires_grad
         and groups == 1
-        and all(value in (1, (1, 1)) for value in (stride, padding, dilation))
+        and stride in (step, (step, step))
+        and all(value in (1, (1, 1)) for value in (padding, dilation))
         and winograd.suits(weight)
         and min(weight.shape[:2]) >= _FEWEST_CHANNELS
         and winograd.multiplies(dtype)
-        and winograd.pays(input)
-        and len(input) * winograd.tiles(*input.shape[2:]) >= _FEWEST_TILES
+        and (step == 1 or winograd.strides_pay(dtype, min(weight.shape[:2])))
+        and winograd.pays(input, step)
+        and len(input) * winograd.tiles(*input.shape[2:]) >= _FEWEST_TILES * step**2
     ):
-        result: Tensor = _Convolve.apply(input.to(dtype), weight, bias)
+        result: Tensor = _Convolve.apply(input.to(dtype), weight, bias, step)
         return result
     return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
 class _Convolve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, stride: int
+    ) -> Tensor:
         ctx.save_for_backward(features, weight)
+        ctx.stride = stride
         dtype = features.dtype
         if not winograd.rounds_factors(dtype):
-            kernels = winograd.transformed_kernels(weight, dtype)
-            result: Tensor = torch.ops.dynat_ray.winograd(features, kernels, bias)
+            kernels = winograd.transformed_kernels(weight, dtype, stride=stride)
+            result: Tensor = torch.ops.dynat_ray.winograd(features, kernels, bias, stride)
             return result
+        assert stride == 1
         bias = None if bias is None else bias.to(dtype)
         # Not autocast's copy of the weights, which it would keep for later without a gradient.
         return F.conv2d(features, weight.to(dtype), bias, padding=1)
@@ -87,10 +95,30 @@ class _Convolve(torch.autograd.Function):
         upstream = upstream.to(features.dtype).contiguous(memory_format=torch.channels_last)
         of_features = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            kernels = winograd.transformed_kernels(weight, upstream.dtype, turned=True)
-            of_features = torch.ops.dynat_ray.winograd(upstream, kernels, None)
+            kernels = winograd.transformed_kernels(
+                weight, upstream.dtype, stride=ctx.stride, turned=True
+            )
+            if ctx.stride == 1:
+                of_features = torch.ops.dynat_ray.winograd(upstream, kernels, None)
+            else:
+                of_features = torch.ops.dynat_ray.winograd_strided_gradient(
+                    upstream, kernels, *features.shape[2:]
+                )
         if ctx.needs_input_grad[1]:
-            of_weight = torch.ops.dynat_ray.winograd_weight_gradient(features, upstream)
+            if ctx.stride == 1:
+                of_weight = torch.ops.dynat_ray.winograd_weight_gradient(features, upstream)
+            else:
+                of_weight = _strided_weight_gradient(features, upstream, weight)
         if ctx.needs_input_grad[2]:
             of_bias = upstream.sum(dim=(0, 2, 3), dtype=torch.float32)
-        return of_features, of_weight, of_bias
+        return of_features, of_weight, of_bias, None
+
+
+def _strided_weight_gradient(features: Tensor, upstream: Tensor, weight: Tensor) -> Tensor:
+    """Returns it for a stride of 2, the direct way, and in float32 as that is faster here."""
+    _, gradient, _ = torch.ops.aten.convolution_backward(
+        upstream.float(), features.float(), weight, None, (2, 2), (1, 1), (1, 1), False, (0, 0), 1,
+        (False, True, False),
+    )  # fmt: skip
+    assert isinstance(gradient, Tensor)
+    return gradient

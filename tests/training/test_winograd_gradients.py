@@ -68,6 +68,23 @@ def test_float32_has_the_same_gradients() -> None:
         assert (own - other).norm() <= 1e-4 * other.norm() + 1e-6
 
 
+@pytest.mark.parametrize("size", [(16, 16), (15, 9)])
+def test_so_it_has_with_a_stride(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    convolution = nn.Conv2d(128, 144, 3, stride=2, padding=1)
+    features = torch.randn(30, 128, *size, requires_grad=True)
+    direct = convolution(features)
+    with WinogradGradients():
+        outputs = convolution(features)
+    assert "_ConvolveBackward" in _names(outputs)
+    torch.testing.assert_close(outputs, direct, rtol=1e-4, atol=1e-5)
+    upstream = torch.randn_like(outputs)
+    sources = (features, *convolution.parameters())
+    found, exact = (torch.autograd.grad(each, sources, upstream) for each in (outputs, direct))
+    for own, other in zip(found, exact, strict=True):
+        assert (own - other).norm() <= 1e-5 * other.norm()
+
+
 @pytest.mark.parametrize("factors", [torch.bfloat16, torch.float32], ids=str)
 def test_bf16_has_outputs_as_good_and_nearly_the_same_gradients(
     factors: torch.dtype, monkeypatch: pytest.MonkeyPatch
