@@ -3,6 +3,8 @@
 
 #pragma once
 
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "products.h"
@@ -13,6 +15,13 @@
 // reading kernels for.
 constexpr int64_t kBlockBytes = 1 << 18;
 constexpr int64_t kFewestTiles = 60;
+
+// Products fit into half of the second-level cache that there is.
+inline int64_t bytes_of_products() {
+  static const int64_t half = sysconf(_SC_LEVEL2_CACHE_SIZE) / 2;
+  return half;
+}
+
 // Sums that are formed at once, two vectors of them for each of so many tiles, fill the registers:
 // 24 of 32, or 12 of 16.
 constexpr int kFewRows = kLanes / 4;
@@ -118,7 +127,10 @@ class Convolution {
     block_ = ratio_rounded_up(ratio_rounded_up(tiles, blocks), kFewRows) * kFewRows;
     // A cache line more than needed: strides that are powers of two would share lines.
     tiles_stride_ = block_ * channels_ + 64 / sizeof(Factor);
-    products_stride_ = block_ * kAtOnce + 64 / sizeof(Product);
+    const int64_t needed = ratio_rounded_up(panels, shares * kPanelsAtOnce);
+    const int64_t fit = bytes_of_products() / (kAllPoints * block_ * kAtOnce * sizeof(Product));
+    panels_in_cache_ = std::clamp<int64_t>(fit, 1, needed) * kPanelsAtOnce;
+    products_stride_ = block_ * panels_in_cache_ * kPanel + 64 / sizeof(Product);
 #pragma omp parallel for num_threads(threads) schedule(dynamic) collapse(2)
     for (int64_t first = 0; first < tiles; first += block_)
       for (int64_t share = 0; share < shares; ++share)
@@ -145,15 +157,16 @@ class Convolution {
     const float* const bias = bias_ == nullptr ? at_least(no_bias_room, filters_) : bias_;
     for (int64_t tile = 0; tile < count; ++tile)
       scales[tile] = transform_tile(first + tile, tiles + tile * kPanel, outside);
-    for (int64_t panel = first_panel; panel < last_panel; panel += kPanelsAtOnce) {
-      const int panels = static_cast<int>(std::min<int64_t>(kPanelsAtOnce, last_panel - panel));
-      if (panels == kPanelsAtOnce)
-        multiply_all<kPanelsAtOnce>(tiles, panel, products, count);
-      else
-        multiply_all<1>(tiles, panel, products, count);
-      for (int64_t tile = 0; tile < count; ++tile)
-        transform_back(first + tile, panel * kPanel, panels * kPanel, products + tile * kAtOnce,
-                       scales[tile], bias, nowhere);
+    for (int64_t begin = first_panel; begin < last_panel; begin += panels_in_cache_) {
+      const int64_t end = std::min(begin + panels_in_cache_, last_panel);
+      multiply_all(tiles, begin, end, products, count);
+      for (int64_t panel = begin; panel < end; panel += kPanelsAtOnce) {
+        const Product* const from = products + (panel - begin) * block_ * kPanel;
+        const int64_t panels = std::min<int64_t>(kPanelsAtOnce, end - panel);
+        for (int64_t tile = 0; tile < count; ++tile)
+          transform_back(first + tile, panel * kPanel, panels * kPanel, from + tile * kAtOnce,
+                         scales[tile], bias, nowhere);
+      }
     }
   }
 
@@ -182,27 +195,44 @@ class Convolution {
     return scale;
   }
 
-  template <int kPanels>
-  void multiply_all(const Factor* tiles, int64_t panel, Product* to, int64_t count) const {
+  // All panels meet the tiles of one point before those of the next, which are in the cache then.
+  void multiply_all(const Factor* tiles, int64_t begin, int64_t end, Product* to,
+                    int64_t count) const {
     for (int point = 0; point < kAllPoints; ++point) {
-      const Factor* const kernels = kernels_of(point, panel);
-      const Factor* const next =
-          point + 1 < kAllPoints ? kernels_of(point + 1, panel) : kernels_of(0, panel + kPanels);
-      for (int64_t tile = 0; tile < count;) {
-        const Factor* const from = tiles + point * tiles_stride_ + tile * kPanel;
-        Product* const sums = to + point * products_stride_ + tile * kAtOnce;
-        // Few rows by themselves are slow: four times as many as are left become two and two.
-        const int64_t left = ratio_rounded_up(count - tile, kFewRows);
-        if (left == 3 || left > 4) {
-          multiply<kRows, kPanels>(from, kernels, next, sums);
-          tile += kRows;
-        } else if (left > 1) {
-          multiply<2 * kFewRows, kPanels>(from, kernels, next, sums);
-          tile += 2 * kFewRows;
-        } else {
-          multiply<kFewRows, kPanels>(from, kernels, next, sums);
-          tile += kFewRows;
-        }
+      const Factor* const from = tiles + point * tiles_stride_;
+      Product* sums = to + point * products_stride_;
+      for (int64_t panel = begin; panel < end; panel += kPanelsAtOnce) {
+        const Factor* const kernels = kernels_of(point, panel);
+        const bool last_of_point = panel + kPanelsAtOnce >= end;
+        const Factor* const next = !last_of_point         ? kernels_of(point, panel + kPanelsAtOnce)
+                                   : point + 1 < kAllPoints ? kernels_of(point + 1, begin)
+                                                            : kernels_of(0, end);
+        if (end - panel >= kPanelsAtOnce)
+          multiply_rows<kPanelsAtOnce>(from, kernels, next, sums, count);
+        else
+          multiply_rows<1>(from, kernels, next, sums, count);
+        sums += block_ * kAtOnce;
+      }
+    }
+  }
+
+  template <int kPanels>
+  void multiply_rows(const Factor* tiles, const Factor* kernels, const Factor* next, Product* to,
+                     int64_t count) const {
+    for (int64_t tile = 0; tile < count;) {
+      const Factor* const from = tiles + tile * kPanel;
+      Product* const sums = to + tile * kAtOnce;
+      // Few rows by themselves are slow: four times as many as are left become two and two.
+      const int64_t left = ratio_rounded_up(count - tile, kFewRows);
+      if (left == 3 || left > 4) {
+        multiply<kRows, kPanels>(from, kernels, next, sums);
+        tile += kRows;
+      } else if (left > 1) {
+        multiply<2 * kFewRows, kPanels>(from, kernels, next, sums);
+        tile += 2 * kFewRows;
+      } else {
+        multiply<kFewRows, kPanels>(from, kernels, next, sums);
+        tile += kFewRows;
       }
     }
   }
@@ -260,5 +290,5 @@ class Convolution {
   const Tiling tiling_;
   const int64_t channels_, filters_;
   float kernel_inverse_ = 1.0f;
-  int64_t block_ = 0, tiles_stride_ = 0, products_stride_ = 0;
+  int64_t block_ = 0, panels_in_cache_ = 0, tiles_stride_ = 0, products_stride_ = 0;
 };
