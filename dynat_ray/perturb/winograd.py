@@ -195,7 +195,9 @@ def transformed_kernels(
         turned: See `transform_kernels`.
     """
     # New memory of that size would come from the system, page by page: four times as slow.
-    rooms, factors = _kept.__dict__, _format_in_training(dtype)
+    rooms = _kept.__dict__
+    # Gradients may round sums too, as an attack's do.
+    factors = _format_in_attacks(weight, dtype) if turned else _format_in_training(dtype)
     size = _size_of_kernels(weight, factors)
     if str(factors) not in rooms or len(rooms[str(factors)]) < size:
         rooms[str(factors)] = torch.empty(size, dtype=factors)
