@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry, register_flop_formula
 from dynat_ray.benchmarks.our_loop import our_step, random_batch
 from dynat_ray.benchmarks.timing import cpu_threads, seconds_of
 from dynat_ray.perturb import winograd
+from dynat_ray.perturb.winograd import formats
 from dynat_ray.training.precision import Precision, usable_precision
 
 # The first word of these that an operation's name contains says what it belongs to.
@@ -87,9 +88,9 @@ def measure(
     Returns:
         `seconds` of a step without the profiler, `by_kind` (seconds in the profiler's run; on a
         GPU their sum is for how long it was busy), `operations` (the longest by name, likewise),
-        `flops`, `matrix_rate` (FLOP/s), `bytes` (read and written, by operations that are no
-        matrix products), `bandwidth` (bytes/s), `floor_seconds` (products at the matrix rate) and
-        `floor_share` (that by `seconds`).
+        `flops` and `matrix_rate` (FLOP/s) by the format that is multiplied, `bytes` (read and
+        written, by operations that are no matrix products), `bandwidth` (bytes/s),
+        `floor_seconds` (products at the matrix rates) and `floor_share` (that by `seconds`).
     """
     precision = usable_precision(precision, torch.device(device))
     with cpu_threads(threads):
@@ -111,9 +112,9 @@ def measure(
         plain(images, labels)
         with _Counter() as counted:
             plain(images, labels)
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        rate, bandwidth = _matrix_rate(device, dtype), _bandwidth(device)
-    flops = counted.flops
+        rates = {dtype: _matrix_rate(device, dtype) for dtype in counted.flops}
+        bandwidth = _bandwidth(device)
+    floor = sum(flops / rates[dtype] for dtype, flops in counted.flops.items())
     return {
         "model": model,
         "batch_size": batch_size,
@@ -123,12 +124,12 @@ def measure(
         "seconds": seconds,
         "by_kind": _by_kind(times, device),
         "operations": sorted(times.items(), key=lambda item: -item[1])[:_LONGEST],
-        "flops": flops,
-        "matrix_rate": rate,
+        "flops": {_name(dtype): flops for dtype, flops in counted.flops.items()},
+        "matrix_rate": {_name(dtype): rate for dtype, rate in rates.items()},
         "bytes": counted.bytes,
         "bandwidth": bandwidth,
-        "floor_seconds": flops / rate,
-        "floor_share": flops / rate / seconds,
+        "floor_seconds": floor,
+        "floor_share": floor / seconds,
     }
 
 
@@ -147,9 +148,12 @@ def table(found: Mapping[str, Any]) -> str:
     lines.append("")
     if found["on_gpu"]:
         lines.append(f"the GPU is busy for {100 * total / found['seconds']:.0f} % of a step")
+    products = " and ".join(
+        f"{flops / 1e9:,.0f} GFLOP in {name} at {found['matrix_rate'][name] / 1e9:,.0f} GFLOP/s"
+        for name, flops in sorted(found["flops"].items(), key=lambda item: -item[1])
+    )
     lines += [
-        f"matrix products: {found['flops'] / 1e9:,.0f} GFLOP at {found['matrix_rate'] / 1e9:,.0f} "
-        f"GFLOP/s are {found['floor_seconds'] * 1e3:,.0f} ms, "
+        f"matrix products: {products} are {found['floor_seconds'] * 1e3:,.0f} ms, "
         f"{100 * found['floor_share']:.0f} % of the step",
         f"all other operations touch {found['bytes'] / 1e9:,.2f} GB; at "
         f"{found['bandwidth'] / 1e9:,.0f} GB/s that is "
@@ -184,7 +188,7 @@ class _Counter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops = 0
+        self.flops: dict[torch.dtype, int] = {}
         self.bytes = 0
 
     def __torch_dispatch__(
@@ -194,7 +198,8 @@ class _Counter(TorchDispatchMode):
         answer = function(*args, **kwargs)
         count = flop_registry.get(function._overloadpacket)
         if count is not None:
-            self.flops += count(*args, **kwargs, out_val=answer)
+            dtype = _multiplied_in(function, args)
+            self.flops[dtype] = self.flops.get(dtype, 0) + count(*args, **kwargs, out_val=answer)
         elif not function.is_view:
             tensors = {
                 id(each): each
@@ -203,6 +208,23 @@ class _Counter(TorchDispatchMode):
             }
             self.bytes += sum(each.numel() * each.element_size() for each in tensors.values())
         return answer
+
+
+def _multiplied_in(function: Any, arguments: Sequence[Any]) -> torch.dtype:
+    """Returns the format of the factors of an operation."""
+    operators = torch.ops.dynat_ray
+    if function._overloadpacket in (operators.winograd, operators.winograd_strided_gradient):
+        kernels = arguments[1]
+        assert isinstance(kernels, Tensor)
+        return kernels.dtype
+    dtype = next(each.dtype for each in tree_iter(arguments) if isinstance(each, Tensor))
+    if function._overloadpacket == operators.winograd_weight_gradient:
+        return dtype if formats.rounds_factors(dtype) else torch.float32
+    return dtype
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 @register_flop_formula(torch.ops.dynat_ray.winograd)
@@ -236,10 +258,28 @@ def _winograd_gradient_flops(
 
 def _matrix_rate(device: str, dtype: torch.dtype) -> float:
     """Returns the FLOP/s of a large matrix product."""
+    if device == "cpu" and dtype == torch.float16:
+        return _rate_of_float16_convolution()
     size = _MATRIX[device]
     one, other = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best = min(seconds_of(lambda: one @ other, device) for _ in range(8))
     return 2 * size**3 / best
+
+
+def _rate_of_float16_convolution() -> float:
+    """Returns that of a convolution of ours, as PyTorch's products in float16 sum up in float32.
+
+    Its transforms included, so that the true rate is a little higher.
+    """
+    features = torch.randn(64, 256, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(256, 256, 3, 3)
+    kernels = winograd.transformed_kernels(weight, features.dtype, turned=True)
+    assert kernels.dtype == torch.float16
+    best = min(
+        seconds_of(lambda: torch.ops.dynat_ray.winograd(features, kernels, None), "cpu")
+        for _ in range(32)
+    )
+    return _winograd_flops(features.shape, kernels.shape, None) / best
 
 
 def _bandwidth(device: str) -> float:

@@ -151,11 +151,13 @@ def _speed(run: Run) -> dict[str, str]:
     seconds = sum(line["seconds"] for line in run.metrics)
     images = sum(line["seconds"] * line["images_per_second"] for line in run.metrics)
     passes = float(np.mean([line["passes_per_sample"] for line in run.metrics]))
+    waited = sum(line["loader_seconds"] for line in run.metrics)
     memory = max(line["peak_memory_bytes"] for line in run.metrics)
     return {
         "training": f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min",
         "images per second": f"{images / max(seconds, 1e-9):,.0f}",
         "seconds per epoch": f"{seconds / len(run.metrics):,.1f}",
+        "waiting for images": f"{100 * waited / max(seconds, 1e-9):.1f} % of training",
         "attack passes per image": f"{passes:.2f} of {run.config.attack.steps}",
         "peak memory per worker": f"{memory / 2**30:.2f} GiB",
     }

@@ -33,6 +33,7 @@ from dynat_ray.training.state import BestModel, Progress, collect_state, weights
 from dynat_ray.training.step import Stepper, wrap
 from dynat_ray.training.telemetry import EpochRecord, SampleLog
 from dynat_ray.training.validation import ValidationAccuracy, validate
+from dynat_ray.training.waiting import Waiting
 
 
 def train(config: RunConfig, session: Session) -> None:
@@ -98,8 +99,10 @@ def _train_epoch(
     carried = materials.carried
     if carried is not None:
         carried.start_epoch(epoch)
+    waiting = Waiting()
     began = time.monotonic()
-    for number, raw in enumerate(loader.iterate(epoch, progress.step), start=progress.step):
+    batches = waiting.over(loader.iterate(epoch, progress.step))
+    for number, raw in enumerate(batches, start=progress.step):
         batch = materials.augmentation(
             raw.images, raw.labels, raw.indices, epoch, materials.info.num_classes
         )
@@ -124,7 +127,7 @@ def _train_epoch(
             watch.check(epoch)
             seconds = time.monotonic() - began
             progress.elapsed += seconds
-            progress.record = log.gather(seconds)
+            progress.record = log.gather(seconds, waiting.take())
             log = SampleLog(progress.record)
             _begin_checkpoint(materials, stepper, progress, {}, writer)
             writer.heed(notice)
@@ -136,7 +139,7 @@ def _train_epoch(
     seconds = time.monotonic() - began
     progress.elapsed += seconds
     progress.step, progress.record = 0, None
-    return log.gather(seconds)
+    return log.gather(seconds, waiting.take())
 
 
 def _end_epoch(
@@ -232,6 +235,7 @@ def _metrics_line(
         "passes_per_sample": record.passes / len(record),
         "images_per_second": len(record) / record.seconds,
         "seconds": record.seconds,
+        "loader_seconds": record.loader_seconds,
         "elapsed": progress.elapsed,
         "peak_memory_bytes": torch.cuda.max_memory_allocated()
         if on_cuda

@@ -56,11 +56,12 @@ class SampleLog:
             part |= {name: value.detach() for name, value in prepared.record.items()}
             self._parts.append(part)
 
-    def gather(self, seconds: float) -> EpochRecord | None:
+    def gather(self, seconds: float, loader_seconds: float) -> EpochRecord | None:
         """Returns all workers' values of the epoch so far on rank 0, None on the others.
 
         Args:
             seconds: How long the steps took that were added here.
+            loader_seconds: How long this worker waited for their images.
         """
         columns = {
             name: torch.cat([part[name] for part in self._parts]).float().cpu().numpy()
@@ -69,7 +70,7 @@ class SampleLog:
             for name in (self._parts[0] if self._parts else {})
         }
         losses = torch.stack(self._losses).float().cpu() if self._losses else torch.zeros(0)
-        own = (columns, losses.numpy(), self._passes)
+        own = (columns, losses.numpy(), self._passes, loader_seconds)
         everyone: list[Any] = [None] * world_size()
         if world_size() > 1:
             dist.all_gather_object(everyone, own)
@@ -85,6 +86,7 @@ class SampleLog:
             losses=np.concatenate([part[1] for part in everyone]),
             passes=sum(part[2] for part in everyone),
             seconds=seconds,
+            loader_seconds=max(part[3] for part in everyone),
         )
         return record if self._earlier is None else self._earlier.joined(record)
 
@@ -97,15 +99,23 @@ class EpochRecord:
         losses: Loss of every step and worker.
         passes: Forward-backward passes of the attacks, summed over the samples.
         seconds: How long the epoch's steps took.
+        loader_seconds: For how much of it they waited for images; of the worker that waited
+            longest.
     """
 
     def __init__(
-        self, columns: dict[str, np.ndarray], losses: np.ndarray, passes: int, seconds: float
+        self,
+        columns: dict[str, np.ndarray],
+        losses: np.ndarray,
+        passes: int,
+        seconds: float,
+        loader_seconds: float,
     ) -> None:
         self.columns = columns
         self.losses = losses
         self.passes = passes
         self.seconds = seconds
+        self.loader_seconds = loader_seconds
 
     def __len__(self) -> int:
         return len(self.columns["index"])
@@ -127,6 +137,7 @@ class EpochRecord:
             np.concatenate([self.losses, later.losses]),
             self.passes + later.passes,
             self.seconds + later.seconds,
+            self.loader_seconds + later.loader_seconds,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -136,13 +147,15 @@ class EpochRecord:
             "losses": torch.from_numpy(self.losses),
             "passes": self.passes,
             "seconds": self.seconds,
+            "loader_seconds": self.loader_seconds,
         }
 
     @classmethod
     def from_state_dict(cls, state: dict[str, Any]) -> EpochRecord:
         """Returns the record that `state_dict` described."""
         columns = {name: values.numpy() for name, values in state["columns"].items()}
-        return cls(columns, state["losses"].numpy(), state["passes"], state["seconds"])
+        losses = state["losses"].numpy()
+        return cls(columns, losses, state["passes"], state["seconds"], state["loader_seconds"])
 
     def mean(self, name: str) -> float | None:
         """Returns a column's mean, None if the method has no such column."""

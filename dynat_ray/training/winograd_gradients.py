@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
 from dynat_ray.perturb import winograd
+from dynat_ray.perturb.winograd import formats
 
 # With fewer channels the two transforms of the weights' gradient cost what is spared, with fewer
 # tiles that of the kernels does.
@@ -61,7 +62,7 @@ def _convolve(
         and all(value in (1, (1, 1)) for value in (padding, dilation))
         and winograd.suits(weight)
         and min(weight.shape[:2]) >= _FEWEST_CHANNELS
-        and winograd.multiplies(dtype)
+        and formats.multiplies(dtype)
         and (step == 1 or winograd.strides_pay(dtype, min(weight.shape[:2])))
         and winograd.pays(input, step)
         and len(input) * winograd.tiles(*input.shape[2:]) >= _FEWEST_TILES * step**2
@@ -79,7 +80,7 @@ class _Convolve(torch.autograd.Function):
         ctx.save_for_backward(features, weight)
         ctx.stride = stride
         dtype = features.dtype
-        if not winograd.rounds_factors(dtype):
+        if not formats.rounds_factors(dtype):
             kernels = winograd.transformed_kernels(weight, dtype, stride=stride)
             result: Tensor = torch.ops.dynat_ray.winograd(features, kernels, bias, stride)
             return result

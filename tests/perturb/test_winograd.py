@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dynat_ray  # noqa: F401  registers the networks
-from dynat_ray.perturb import native_code, winograd
+from dynat_ray.perturb import native_code
 from dynat_ray.perturb.folding import folded
 from dynat_ray.perturb.frozen import frozen
-from dynat_ray.perturb.winograd import WinogradConvolution
+from dynat_ray.perturb.winograd import WinogradConvolution, formats
+from dynat_ray.perturb.winograd import convolution as decisions
 
 pytestmark = pytest.mark.skipif(
-    winograd._library() is None, reason="no C++ compiler, or a processor it is not made for"
+    formats.library() is None, reason="no C++ compiler, or a processor it is not made for"
 )
 
 
@@ -50,11 +51,11 @@ _IN_FLOAT16 = (torch.bfloat16, torch.float16, 0.01)
 
 
 def _multiply_in(factors: torch.dtype, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = winograd._function("convolve", dtype, factors) is not None
-    if not known or not winograd.multiplies(dtype):
+    known = formats.function("convolve", dtype, factors) is not None
+    if not known or not formats.multiplies(dtype):
         pytest.skip(f"this processor has no instructions for {dtype}, or better ones")
-    monkeypatch.setattr(winograd, "_format_in_training", lambda _: factors)
-    monkeypatch.setattr(winograd, "_format_in_attacks", lambda *_: factors)
+    monkeypatch.setattr(formats, "in_training", lambda _: factors)
+    monkeypatch.setattr(formats, "in_attacks", lambda *_: factors)
 
 
 @pytest.mark.parametrize(("dtype", "factors", "tolerance"), [*_IN_TRAINING, _IN_FLOAT16], ids=str)
@@ -90,7 +91,7 @@ def test_output_and_gradient_are_the_convolutions(
     if factors == torch.float16 and (channels % 32 or kernels % 32):
         pytest.skip("panels are longer in float16")
     for decision in ("pays", "strides_pay"):
-        monkeypatch.setattr(winograd, decision, lambda *_: True)
+        monkeypatch.setattr(decisions, decision, lambda *_: True)
     torch.manual_seed(0)
     convolution = _convolution(channels, kernels, bias=bias, stride=stride)
     exact_convolution = copy.deepcopy(convolution).double()
@@ -226,11 +227,11 @@ def test_a_processor_with_short_vectors_computes_the_same(
     exact = copy.deepcopy(convolution).double()(features.double())
     monkeypatch.setenv("CXX", f"{native_code.compiler()} -mno-avx512f")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    caches = (native_code.load, winograd._library, winograd._function)
+    caches = (native_code.load, formats.library, formats.function)
     try:
         for each in caches:
             each.cache_clear()
-        assert not winograd.multiplies(torch.bfloat16)
+        assert not formats.multiplies(torch.bfloat16)
         assert _relative_error(_winograd(convolution)(features), exact) < 1e-5
         weight = torch.zeros(32, 64, 3, 3, requires_grad=True)
         upstream = torch.randn(7, 32, 10, 5)
@@ -245,7 +246,7 @@ def test_a_processor_with_short_vectors_computes_the_same(
 def test_without_a_compiler_convolutions_stay_as_they_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(winograd, "_library", lambda: None)
+    monkeypatch.setattr(formats, "library", lambda: None)
     assert not WinogradConvolution.can_take(_convolution(64, 64))
     with frozen(model := _network()):
         twin = folded(model, torch.rand(2, 3, 32, 32))

@@ -50,6 +50,7 @@ def make_run(tmp_path: Path, digits: Path) -> MakeRun:
                 losses=np.array([1 / (epoch + 1)]),
                 passes=10 * len(labels),
                 seconds=2.0,
+                loader_seconds=0.1,
             )
             record.write(folder / "samples" / f"epoch_{epoch:04d}.parquet", len(labels))
             write_metrics(folder / "metrics.jsonl", _line(epoch, record))
@@ -107,6 +108,7 @@ def _line(epoch: int, record: EpochRecord) -> dict[str, Any]:
         "passes_per_sample": record.passes / len(record),
         "images_per_second": len(record) / record.seconds,
         "seconds": record.seconds,
+        "loader_seconds": record.loader_seconds,
         "peak_memory_bytes": 2**30,
         "best": epoch == 1,
     }

@@ -12,8 +12,9 @@ from torch import Tensor
 from dynat_ray.config_files import build_config
 from dynat_ray.data import load_info
 from dynat_ray.methods import method_settings
-from dynat_ray.perturb import normalised, shrinking, winograd
+from dynat_ray.perturb import normalised, shrinking
 from dynat_ray.perturb.float32 import in_float32
+from dynat_ray.perturb.winograd import formats
 from dynat_ray.training.loop import train
 from dynat_ray.training.materials import _build_model
 from dynat_ray.training.session import LocalSession
@@ -46,7 +47,7 @@ def test_the_weights_are_those_of_training_on_the_cpu(
     # Batches shrink there as they do here: fillers would be seen by batch normalisation.
     monkeypatch.setattr(shrinking, "_SIZES", 1 << 30)
     # The CPU's own convolutions round otherwise, which turns the signs of small gradients.
-    monkeypatch.setattr(winograd, "multiplies", lambda dtype: False)
+    monkeypatch.setattr(formats, "multiplies", lambda dtype: False)
     monkeypatch.setattr(normalised, "suits", lambda features: False)
     here, there = (
         _weights(case, digits, standard, tmp_path / device, torch.device(device))

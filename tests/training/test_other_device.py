@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from dynat_ray.config_files import build_config
 from dynat_ray.methods import method_settings
-from dynat_ray.perturb import normalised, shrinking, winograd
+from dynat_ray.perturb import normalised, shrinking
+from dynat_ray.perturb.winograd import formats
 from dynat_ray.training.loop import train
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.step import Stepper
@@ -81,7 +82,7 @@ def main(data: Path, out: Path) -> None:
     # Batches shrink there as they do here: fillers would be seen by batch normalisation.
     shrinking._SIZES = 1 << 30
     # The CPU's own convolutions round otherwise, which turns the signs of small gradients.
-    winograd.multiplies = lambda dtype: False
+    formats.multiplies = lambda dtype: False
     normalised.suits = lambda features: False
     in_steps: dict[str, int] = {}
     step = Stepper.step

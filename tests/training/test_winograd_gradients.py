@@ -13,12 +13,12 @@ from dynat_ray.config import AttackConfig, ThreatConfig, TrainConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import MethodContext, build_method, method_settings
 from dynat_ray.models import build_model
-from dynat_ray.perturb import winograd
+from dynat_ray.perturb.winograd import formats
 from dynat_ray.training.step import Stepper, wrap
 from dynat_ray.training.winograd_gradients import WinogradGradients
 
 pytestmark = pytest.mark.skipif(
-    winograd._library() is None, reason="no C++ compiler, or a processor it is not made for"
+    formats.library() is None, reason="no C++ compiler, or a processor it is not made for"
 )
 
 
@@ -89,9 +89,9 @@ def test_so_it_has_with_a_stride(size: tuple[int, int]) -> None:
 def test_bf16_has_outputs_as_good_and_nearly_the_same_gradients(
     factors: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not winograd.multiplies(torch.bfloat16):
+    if not formats.multiplies(torch.bfloat16):
         pytest.skip("this processor has no instructions for bfloat16, or better ones")
-    monkeypatch.setattr(winograd, "_format_in_training", lambda _: factors)
+    monkeypatch.setattr(formats, "in_training", lambda _: factors)
     network, images = _network(), torch.rand(8, 3, 16, 16)
     exact, in_float32 = _outcome(network, images, False)
     with torch.autocast("cpu", torch.bfloat16):
