@@ -20,9 +20,10 @@ from torch.overrides import TorchFunctionMode
 from dynat_ray.perturb import winograd
 from dynat_ray.perturb.winograd import formats
 
-# With fewer channels the two transforms of the weights' gradient cost what is spared, with fewer
-# tiles that of the kernels does.
+# With fewer channels the two transforms of the weights' gradient cost what is spared, unless direct
+# convolutions are slow; with fewer tiles that of the kernels does.
 _FEWEST_CHANNELS = 32
+_FEWEST_CHANNELS_WHERE_DIRECT_IS_SLOW = 16
 _FEWEST_TILES = 64
 
 
@@ -61,8 +62,8 @@ def _convolve(
         and stride in (step, (step, step))
         and all(value in (1, (1, 1)) for value in (padding, dilation))
         and winograd.suits(weight)
-        and min(weight.shape[:2]) >= _FEWEST_CHANNELS
         and formats.multiplies(dtype)
+        and min(weight.shape[:2]) >= _fewest_channels(dtype)
         and (step == 1 or winograd.strides_pay(dtype, min(weight.shape[:2])))
         and winograd.pays(input, step)
         and len(input) * winograd.tiles(*input.shape[2:]) >= _FEWEST_TILES * step**2
@@ -70,6 +71,12 @@ def _convolve(
         result: Tensor = _Convolve.apply(input.to(dtype), weight, bias, step)
         return result
     return F.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+def _fewest_channels(dtype: torch.dtype) -> int:
+    if dtype == torch.bfloat16 and not formats.rounds_factors(dtype):
+        return _FEWEST_CHANNELS_WHERE_DIRECT_IS_SLOW
+    return _FEWEST_CHANNELS
 
 
 class _Convolve(torch.autograd.Function):

@@ -126,6 +126,19 @@ def test_only_convolutions_that_suit_it_take_part() -> None:
     assert "_ConvolveBackward" not in _names(network(torch.rand(8, 3, 16, 16)))
 
 
+@pytest.mark.parametrize(("factors", "expected"), [(torch.bfloat16, False), (torch.float32, True)])
+def test_few_channels_take_part_where_direct_convolutions_are_slow(
+    factors: torch.dtype, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not formats.multiplies(torch.bfloat16):
+        pytest.skip("this processor has no instructions for bfloat16, or better ones")
+    monkeypatch.setattr(formats, "in_training", lambda _: factors)
+    convolution = nn.Conv2d(16, 16, 3, padding=1)
+    with WinogradGradients(), torch.autocast("cpu", torch.bfloat16):
+        names = _names(convolution(torch.rand(8, 16, 16, 16)))
+    assert ("_ConvolveBackward" in names) == expected
+
+
 def test_second_derivatives_are_refused_rather_than_wrong() -> None:
     network, images = _network(), torch.rand(8, 3, 16, 16, requires_grad=True)
     with WinogradGradients():
