@@ -1,5 +1,5 @@
 // Winograd's algorithm for convolutions of 3 x 3 and their gradients; winograd.py says when and
-// why. Images lie in memory as (B, H, W, C); C and K are multiples of 16.
+// why. Images lie in memory as (B, H, W, C); C and K are multiples of 16, in float16 of 32.
 
 #include "convolution.h"
 #include "halves.h"
@@ -25,7 +25,7 @@ void convolve(const void* images, const void* kernels, const float* bias, void* 
 }  // namespace
 
 // Heights and widths are those of the images, not of what a stride leaves. `bias` may be null.
-#define CONVOLUTIONS(name, Format, Products)                                                        \
+#define CONVOLUTIONS(name, Format, Products)                                                      \
   void transform_kernels_##name(const float* numbers, int64_t filter, int64_t channel,            \
                                 int64_t row, int64_t column, float scale, void* to,               \
                                 int64_t channels, int64_t filters, int stride, int threads) {     \
