@@ -190,6 +190,18 @@ def test_large_and_small_numbers_fit_into_float16(
         assert _relative_error(found[image].double(), exact[image]) < tolerance
 
 
+@pytest.mark.parametrize("of_weights", [0.0, 1e-40])
+def test_weights_that_have_vanished_give_nothing_in_float16(
+    of_weights: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dtype, factors, _ = _IN_FLOAT16
+    _multiply_in(factors, dtype, monkeypatch)
+    convolution = _convolution(32, 32, bias=False)
+    convolution.weight.fill_(of_weights)
+    found = _winograd(convolution, dtype)(torch.rand(1, 32, 8, 8).to(dtype))
+    assert found.abs().max() < 1e-30
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_no_number_is_not_lost_in_float16(
     number: float, monkeypatch: pytest.MonkeyPatch

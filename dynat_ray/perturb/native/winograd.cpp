@@ -1,5 +1,5 @@
-// Winograd's algorithm for convolutions of 3 x 3 and their gradients; winograd.py says when and
-// why. Images lie in memory as (B, H, W, C); C and K are multiples of 16, in float16 of 32.
+// Winograd's algorithm for convolutions of 3 x 3 and their gradients; perturb/winograd says when
+// and why. Images lie in memory as (B, H, W, C); C and K are multiples of 16, in float16 of 32.
 
 #include "convolution.h"
 #include "halves.h"

@@ -12,6 +12,7 @@ from dynat_ray.perturb.winograd import formats
 
 POINTS = 36  # to which kernels are transformed
 _LARGEST_IN_FLOAT16 = 2.0**-3  # of kernels; `halves.h` counts on it
+_LARGEST_EXPONENT = 126  # of a scale, whose inverse is a float32 number too
 
 
 class _Rooms(threading.local):
@@ -61,7 +62,7 @@ def transform_kernels(weight: Tensor, to: Tensor, *, stride: int = 1, turned: bo
         # Several times as fast on numbers that lie side by side.
         side_by_side = weight.permute(0, 2, 3, 1) if weight.stride(1) == 1 else weight
         _, exponent = math.frexp(torch.stack(torch.aminmax(side_by_side)).abs().max())
-        scale = math.ldexp(_LARGEST_IN_FLOAT16, -exponent)
+        scale = math.ldexp(_LARGEST_IN_FLOAT16, min(-exponent, _LARGEST_EXPONENT))
     filters, channels = weight.shape[:2]
     first, (filter_, channel, row, column) = weight.data_ptr(), weight.stride()
     if turned:
