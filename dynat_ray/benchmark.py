@@ -65,14 +65,20 @@ def _make_folder(file: Path) -> None:
 
 
 def _step(options: Any) -> dict[str, Any]:
-    from dynat_ray.benchmarks import accuracy, step
+    from dynat_ray.benchmarks import accuracy, memory, step
 
+    peaks = memory.measure(
+        batch_size=options.batch_size, device=options.device, compiled=options.compile
+    )
+    for name, peak in peaks.items():
+        print(f"{name:<20} {peak / 2**30:6.2f} GiB at its peak")
     found = step.measure(
         batch_size=options.batch_size,
         rounds=options.rounds,
         device=options.device,
         compiled=options.compile,
     )
+    found["peak_memory_bytes"] = peaks
     if options.data:
         found["accuracy"] = accuracy.compare_accuracy(
             options.data, device=options.device, compiled=options.compile

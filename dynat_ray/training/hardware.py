@@ -1,8 +1,9 @@
-"""What a process computes on, by name."""
+"""What a process computes on, by name, and how much of its memory it needs."""
 
 from __future__ import annotations
 
 import platform
+import resource
 from pathlib import Path
 
 import torch
@@ -22,3 +23,17 @@ def processor_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Returns the most memory this process has had until now: of tensors on a GPU, or resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            # What `getrusage` says begins with what the process's parent had.
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from contextlib import closing
 from typing import Any
@@ -19,7 +18,7 @@ from dynat_ray.training.agreement import (
 )
 from dynat_ray.training.checkpoint import checkpoint_name
 from dynat_ray.training.checkpoint_writer import CheckpointWriter
-from dynat_ray.training.hardware import device_name
+from dynat_ray.training.hardware import device_name, peak_memory_bytes
 from dynat_ray.training.materials import Materials, build_materials
 from dynat_ray.training.models import save_models
 from dynat_ray.training.notice import Notice
@@ -218,7 +217,6 @@ def _metrics_line(
     accuracy: ValidationAccuracy | None,
     is_best: bool,
 ) -> dict[str, Any]:
-    on_cuda = session.device.type == "cuda"
     return {
         "epoch": progress.epoch - 1,
         "step": progress.global_step,
@@ -237,9 +235,7 @@ def _metrics_line(
         "seconds": record.seconds,
         "loader_seconds": record.loader_seconds,
         "elapsed": progress.elapsed,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated()
-        if on_cuda
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_memory_bytes": peak_memory_bytes(session.device),
         "workers": session.world_size,
         "device_name": device_name(session.device),
         "precision": usable_precision(config.train.precision, session.device),
