@@ -49,12 +49,25 @@ def main(argv: Sequence[str]) -> Path | str:
             found["ratios"] |= found[part].pop("ratios", {})
         # What a long measurement found is not lost if the next one fails.
         options.json.write_text(json.dumps(found, indent=2) + "\n")
-    for name, ratio in found["ratios"].items():
-        print(f"{name:<20} {ratio['median']:6.2f} times ({ratio['min']:.2f} to {ratio['max']:.2f})")
-    for name, paired in found.get("step", {}).get("accuracy", {}).get("difference", {}).items():
-        low, high = paired["interval"]
-        print(f"{name}: PGD-20 {paired['mean']:+.1f} points ({low:+.1f} to {high:+.1f})")
+    print(_table(found), end="")
     return options.json
+
+
+def _table(found: dict[str, Any]) -> str:
+    """Returns what was found against other loops, a line each."""
+    lines = [
+        f"{name:<20} {ratio['median']:6.2f} times ({ratio['min']:.2f} to {ratio['max']:.2f})"
+        for name, ratio in found["ratios"].items()
+    ]
+    step = found.get("step", {})
+    lines += [
+        f"{name:<20} {peak / 2**30:6.2f} GiB at the peak of a step"
+        for name, peak in step.get("peak_memory_bytes", {}).items()
+    ]
+    for name, paired in step.get("accuracy", {}).get("difference", {}).items():
+        low, high = paired["interval"]
+        lines.append(f"{name:<20} PGD-20 {paired['mean']:+.1f} points ({low:+.1f} to {high:+.1f})")
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _make_folder(file: Path) -> None:
@@ -70,8 +83,6 @@ def _step(options: Any) -> dict[str, Any]:
     peaks = memory.measure(
         batch_size=options.batch_size, device=options.device, compiled=options.compile
     )
-    for name, peak in peaks.items():
-        print(f"{name:<20} {peak / 2**30:6.2f} GiB at its peak")
     found = step.measure(
         batch_size=options.batch_size,
         rounds=options.rounds,

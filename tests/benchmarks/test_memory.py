@@ -35,10 +35,10 @@ def test_it_is_printed_and_written(
         return dict.fromkeys(loops.LOOPS, 3 * 2**29)
 
     monkeypatch.setattr(memory, "measure", peaks)
-    monkeypatch.setattr("dynat_ray.benchmarks.step.measure", lambda **_: {"ratios": {}})
+    monkeypatch.setattr("dynat_ray.benchmarks.step.measure", lambda **_: {})
     file = tmp_path / "b.json"
     benchmark.main(["step", "--device", "cpu", "--json", str(file)])
     assert json.loads(file.read_text())["step"]["peak_memory_bytes"] == peaks()
     shown = capsys.readouterr().out
     for name in loops.LOOPS:
-        assert f"{name:<20}   1.50 GiB at its peak" in shown
+        assert f"{name:<20}   1.50 GiB at the peak of a step" in shown
