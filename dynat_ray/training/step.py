@@ -172,7 +172,9 @@ class Stepper:
         if self.method.differentiates_twice:
             return sdpa_kernel(SDPBackend.MATH)
         plain = self.config.compile or self.device.type != "cpu"
-        return nullcontext() if plain else WinogradGradients()
+        # PyTorch leaves such contexts on the way back, when activations are computed again.
+        again = self.config.activation_checkpointing
+        return nullcontext() if plain or again else WinogradGradients()
 
     def _statistics_as_they_are(self) -> AbstractContextManager[None]:
         checkpointing = self.config.activation_checkpointing

@@ -9,12 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
+from torch.nn.utils import parameters_to_vector
 
 from dynat_ray.config import TrainConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import Method
 from dynat_ray.models import Classifier, build_model
 from dynat_ray.training.activation_checkpointing import checkpoint_activations
+from dynat_ray.training.precision import Precision
 from dynat_ray.training.step import Stepper, _micro_batches, wrap
 from tests.methods.cases import make, tiny_classifier
 
@@ -59,6 +61,24 @@ def test_statistics_move_once_where_activations_are_computed_again() -> None:
         found.append({name: b for name, b in model.named_buffers() if "running" in name})
     for name, values in found[0].items():
         torch.testing.assert_close(found[1][name], values, msg=name)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.1), ("float32", 1e-3)])
+def test_the_same_is_learnt_where_activations_are_computed_again(
+    precision: Precision, tolerance: float
+) -> None:
+    found = []
+    for again in (False, True):
+        # So wide that the package computes convolutions itself where it may.
+        model = small_model("preact_resnet10", {"base_width": 32})
+        before = parameters_to_vector(model.parameters())
+        if again:
+            checkpoint_activations(model)
+        step(
+            model, make("pgd_at"), TrainConfig(precision=precision, activation_checkpointing=again)
+        )
+        found.append(parameters_to_vector(model.parameters()) - before)
+    assert (found[1] - found[0]).norm() < tolerance * found[0].norm()
 
 
 def test_every_variant_of_a_network_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
