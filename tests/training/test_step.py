@@ -63,7 +63,7 @@ def test_statistics_move_once_where_activations_are_computed_again() -> None:
         torch.testing.assert_close(found[1][name], values, msg=name)
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.1), ("float32", 1e-3)])
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 0.3), ("float32", 1e-3)])
 def test_the_same_is_learnt_where_activations_are_computed_again(
     precision: Precision, tolerance: float
 ) -> None:
