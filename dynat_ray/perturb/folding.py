@@ -26,9 +26,12 @@ from dynat_ray.perturb.winograd import WinogradConvolution
 
 # Exact types: a subclass may do something else with its weights.
 _WEIGHTED = (nn.Conv2d, nn.Linear)
-# Of the check that folding changes nothing, relative to the length of logits and gradients. Of
-# these single ones jump where a ReLU's input is next to 0.
-_TOLERANCES = (1e-3, 1e-2)
+# Of the check that folding changes nothing, relative to the length of an image's logits and
+# gradient. Gradients jump, by some per cent and in deep networks often, where a ReLU's input is
+# next to 0. A wrong twin is far off at nearly all images.
+_TOLERANCES = (1e-3, 5e-2)
+_CHECKED_IMAGES = 8
+_ALIKE_AT_LEAST = 0.5
 # Of the check that compiling does not change gradients much, which bf16 rounds by a tenth.
 _COMPILED_TOLERANCE = 0.5
 
@@ -37,9 +40,9 @@ def folded(model: nn.Module, images: Tensor) -> nn.Module:
     """Returns a network that gives the same logits as `model` has now, for less.
 
     That is a twin which shares all weights that need no change; it is kept as long as `model` is.
-    Where no twin gives the same logits and gradients with respect to images (checked once, on two
-    of them), where hooks watch the network, or there is nothing to gain, it is `model` itself. The
-    twin has no gradients with respect to weights, nor second derivatives.
+    Where no twin gives the same logits and gradients with respect to images (checked once, on a
+    few of them), where hooks watch the network, or there is nothing to gain, it is `model` itself.
+    The twin has no gradients with respect to weights, nor second derivatives.
 
     Args:
         model: A network in eval mode whose parameters are frozen (`perturb.frozen`), compiled or
@@ -58,7 +61,7 @@ def folded(model: nn.Module, images: Tensor) -> nn.Module:
     twin = twins.get(dtype)
     settled = _SETTLED.get(model, set())
     if twin is None or not twin.still_fits(core):
-        after = _convolutions_before(core, images[:2].detach())
+        after = _convolutions_before(core, images[:_CHECKED_IMAGES].detach())
         twin = twins[dtype] = _Twin(core, after, compiled)
         twin.refresh(dtype)
         if compiled:
@@ -235,10 +238,11 @@ def _logits_and_gradient(network: nn.Module, images: Tensor) -> tuple[Tensor, Te
 
 
 def _alike(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> bool:
-    return all(
-        bool((own - theirs).norm() <= tolerance * theirs.norm().clamp(min=1e-6))
-        for own, theirs, tolerance in zip(found, expected, _TOLERANCES, strict=True)
-    )
+    alike = torch.ones(len(found[0]), dtype=torch.bool, device=found[0].device)
+    for own, theirs, tolerance in zip(found, expected, _TOLERANCES, strict=True):
+        distance = (own - theirs).flatten(1).norm(dim=1)
+        alike &= distance <= tolerance * theirs.flatten(1).norm(dim=1).clamp(min=1e-6)
+    return bool(alike.float().mean() >= _ALIKE_AT_LEAST)
 
 
 def has_hooks(model: nn.Module) -> bool:

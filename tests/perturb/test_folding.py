@@ -271,3 +271,20 @@ def test_a_twin_with_other_gradients_is_not_used(monkeypatch: pytest.MonkeyPatch
     model = _settled(timm.create_model("preact_resnet10", base_width=8))
     images = torch.rand(2, 3, 32, 32)
     assert _twin(model, images) is model
+
+
+@pytest.mark.parametrize(("jumping", "folds"), [(2, True), (3, False)])
+def test_gradients_that_jump_at_a_few_images_are_no_reason_against_a_twin(
+    jumping: int, folds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Normalised.forward
+
+    def jumps(self: Normalised, features: Tensor) -> Tensor:
+        steady = forward(self, features)
+        # The same outputs, and gradients twice as large.
+        return torch.cat((2 * steady[:jumping] - steady[:jumping].detach(), steady[jumping:]))
+
+    monkeypatch.setattr(Normalised, "forward", jumps)
+    model = _settled(timm.create_model("preact_resnet10", base_width=8))
+    images = torch.rand(4, 3, 32, 32)
+    assert (_twin(model, images) is not model) == folds
