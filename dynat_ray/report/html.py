@@ -157,7 +157,7 @@ def _speed(run: Run) -> dict[str, str]:
         "training": f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min",
         "images per second": f"{images / max(seconds, 1e-9):,.0f}",
         "seconds per epoch": f"{seconds / len(run.metrics):,.1f}",
-        "waiting for images": f"{100 * waited / max(seconds, 1e-9):.1f} % of training",
+        "waiting for images": f"{100 * waited / max(seconds, 1e-9):.1f} %",
         "attack passes per image": f"{passes:.2f} of {run.config.attack.steps}",
         "peak memory per worker": f"{memory / 2**30:.2f} GiB",
     }

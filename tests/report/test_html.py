@@ -75,7 +75,7 @@ def test_a_finished_run_has_all_parts(make_run: MakeRun) -> None:
         "no claim of robustness",
         "predicted",
         "719 images per second",
-        "5.0 % of training waiting for images",
+        "5.0 % waiting for images",
     ):
         assert page.says(words), words
     # Four figures and the pictures.
