@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dynat_ray.command_line import ArgumentParser, run
+from dynat_ray.cli import ArgumentParser, run
 from dynat_ray.errors import UserError
 
 
@@ -78,12 +78,12 @@ def _make_folder(file: Path) -> None:
 
 
 def _step(options: Any) -> dict[str, Any]:
-    from dynat_ray.benchmarks import accuracy, memory, step
+    from dynat_ray.benchmarks import accuracy, peak_memory, step_time
 
-    peaks = memory.measure(
+    peaks = peak_memory.measure(
         batch_size=options.batch_size, device=options.device, compiled=options.compile
     )
-    found = step.measure(
+    found = step_time.measure(
         batch_size=options.batch_size,
         rounds=options.rounds,
         device=options.device,
@@ -111,15 +111,15 @@ def _profile(options: Any) -> dict[str, Any]:
 
 
 def _loader(options: Any) -> dict[str, Any]:
-    from dynat_ray.benchmarks import loader
+    from dynat_ray.benchmarks import loader_time
 
-    return loader.measure(path=options.data, device=options.device)
+    return loader_time.measure(path=options.data, device=options.device)
 
 
 def _attack(options: Any) -> dict[str, Any]:
-    from dynat_ray.benchmarks import attack
+    from dynat_ray.benchmarks import attack_time
 
-    return attack.measure(run=options.run, rounds=options.rounds, device=options.device)
+    return attack_time.measure(run=options.run, rounds=options.rounds, device=options.device)
 
 
 def _scaling(options: Any) -> dict[str, Any]:
@@ -135,8 +135,8 @@ def _stopping(options: Any) -> dict[str, Any]:
     if options.run is None:
         raise UserError("'stopping' needs a trained run: give --run RUN")
     from dynat_ray.benchmarks import stopping
-    from dynat_ray.benchmarks.timing import in_environment
-    from dynat_ray.training.kept_memory import KEEP_FREED_MEMORY
+    from dynat_ray.benchmarks.turns import in_environment
+    from dynat_ray.training.device import KEEP_FREED_MEMORY
 
     # As workers train.
     variables = KEEP_FREED_MEMORY if options.device == "cpu" else {}

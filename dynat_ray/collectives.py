@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dynat_ray.own_time import own_time
+from dynat_ray.barrier_time import working_time
 
 
 def rank() -> int:
@@ -23,7 +23,7 @@ def sum_over_workers(values: Tensor) -> Tensor:
     """Returns the sum of `values` over all workers (a new tensor, without gradient)."""
     values = values.detach().clone()
     if _in_group():
-        with own_time.meeting():
+        with working_time.at_barrier():
             dist.all_reduce(values)
     return values
 
@@ -32,7 +32,7 @@ def max_over_workers(values: Tensor) -> Tensor:
     """Returns the element-wise maximum of `values` over all workers."""
     values = values.detach().clone()
     if _in_group():
-        with own_time.meeting():
+        with working_time.at_barrier():
             dist.all_reduce(values, op=dist.ReduceOp.MAX)
     return values
 
@@ -48,13 +48,13 @@ def gather_over_workers(values: Tensor) -> Tensor:
         return values
     size = torch.tensor([len(values)], device=values.device)
     sizes = [torch.empty_like(size) for _ in range(world_size())]
-    with own_time.meeting():
+    with working_time.at_barrier():
         dist.all_gather(sizes, size)
     lengths = [int(each) for each in sizes]
     padded = values.new_zeros(max(lengths), *values.shape[1:])
     padded[: len(values)] = values
     parts = [torch.empty_like(padded) for _ in lengths]
-    with own_time.meeting():
+    with working_time.at_barrier():
         dist.all_gather(parts, padded)
     return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 

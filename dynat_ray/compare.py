@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynat_ray.command_line import ArgumentParser
-from dynat_ray.command_line import run as run_command
-from dynat_ray.config_files import (
+from dynat_ray.cli import ArgumentParser
+from dynat_ray.cli import run as run_command
+from dynat_ray.errors import UserError, unknown_name
+from dynat_ray.methods import ablation, method_settings, standard_model_key
+from dynat_ray.settings import (
     Settings,
     build_config,
     flatten,
@@ -19,8 +21,6 @@ from dynat_ray.config_files import (
     recipe_names,
     split_arguments,
 )
-from dynat_ray.errors import UserError, unknown_name
-from dynat_ray.methods import ablation, method_settings, standard_model_key
 
 if TYPE_CHECKING:
     from dynat_ray.distributed.comparison import ComparedRun
@@ -107,12 +107,12 @@ def main(argv: Sequence[str]) -> str:
     if options.config:
         layers.append(read_settings(options.config))
     layers.append(overrides)
-    common = build_config(layers, method_settings())
+    common = build_config(layers)
 
     # Ray takes seconds to import: after the settings are known to be right.
     from dynat_ray.distributed.comparison import compare
-    from dynat_ray.training.places import open_place
-    from dynat_ray.training.run_folder import default_name
+    from dynat_ray.storage.places import open_place
+    from dynat_ray.storage.run_folder import default_name
 
     name = options.name or default_name(options.recipe or _DEFAULT_RECIPE, "compare")
     with open_place(common.cluster.storage, options.out, name) as place:
@@ -138,7 +138,7 @@ def _plan(
 ) -> list[ComparedRun]:
     """Returns all runs; those that need a model of standard training come after its run."""
     from dynat_ray.distributed.comparison import ComparedRun
-    from dynat_ray.report.method_table import run_folder
+    from dynat_ray.report.comparison_page import run_folder
 
     runs = []
     for seed in range(first_seed, first_seed + seeds):
@@ -148,7 +148,7 @@ def _plan(
             needed = bool(key) and not _given(own, key)
             if needed:
                 own.append({key: str(run_folder(folder, _STANDARD, seed))})
-            config = build_config(own, method_settings())
+            config = build_config(own)
             runs.append(ComparedRun(each.label, seed, config, _STANDARD if needed else ""))
     return runs
 

@@ -2,7 +2,7 @@
 
 Every class checks its own values in `__post_init__` and raises `UserError` with a sentence that
 names the key, the value and what is allowed. Reading YAML and the command line is in
-`dynat_ray.config_files`.
+`dynat_ray.settings`.
 """
 
 from __future__ import annotations

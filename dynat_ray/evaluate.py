@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dynat_ray import command_line
-from dynat_ray.attacks.reference_radius import MULTIPLES, in_units_of
+from dynat_ray import cli
 from dynat_ray.attacks.registry import DISTANCES
-from dynat_ray.attacks.request import complete, require_possible
-from dynat_ray.attacks.subject import Subject, load_subject
 from dynat_ray.distributed.measurement import evaluate
 from dynat_ray.errors import UserError
+from dynat_ray.evaluation.reference_radius import MULTIPLES, in_units_of
+from dynat_ray.evaluation.request import complete, require_possible
+from dynat_ray.evaluation.subject import Subject, load_subject
 from dynat_ray.report.side_by_side import read_evaluation, side_by_side_table
-from dynat_ray.training.mirror import is_address
-from dynat_ray.training.places import fetched, lasting_file, written_at
+from dynat_ray.storage.mirror import is_address
+from dynat_ray.storage.places import fetched, lasting_file, written_at
 
 _REQUESTED = (
     *("data", "norm", "eps", "attacks", "samples", "seed", "batch_size", "out"),
@@ -60,7 +60,7 @@ def _evaluate(options: Namespace, subject: Subject) -> Path:
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
-    parser = command_line.ArgumentParser(prog="python -m dynat_ray.evaluate", description=__doc__)
+    parser = cli.ArgumentParser(prog="python -m dynat_ray.evaluate", description=__doc__)
     add = parser.add_argument
     add("model", metavar="RUN_OR_MODEL", help="folder, s3:// address, timm name, module:function")
     add("--data", metavar="DIR", help="prepared data set; default: the run's")
@@ -110,4 +110,4 @@ def _parse(argv: Sequence[str]) -> Namespace:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

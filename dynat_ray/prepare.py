@@ -6,11 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dynat_ray.command_line import ArgumentParser, run
+from dynat_ray.cli import ArgumentParser, run
 from dynat_ray.data.info import DatasetInfo
-from dynat_ray.data.prepare import prepare_dataset
+from dynat_ray.data.preparing.dataset import prepare_dataset
 from dynat_ray.errors import UserError
-from dynat_ray.training.mirror import is_address
+from dynat_ray.storage.mirror import is_address
 
 
 def main(arguments: Sequence[str]) -> Path:

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dynat_ray.command_line import ArgumentParser
-from dynat_ray.command_line import run as run_command
-from dynat_ray.config_files import (
+from dynat_ray.cli import ArgumentParser
+from dynat_ray.cli import run as run_command
+from dynat_ray.settings import (
     build_config,
     describe_settings,
     read_recipe,
@@ -16,7 +16,6 @@ from dynat_ray.config_files import (
     recipe_names,
     split_arguments,
 )
-from dynat_ray.methods import method_settings
 
 _DEFAULT_RECIPE = "digits"
 
@@ -29,13 +28,13 @@ def main(argv: Sequence[str]) -> str:
     if options.config:
         # A complete config.yaml stands for itself; a partial one builds on the recipe.
         layers.append(read_settings(options.config))
-    config = build_config([*layers, overrides], method_settings())
+    config = build_config([*layers, overrides])
 
     # Ray takes seconds to import: after the settings are known to be right.
-    from dynat_ray.distributed.run import run
+    from dynat_ray.distributed.training_run import run
     from dynat_ray.report import final_table
-    from dynat_ray.training.places import open_place
-    from dynat_ray.training.run_folder import default_name
+    from dynat_ray.storage.places import open_place
+    from dynat_ray.storage.run_folder import default_name
 
     name = options.name or default_name(options.recipe or _DEFAULT_RECIPE, config.method.name)
     with open_place(config.cluster.storage, options.out, name) as place:
@@ -49,7 +48,7 @@ def _parser() -> ArgumentParser:
         prog="python -m dynat_ray.train",
         description="Trains a robust classifier through Ray Train. "
         "Any setting can be given as --section.key VALUE; numbers such as 8/255 are understood.",
-        epilog=describe_settings(method_settings()),
+        epilog=describe_settings(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--recipe", help=f"one of {', '.join(recipe_names())} (default: digits)")

@@ -7,19 +7,18 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from dynat_ray.command_line import ArgumentParser
-from dynat_ray.command_line import run as run_command
-from dynat_ray.config_files import (
+from dynat_ray.cli import ArgumentParser
+from dynat_ray.cli import run as run_command
+from dynat_ray.errors import UserError
+from dynat_ray.searching.space import check_space, read_space
+from dynat_ray.searching.study import Search, SearchOptions
+from dynat_ray.settings import (
     build_config,
     read_recipe,
     read_settings,
     recipe_names,
     split_arguments,
 )
-from dynat_ray.errors import UserError
-from dynat_ray.methods import method_settings
-from dynat_ray.searching.options import Search, SearchOptions
-from dynat_ray.searching.space import check_space, read_space
 
 _DEFAULT_RECIPE = "digits"
 
@@ -36,8 +35,8 @@ def main(argv: Sequence[str]) -> str:
     layers = [read_recipe(options.recipe or _DEFAULT_RECIPE)]
     if options.config:
         layers.append(read_settings(options.config))
-    default = build_config([*layers, space.fixed, overrides], method_settings())
-    check_space(space, default, method_settings())
+    default = build_config([*layers, space.fixed, overrides])
+    check_space(space, default)
     # A quarter of the run is what tells a bad setting from a good one.
     first_rung = math.ceil(default.train.epochs / 4)
     if options.no_early_stop:
@@ -60,9 +59,9 @@ def main(argv: Sequence[str]) -> str:
 
     # Ray takes seconds to import: after the settings are known to be right.
     from dynat_ray.distributed.search import check, run_search
-    from dynat_ray.report.search import search_summary
-    from dynat_ray.training.places import open_place
-    from dynat_ray.training.run_folder import default_name
+    from dynat_ray.report.search_page import search_summary
+    from dynat_ray.storage.places import open_place
+    from dynat_ray.storage.run_folder import default_name
 
     name = options.name or default_name(
         options.recipe or _DEFAULT_RECIPE, f"search-{options.space.stem}"

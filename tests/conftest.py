@@ -11,10 +11,10 @@ import ray
 import torch
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import build_config
-from dynat_ray.data import prepare_dataset
-from dynat_ray.methods import method_settings
+from dynat_ray.data.preparing import prepare_dataset
+from dynat_ray.settings import build_config
 from tests.small_run import SMALL
+from tests.victim import EPS, Victim, train_victim
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
@@ -60,4 +60,16 @@ def small_config(digits: Path) -> RunConfig:
         "cluster.workers": 2,
         "cluster.gpu": False,
     }
-    return build_config([settings], method_settings())
+    return build_config([settings])
+
+
+@pytest.fixture(scope="session")
+def robust() -> Victim:
+    """About 97 % clean and 85 % at `EPS` under Linf."""
+    return train_victim(10, steps=250, eps=EPS)
+
+
+@pytest.fixture(scope="session")
+def plain() -> Victim:
+    """Trained on clean images: accurate, and easily fooled."""
+    return train_victim(10, steps=120, eps=0.0)

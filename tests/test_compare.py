@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from dynat_ray.compare import main, read_variants
-from dynat_ray.config_files import build_config
 from dynat_ray.errors import UserError
 from dynat_ray.methods import ablation, method_settings
-from dynat_ray.training import places
+from dynat_ray.settings import build_config
+from dynat_ray.storage import places
 
 
 def test_variants_are_methods_with_settings() -> None:
@@ -32,7 +32,7 @@ def test_an_ablation_is_the_method_and_each_part_without(name: str) -> None:
     assert labels[-len(ablation(name)) - 1 :] == [name, *(f"{name}:{p}" for p in ablation(name))]
     for variant in read_variants(f"{name}:ablation"):
         # Every setting exists and may have this value.
-        assert build_config([variant.settings], method_settings()).method.name in (name, "standard")
+        assert build_config([variant.settings]).method.name in (name, "standard")
 
 
 def test_all_are_all_and_the_standard_model_comes_first() -> None:

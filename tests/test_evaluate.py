@@ -17,7 +17,8 @@ import pytest
 import torch
 import yaml
 
-from dynat_ray.data import load_info, load_test_images, prepare_dataset
+from dynat_ray.data import load_info, load_test_images
+from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.errors import UserError
 from dynat_ray.evaluate import main
 from dynat_ray.models import build_model, load_model, save_model

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dynat_ray.errors import UserError
+from dynat_ray.storage.places import default_out, lasting_file, open_place
 from dynat_ray.submitted_job import explain_missing, require_lasting
-from dynat_ray.training.places import default_out, lasting_file, open_place
 
 
 @pytest.fixture

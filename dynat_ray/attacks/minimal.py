@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from dynat_ray.acceleration.twin import folded
 from dynat_ray.attacks.fab import nearest_towards
 from dynat_ray.attacks.probes import Measured, Probe
 from dynat_ray.attacks.stages import Setting, target_count
 from dynat_ray.perturb.deepfool import deepfool
-from dynat_ray.perturb.folding import folded
 from dynat_ray.perturb.threat import change_sizes
 
 # As Deep Defense (Yan et al., NeurIPS 2018) measures rho_2.

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynat_ray.acceleration.modes import frozen
 from dynat_ray.benchmarks.loops import LOOPS, make_step
 from dynat_ray.benchmarks.our_loop import classifier, sgd
 from dynat_ray.benchmarks.reference_loops import AttackSettings
 from dynat_ray.data import load_split, load_test_images
 from dynat_ray.models import Classifier
-from dynat_ray.perturb.frozen import frozen
 from dynat_ray.perturb.pgd import pgd
 from dynat_ray.perturb.threat import get_ball
 

@@ -15,7 +15,7 @@ from dynat_ray.benchmarks.reference_loops import (
     torchattacks_step,
 )
 from dynat_ray.models import Classifier
-from dynat_ray.training.precision import Precision
+from dynat_ray.training.device import Precision
 
 _REFERENCES = {
     name: loop

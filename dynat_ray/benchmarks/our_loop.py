@@ -10,7 +10,7 @@ from dynat_ray.config import AttackConfig, ThreatConfig, TrainConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import MethodContext, build_method, method_settings
 from dynat_ray.models import Classifier, build_model
-from dynat_ray.training.precision import Precision
+from dynat_ray.training.device import Precision
 from dynat_ray.training.step import Stepper, wrap
 
 

@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
+from dynat_ray.acceleration.cpu import winograd
+from dynat_ray.acceleration.cpu.winograd import formats
 from dynat_ray.benchmarks.our_loop import our_step, random_batch
-from dynat_ray.benchmarks.timing import cpu_threads, seconds_of
-from dynat_ray.perturb import winograd
-from dynat_ray.perturb.winograd import formats
-from dynat_ray.training.precision import Precision, usable_precision
+from dynat_ray.benchmarks.turns import cpu_threads, seconds_of
+from dynat_ray.training.device import Precision, usable_precision
 
 # The first word of these that an operation's name contains says what it belongs to.
 _OPERATIONS = {

@@ -10,14 +10,13 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from dynat_ray.benchmarks.timing import spread
-from dynat_ray.config_files import build_config
-from dynat_ray.data import prepare_dataset
-from dynat_ray.distributed.session import cluster_total, connect
-from dynat_ray.distributed.training import fit
-from dynat_ray.methods import method_settings
-from dynat_ray.training.run_folder import open_run_folder
-from dynat_ray.training.telemetry import read_metrics
+from dynat_ray.benchmarks.turns import spread
+from dynat_ray.data.preparing import prepare_dataset
+from dynat_ray.distributed.cluster import cluster_total, connect
+from dynat_ray.distributed.ray_trainer import fit
+from dynat_ray.settings import build_config
+from dynat_ray.storage.metrics import read_metrics
+from dynat_ray.storage.run_folder import open_run_folder
 
 # The first epoch warms up and is left out.
 _EPOCHS = 3
@@ -90,7 +89,7 @@ def _speed(data: Path, folder: Path, workers: int, batch_size: int, gpu: bool) -
         "cluster.workers": workers,
         "cluster.gpu": gpu,
     }
-    config = build_config([settings], method_settings())
+    config = build_config([settings])
     open_run_folder(folder, config, resume=False)
     fit(config, folder, quiet=True)
     lines = read_metrics(folder / "metrics.jsonl")[1:]

@@ -8,15 +8,14 @@ from typing import Any
 
 import torch
 
-from dynat_ray.attacks import evaluate_attacks
-from dynat_ray.config_files import build_config, read_recipe
 from dynat_ray.data import load_test_images
-from dynat_ray.methods import method_settings
+from dynat_ray.evaluation import evaluate_attacks
 from dynat_ray.models import load_model
-from dynat_ray.training.loop import train
-from dynat_ray.training.run_folder import open_run_folder
+from dynat_ray.settings import build_config, read_recipe
+from dynat_ray.storage.metrics import read_metrics
+from dynat_ray.storage.run_folder import open_run_folder
 from dynat_ray.training.session import LocalSession
-from dynat_ray.training.telemetry import read_metrics
+from dynat_ray.training.trainer import train
 
 # What it is held against: 60 epochs of PGD-10, the rate dropped twice.
 _REFERENCE: dict[str, Any] = {
@@ -64,7 +63,7 @@ def _run(
 ) -> dict[str, Any]:
     fixed = {"data.path": str(path), "data.loader": "memory", "cluster.workers": 1}
     layers = [read_recipe("cifar10-speedrun"), fixed, own, settings]
-    config = build_config(layers, method_settings())
+    config = build_config(layers)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "run"
         open_run_folder(folder, config, resume=False)

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynat_ray.benchmarks.timing import cpu_threads, seconds_of, spread
+from dynat_ray.benchmarks.turns import cpu_threads, seconds_of, spread
 from dynat_ray.config import RunConfig
 from dynat_ray.data import Batch, load_info, load_split
 from dynat_ray.methods import MethodContext, build_method, method_settings
 from dynat_ray.models import load_model
-from dynat_ray.training.precision import autocast
-from dynat_ray.training.run_folder import read_run_config
+from dynat_ray.storage.run_folder import read_run_config
+from dynat_ray.training.device import autocast
 from dynat_ray.training.step import Stepper, wrap
 
 _BATCHES = 4

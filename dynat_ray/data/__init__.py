@@ -5,7 +5,6 @@ from __future__ import annotations
 from dynat_ray.data.augment import Augmentation, Batch
 from dynat_ray.data.info import DatasetInfo, load_info
 from dynat_ray.data.loaders import Loader, RawBatch, build_loader, loader_kind
-from dynat_ray.data.prepare import prepare_dataset
 from dynat_ray.data.stored import load_labels, load_split, load_test_images
 from dynat_ray.data.subsets import balanced_subset, stratified_split
 
@@ -22,6 +21,5 @@ __all__ = [
     "load_split",
     "load_test_images",
     "loader_kind",
-    "prepare_dataset",
     "stratified_split",
 ]

@@ -7,21 +7,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dynat_ray.distributed.session import connect, require_shared_storage, side_by_side
+from dynat_ray.distributed.cluster import connect, require_shared_storage, side_by_side
 
 # isort: split
 import ray
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import build_config, dump_config, flatten, read_settings
-from dynat_ray.distributed.run import resolve, run, with_absolute_paths
-from dynat_ray.distributed.training import resolve_workers
+from dynat_ray.distributed.ray_trainer import resolve_workers
+from dynat_ray.distributed.training_run import resolve, run, with_absolute_paths
 from dynat_ray.errors import UserError
-from dynat_ray.methods import method_settings
-from dynat_ray.report.method_table import run_folder, write_comparison
-from dynat_ray.training.mirror import Mirror
-from dynat_ray.training.run_folder import changed_settings, read_run_config
-from dynat_ray.whole_file import write_whole
+from dynat_ray.report.comparison_page import run_folder, write_comparison
+from dynat_ray.settings import build_config, dump_config, flatten, read_settings
+from dynat_ray.storage.atomic import write_whole
+from dynat_ray.storage.mirror import Mirror
+from dynat_ray.storage.run_folder import changed_settings, read_run_config
 
 # Only the head node has this resource. A run's own process takes a trace of it and no CPU, so that
 # it never takes what the workers of some run wait for.
@@ -118,7 +117,7 @@ def _open(folder: Path, common: RunConfig, *, resume: bool) -> None:
     if file.exists():
         if not resume:
             raise UserError(f"the folder {folder} exists; add --resume to go on, or give a --name")
-        before = build_config([read_settings(file)], method_settings())
+        before = build_config([read_settings(file)])
         for change in changed_settings(before, common):
             if not change.startswith(_MAY_CHANGE):
                 raise UserError(
@@ -188,7 +187,7 @@ def _is_done(config: RunConfig, folder: Path) -> bool:
 
 def _one_run(content: dict[str, Any], folder: str, command: str) -> str:
     """Runs in a process of its own; returns what the user can correct, empty if all went well."""
-    config = build_config([flatten(content)], method_settings())
+    config = build_config([flatten(content)])
     try:
         run(config, Path(folder), resume=True, command=command)
     except UserError as error:

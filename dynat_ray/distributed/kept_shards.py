@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from dynat_ray.attacks.outcomes import FinishedShard
-from dynat_ray.attacks.progress import OnShard
-from dynat_ray.attacks.shards import Shard
-from dynat_ray.attacks.state import StateFile
 from dynat_ray.errors import UserError
-from dynat_ray.training.mirror import Mirror
+from dynat_ray.evaluation.outcomes import FinishedShard
+from dynat_ray.evaluation.progress_bar import OnShard
+from dynat_ray.evaluation.shards import Shard
+from dynat_ray.evaluation.state_file import StateFile
+from dynat_ray.storage.mirror import Mirror
 
 # To an object store, where the evaluation's folder is kept in one.
 _SECONDS_BETWEEN_PUSHES = 60

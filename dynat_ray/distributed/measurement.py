@@ -14,18 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dynat_ray.attacks.checks import CHECK_SAMPLES, check_attacks, check_model, check_outcomes
-from dynat_ray.attacks.evaluate import run_shards
-from dynat_ray.attacks.exact import best_device, on_cpu
-from dynat_ray.attacks.examples import Example, find_examples
-from dynat_ray.attacks.identity import checksum_answers, identify
-from dynat_ray.attacks.inputs import count_classes
-from dynat_ray.attacks.outcomes import FinishedShard, Outcome, collect
-from dynat_ray.attacks.probe_results import probe_lines, summarise
-from dynat_ray.attacks.progress import progress_bar
 from dynat_ray.attacks.registry import get_attacks, get_probe
-from dynat_ray.attacks.request import Request
-from dynat_ray.attacks.results import (
+from dynat_ray.data import balanced_subset
+from dynat_ray.distributed.kept_shards import finish_shards
+from dynat_ray.errors import UserError
+from dynat_ray.evaluation.checks import CHECK_SAMPLES, check_attacks, check_model, check_outcomes
+from dynat_ray.evaluation.exact import best_device, on_cpu
+from dynat_ray.evaluation.examples import Example, find_examples
+from dynat_ray.evaluation.identity import checksum_answers, identify
+from dynat_ray.evaluation.in_process import run_shards
+from dynat_ray.evaluation.inputs import count_classes
+from dynat_ray.evaluation.outcomes import FinishedShard, Outcome, collect
+from dynat_ray.evaluation.probe_results import probe_lines, summarise
+from dynat_ray.evaluation.progress_bar import progress_bar
+from dynat_ray.evaluation.request import Request
+from dynat_ray.evaluation.results import (
     beside,
     results_of,
     robustbench_path,
@@ -33,18 +36,15 @@ from dynat_ray.attacks.results import (
     write_json,
     write_samples,
 )
-from dynat_ray.attacks.robustbench import robustbench_entry
-from dynat_ray.attacks.samples import Samples, load_samples
-from dynat_ray.attacks.shards import Shard, plan_shards
-from dynat_ray.attacks.state import StateFile, open_state
-from dynat_ray.attacks.subject import Subject, require_fit
-from dynat_ray.attacks.transfer import check_transfer
-from dynat_ray.data import balanced_subset
-from dynat_ray.distributed.kept_shards import finish_shards
-from dynat_ray.errors import UserError
-from dynat_ray.report.evaluation import write_evaluation_page
+from dynat_ray.evaluation.robustbench import robustbench_entry
+from dynat_ray.evaluation.samples import Samples, load_samples
+from dynat_ray.evaluation.shards import Shard, plan_shards
+from dynat_ray.evaluation.state_file import StateFile, open_state
+from dynat_ray.evaluation.subject import Subject, require_fit
+from dynat_ray.evaluation.transfer import check_transfer
+from dynat_ray.report.evaluation_page import write_evaluation_page
 from dynat_ray.report.side_by_side import Evaluation
-from dynat_ray.training.header import describe_eps
+from dynat_ray.storage.description import describe_eps
 
 _STATE = ".state.jsonl"
 
@@ -203,7 +203,7 @@ def _execute(
 ) -> Iterator[FinishedShard]:
     if workers:
         # Ray takes seconds to import and to start, which one worker need not wait for.
-        from dynat_ray.distributed.evaluation import run_shards_on_ray
+        from dynat_ray.distributed.shard_workers import run_shards_on_ray
 
         with on_cpu(subject.model):
             yield from run_shards_on_ray(
@@ -236,7 +236,7 @@ def _one_thread() -> Iterator[None]:
 def _default_workers() -> tuple[int, bool]:
     """Returns how many, and whether they are Ray's: a cluster's one GPU may be on another node."""
     if "RAY_ADDRESS" in os.environ:
-        from dynat_ray.distributed.session import cluster_total
+        from dynat_ray.distributed.cluster import cluster_total
 
         gpus = int(cluster_total("GPU"))
         return max(1, gpus), gpus > 0

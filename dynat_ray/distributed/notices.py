@@ -25,7 +25,7 @@ from ray.experimental.internal_kv import (
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend
 
-from dynat_ray.training.notice import Notice
+from dynat_ray.training.session import Notice
 
 _TOLD = 143  # What a shell calls the exit of a process that SIGTERM ended.
 _SECONDS_BETWEEN_LOOKS = 0.5

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dynat_ray.config import RunConfig
-from dynat_ray.distributed.watching import Watching
-from dynat_ray.training.header import describe_eps
-from dynat_ray.training.telemetry import read_metrics
+from dynat_ray.distributed.polling import Watching
+from dynat_ray.storage.description import describe_eps
+from dynat_ray.storage.metrics import read_metrics
 
 _SECONDS_BETWEEN_LOOKS = 0.5
 NOTES = "notes.log"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dynat_ray.distributed.session import require_shared_storage, side_by_side
+from dynat_ray.distributed.cluster import require_shared_storage, side_by_side
 
 # isort: split
 import ray
@@ -18,35 +18,34 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from torch import Tensor
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import dump_config, override
 from dynat_ray.data import load_labels, load_split
-from dynat_ray.distributed.following import fetch_measured
-from dynat_ray.distributed.leftovers import remove_all_groups
-from dynat_ray.distributed.run import finish, resolve
+from dynat_ray.distributed.mirror_follower import fetch_measured
+from dynat_ray.distributed.placement_groups import remove_all_groups
+from dynat_ray.distributed.ray_trainer import resolve_workers
 from dynat_ray.distributed.search_progress import SearchPrinter
 from dynat_ray.distributed.table import measure
-from dynat_ray.distributed.training import resolve_workers
+from dynat_ray.distributed.training_run import finish, resolve
 from dynat_ray.distributed.trials import EarlyStopper, Proposer, run_trial, trial_config
 from dynat_ray.errors import UserError
-from dynat_ray.methods import method_settings
 from dynat_ray.report import write_report
-from dynat_ray.report.search import write_search_report
-from dynat_ray.searching.options import Search, open_search
+from dynat_ray.report.search_page import write_search_report
 from dynat_ray.searching.proposals import grid_size
 from dynat_ray.searching.ranking import finalists, winner
-from dynat_ray.searching.records import (
+from dynat_ray.searching.space import check_space, representatives
+from dynat_ray.searching.study import Search, open_search
+from dynat_ray.searching.trial_records import (
     DEFAULT_TRIAL,
     Trial,
     read_trials,
     trial_folder,
     write_trial,
 )
-from dynat_ray.searching.space import check_space, representatives
-from dynat_ray.searching.table import write_trials_table
-from dynat_ray.training.materials import check_run, split_training
-from dynat_ray.training.mirror import Mirror
-from dynat_ray.training.run_folder import write_environment
-from dynat_ray.whole_file import write_whole
+from dynat_ray.searching.trials_table import write_trials_table
+from dynat_ray.settings import dump_config, override
+from dynat_ray.storage.atomic import write_whole
+from dynat_ray.storage.mirror import Mirror
+from dynat_ray.storage.run_folder import write_environment
+from dynat_ray.training.setup import check_run, split_training
 
 # Only the head node has this resource. A trial's own process asks for a trace of it and for no
 # CPU, so that it never takes what the workers of some trial wait for.
@@ -105,8 +104,8 @@ def check(search: Search, *, max_concurrent: int | None = None, out_given: bool 
         UserError: A setting, range or choice that can't work, or a trial that never fits on the
             cluster.
     """
-    options, methods = search.options, method_settings()
-    check_space(search.space, search.default, methods)
+    options = search.options
+    check_space(search.space, search.default)
     if options.first_rung > search.default.train.epochs:
         raise UserError(
             f"--first-rung is {options.first_rung}, but trials have {search.default.train.epochs} "
@@ -121,7 +120,7 @@ def check(search: Search, *, max_concurrent: int | None = None, out_given: bool 
         )
     default, info, _ = resolve(search.default)
     for settings in representatives(search.space):
-        check_run(override(default, settings, methods), info)
+        check_run(override(default, settings), info)
     workers, _, gpu = resolve_workers(default.cluster)
     require_shared_storage(out_given)
     slots = side_by_side(workers, default.cluster.cpus_per_worker, gpu)

@@ -7,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+from dynat_ray.distributed.polling import Watching
 from dynat_ray.distributed.progress import describe_seconds
-from dynat_ray.distributed.watching import Watching
-from dynat_ray.searching.options import Search
-from dynat_ray.searching.records import Trial, read_trials
-from dynat_ray.searching.table import show_value, trials_text
+from dynat_ray.searching.study import Search
+from dynat_ray.searching.trial_records import Trial, read_trials
+from dynat_ray.searching.trials_table import show_value, trials_text
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 _UP_AND_CLEAR = "\x1b[{lines}F\x1b[J"

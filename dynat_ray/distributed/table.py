@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dynat_ray.attacks.identity import checksum_samples, identify, identity_key
-from dynat_ray.attacks.outcomes import Outcome, collect
-from dynat_ray.attacks.progress import progress_bar
 from dynat_ray.attacks.registry import get_attacks
-from dynat_ray.attacks.shards import plan_shards
-from dynat_ray.attacks.state import open_state
 from dynat_ray.config import RunConfig
 from dynat_ray.data import balanced_subset, load_info, load_split
-from dynat_ray.distributed.evaluation import run_shards_on_ray
+from dynat_ray.distributed.cluster import cluster_total
 from dynat_ray.distributed.kept_shards import finish_shards
-from dynat_ray.distributed.session import cluster_total
+from dynat_ray.distributed.shard_workers import run_shards_on_ray
+from dynat_ray.evaluation.identity import checksum_samples, identify, identity_key
+from dynat_ray.evaluation.outcomes import Outcome, collect
+from dynat_ray.evaluation.progress_bar import progress_bar
+from dynat_ray.evaluation.shards import plan_shards
+from dynat_ray.evaluation.state_file import open_state
 from dynat_ray.models import load_model
-from dynat_ray.training.telemetry import read_metrics
+from dynat_ray.storage.metrics import read_metrics
 
 # Folder beside a run's models: the finished shards of every evaluation of them.
 _STATES = "evaluated"

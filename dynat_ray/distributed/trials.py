@@ -16,19 +16,17 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import override
 from dynat_ray.data import load_info
-from dynat_ray.distributed.following import fetch_measured
-from dynat_ray.distributed.leftovers import GROUP, remove_group_later
-from dynat_ray.distributed.run import is_trained
-from dynat_ray.distributed.training import fit, resolve_workers
+from dynat_ray.distributed.mirror_follower import fetch_measured
+from dynat_ray.distributed.placement_groups import GROUP, remove_group_later
+from dynat_ray.distributed.ray_trainer import fit, resolve_workers
+from dynat_ray.distributed.training_run import is_trained
 from dynat_ray.errors import UserError
-from dynat_ray.methods import method_settings
 from dynat_ray.report import write_report
-from dynat_ray.searching.options import Search, read_search
 from dynat_ray.searching.proposals import Proposals, Told, get_proposals
 from dynat_ray.searching.ranking import OBJECTIVES, objective_values
-from dynat_ray.searching.records import (
+from dynat_ray.searching.study import Search, read_search
+from dynat_ray.searching.trial_records import (
     DEFAULT_TRIAL,
     Trial,
     read_trial,
@@ -36,10 +34,11 @@ from dynat_ray.searching.records import (
     trial_folder,
     write_trial,
 )
-from dynat_ray.training.materials import check_run
-from dynat_ray.training.mirror import Mirror
-from dynat_ray.training.run_folder import open_run_folder, write_environment
-from dynat_ray.training.telemetry import read_metrics
+from dynat_ray.settings import override
+from dynat_ray.storage.metrics import read_metrics
+from dynat_ray.storage.mirror import Mirror
+from dynat_ray.storage.run_folder import open_run_folder, write_environment
+from dynat_ray.training.setup import check_run
 
 _ROBUST = OBJECTIVES["robust"]
 # Rungs are counted in epochs: a report may be repeated after a failure, or come without accuracy.
@@ -49,7 +48,7 @@ _EPOCHS = "epochs_done"
 def trial_config(search: Search, trial: Trial) -> RunConfig:
     """Returns the settings of a trial, the default's with its own on top."""
     own = {} if trial.number == DEFAULT_TRIAL else trial.settings
-    return override(search.default, own, method_settings())
+    return override(search.default, own)
 
 
 def run_trial(proposal: dict[str, Any]) -> None:

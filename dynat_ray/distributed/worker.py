@@ -15,15 +15,15 @@ import ray.util
 import torch
 from ray.train import CheckpointUploadMode as Upload
 
-from dynat_ray.distributed.leftovers import GROUP, current_group
 from dynat_ray.distributed.notices import WorkerNotices
+from dynat_ray.distributed.placement_groups import GROUP, current_group
 from dynat_ray.distributed.progress import add_note
+from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_folders
+from dynat_ray.storage.mirror import Mirror
+from dynat_ray.storage.run_folder import read_run_config
 from dynat_ray.training.agreement import SharedUserError
-from dynat_ray.training.checkpoint import checkpoint_folders
-from dynat_ray.training.loop import train
-from dynat_ray.training.mirror import CHECKPOINTS, Mirror
-from dynat_ray.training.notice import Notice, StopRequested
-from dynat_ray.training.run_folder import read_run_config
+from dynat_ray.training.session import Notice, StopRequested
+from dynat_ray.training.trainer import train
 
 
 class RaySession:

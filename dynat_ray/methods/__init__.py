@@ -19,7 +19,7 @@ from dynat_ray.methods import (  # noqa: F401  (they register)
     uad_at,
 )
 from dynat_ray.methods.base import Method, MethodContext, Prepared
-from dynat_ray.methods.registry import (
+from dynat_ray.methods.register import (
     ablation,
     build_method,
     method_settings,

@@ -22,14 +22,14 @@ import torch
 from torch import Tensor, nn
 
 from dynat_ray import keyed_random
+from dynat_ray.acceleration.modes import frozen
 from dynat_ray.config import require
 from dynat_ray.data import Batch
 from dynat_ray.methods.base import Method, Prepared
 from dynat_ray.methods.features import channel_axis, per_channel
-from dynat_ray.methods.records import attack_record
-from dynat_ray.methods.registry import register
+from dynat_ray.methods.register import register
+from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.models import Classifier
-from dynat_ray.perturb.frozen import frozen
 
 # Of the random numbers that belong to a sample; the attack draws from the ones before.
 _MASK_STREAM = 11

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynat_ray.acceleration.modes import frozen
+from dynat_ray.acceleration.twin import folded
 from dynat_ray.config import AttackConfig, ThreatConfig
 from dynat_ray.data import Batch
 from dynat_ray.models import Classifier
-from dynat_ray.perturb.folding import folded
-from dynat_ray.perturb.frozen import frozen
 from dynat_ray.perturb.objectives import ObjectiveName
 from dynat_ray.perturb.pgd import AttackOutcome, StopRule, pgd
 from dynat_ray.perturb.threat import RandomStart, get_ball

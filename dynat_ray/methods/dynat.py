@@ -22,12 +22,12 @@ from dynat_ray.config import require
 from dynat_ray.data import Batch
 from dynat_ray.methods.base import Method, MethodContext, Prepared
 from dynat_ray.methods.pgd_at import adversarial_loss
-from dynat_ray.methods.records import attack_record, clean_record
-from dynat_ray.methods.registry import register
+from dynat_ray.methods.register import register
+from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.methods.trades import trades_terms
 from dynat_ray.perturb.budget import BudgetRule
+from dynat_ray.perturb.compaction import places_to_keep
 from dynat_ray.perturb.pgd import StopRule
-from dynat_ray.perturb.shrinking import places_to_keep
 from dynat_ray.perturb.signals import signed_gap
 from dynat_ray.perturb.threat import change_sizes
 from dynat_ray.weighting import fragility, mean_over_attacked, softmax_weights

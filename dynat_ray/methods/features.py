@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dynat_ray.acceleration.modes import frozen
 from dynat_ray.errors import UserError
 from dynat_ray.models import Classifier
-from dynat_ray.perturb.frozen import frozen
 
 
 def channel_axis(network: Classifier) -> int:

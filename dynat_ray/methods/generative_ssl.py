@@ -28,14 +28,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynat_ray import keyed_random
+from dynat_ray.acceleration.modes import unchanged_statistics
 from dynat_ray.config import require
 from dynat_ray.data import Batch
 from dynat_ray.methods.autoencoder import ScreeningAutoencoder
 from dynat_ray.methods.base import Method, Prepared
-from dynat_ray.methods.records import attack_record
-from dynat_ray.methods.registry import register
+from dynat_ray.methods.register import register
+from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.models import Classifier
-from dynat_ray.perturb.frozen import unchanged_statistics
 from dynat_ray.perturb.objectives import kl_divergence
 
 # Masks are drawn on a grid of so many cells a side; smaller images have a cell a pixel.

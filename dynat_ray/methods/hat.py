@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dynat_ray.acceleration.modes import frozen
 from dynat_ray.config import require
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
 from dynat_ray.methods.base import Method, Prepared
-from dynat_ray.methods.records import attack_record, clean_record
-from dynat_ray.methods.registry import register
+from dynat_ray.methods.register import register
+from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.methods.trades import trades_loss
 from dynat_ray.models import Classifier, load_model
-from dynat_ray.perturb.frozen import frozen
 
 
 @dataclass(kw_only=True)

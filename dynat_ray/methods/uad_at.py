@@ -27,16 +27,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynat_ray import keyed_random
+from dynat_ray.acceleration.modes import unchanged_statistics
 from dynat_ray.collectives import gather_over_workers
 from dynat_ray.config import require
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
 from dynat_ray.methods.base import Method, Prepared
 from dynat_ray.methods.features import feature_shape
-from dynat_ray.methods.records import attack_record
-from dynat_ray.methods.registry import register
+from dynat_ray.methods.register import register
+from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.models import Classifier
-from dynat_ray.perturb.frozen import unchanged_statistics
 from dynat_ray.perturb.objectives import kl_divergence
 
 # Of the random numbers that belong to a sample; the attack draws from the ones before.

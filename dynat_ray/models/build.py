@@ -12,7 +12,7 @@ from torch import nn
 from dynat_ray.errors import UserError
 from dynat_ray.models.backbone import create_backbone, create_pretrained, first_line, require_known
 from dynat_ray.models.classifier import Classifier
-from dynat_ray.models.storage import initialise_from
+from dynat_ray.models.model_folder import initialise_from
 
 
 def build_model(

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from dynat_ray import keyed_random
-from dynat_ray.perturb.folding import folded
-from dynat_ray.perturb.frozen import BatchNormMode, frozen
-from dynat_ray.perturb.objectives import Objective, ObjectiveName, get_objective
-from dynat_ray.perturb.recorded import InputGradients
-from dynat_ray.perturb.shrinking import places_to_keep
+from dynat_ray.acceleration.cuda_graphs import InputGradients
+from dynat_ray.acceleration.modes import BatchNormMode, frozen
+from dynat_ray.acceleration.twin import folded
+from dynat_ray.perturb.compaction import places_to_keep
+from dynat_ray.perturb.objectives import Objective, ObjectiveName, get_objective, is_named
 from dynat_ray.perturb.signals import adversarial_gap
 from dynat_ray.perturb.threat import Ball, RandomStart, per_sample, starting_point
 
@@ -137,8 +137,10 @@ def pgd(
         network = folded(model, images) if batch_norm == "eval" else model
         places = _attacked_at_first(eps, batch.eps, whole=batch_norm == "train")
         start = _start(ball, batch, random_start, carried, places)
-        # What is recorded of a network does not tell in which mode.
-        gradient_at = InputGradients(network, loss, record=record and batch_norm == "eval")
+        # A recording would not tell what a function of others does besides, nor in which mode the
+        # network was.
+        may_record = record and is_named(loss) and batch_norm == "eval"
+        gradient_at = InputGradients(network, loss, record=may_record)
         return _ascend(
             network,
             start,

@@ -6,6 +6,7 @@ units of [0, 1] pixels.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
@@ -140,3 +141,29 @@ def starting_point(
     return torch.where(
         per_sample(known, images), ball.project(images + carried, images, eps), start
     )
+
+
+@dataclass(frozen=True)
+class Threat:
+    """What an attacker may do: change an image by at most `eps` in a norm, and stay in [0, 1].
+
+    Attributes:
+        norm: `Linf` or `L2`.
+        eps: Radius in units of [0, 1] pixels (8/255 for CIFAR-10 under Linf, 0.5 under L2).
+    """
+
+    norm: Norm
+    eps: float
+
+    @property
+    def ball(self) -> Ball:
+        """The geometry of the norm: where attacks start, how they step and stay inside."""
+        return get_ball(self.norm)
+
+    def at(self, eps: float) -> Threat:
+        """Returns the same norm with another radius."""
+        return replace(self, eps=eps)
+
+    def sizes(self, change: Tensor) -> Tensor:
+        """Returns the size `(B,)` of changes `(B, C, H, W)` in the norm."""
+        return change_sizes(change, self.norm)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynat_ray.report.html import write_report
-from dynat_ray.report.tables import final_table
+from dynat_ray.report.run_page import write_report
+from dynat_ray.report.text import final_table
 
 __all__ = ["final_table", "write_report"]

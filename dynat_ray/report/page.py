@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from dynat_ray.errors import UserError
-from dynat_ray.whole_file import write_whole
+from dynat_ray.storage.atomic import write_whole
 
 
 def write_page(file: Path, template: str, content: Mapping[str, Any]) -> Path:

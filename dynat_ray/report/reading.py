@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from dynat_ray.config import RunConfig
 from dynat_ray.data import DatasetInfo, load_info
 from dynat_ray.errors import UserError
-from dynat_ray.training.header import run_facts
-from dynat_ray.training.run_folder import read_run_config
-from dynat_ray.training.telemetry import read_metrics
+from dynat_ray.storage.description import run_facts
+from dynat_ray.storage.metrics import read_metrics
+from dynat_ray.storage.run_folder import read_run_config
 
 # Values `(N,)` by column of a `samples/*.parquet`; columns that the method lacks are left out.
 Columns = dict[str, NDArray[Any]]

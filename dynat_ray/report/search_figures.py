@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from dynat_ray.report.drawing import CLEAN, FAINT, NEUTRAL, ROBUST, SHADES, draw
 from dynat_ray.searching.distributions import Choice, Distribution, Range
 from dynat_ray.searching.ranking import pareto_front
-from dynat_ray.searching.records import DEFAULT_TRIAL, Trial
-from dynat_ray.searching.table import show_value
+from dynat_ray.searching.trial_records import DEFAULT_TRIAL, Trial
+from dynat_ray.searching.trials_table import show_value
 
 _GREEN = "#3d7a4e"
 # Fewer trials than this say nothing about a setting.

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from dynat_ray.errors import UserError
 from dynat_ray.report.drawing import NEUTRAL, draw
-from dynat_ray.report.tables import interval_text
-from dynat_ray.training.header import describe_eps
+from dynat_ray.report.text import interval_text
+from dynat_ray.storage.description import describe_eps
 
 # Colours that stay apart for readers who do not see all of them.
 _COLOURS = ("#1f6f9f", "#c4502b", "#4f8a5b", "#8a5fa8", "#b08a2e", "#3d4750", "#59a5b5", "#c77da0")

@@ -11,9 +11,9 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from dynat_ray.config_files import Settings
 from dynat_ray.errors import UserError
 from dynat_ray.searching.distributions import Choice, Distribution, Range
+from dynat_ray.settings import Settings
 
 Kind = Literal["tpe", "random", "grid"]
 # Trials before Optuna's estimator takes over from chance; the default setting is one of them.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dynat_ray.searching.records import DEFAULT_TRIAL, Trial
+from dynat_ray.searching.trial_records import DEFAULT_TRIAL, Trial
 
 OBJECTIVES = {"robust": "validation_robust_accuracy", "clean": "validation_clean_accuracy"}
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import MethodClasses, Settings, flatten, override, read_settings
 from dynat_ray.errors import UserError
 from dynat_ray.searching.distributions import Choice, Distribution, read_distribution
+from dynat_ray.settings import Settings, flatten, override, read_settings
 
 # Trials that differ in these are not judged alike, or can't be compared epoch by epoch.
 _NOT_SEARCHED = (
@@ -79,13 +79,12 @@ def parse_space(content: Mapping[str, Any], name: str = "the space") -> Space:
     return Space(searched, fixed, dict(content))
 
 
-def check_space(space: Space, default: RunConfig, methods: MethodClasses) -> None:
+def check_space(space: Space, default: RunConfig) -> None:
     """Tries every end of every range and every choice against the config.
 
     Args:
         space: The space.
         default: The default setting, with the space's fixed values.
-        methods: Dataclass of every method by name.
 
     Raises:
         UserError: A key that does not exist, a value that its setting does not allow.
@@ -101,7 +100,7 @@ def check_space(space: Space, default: RunConfig, methods: MethodClasses) -> Non
         )
     for key, distribution in space.searched.items():
         for value in distribution.extremes():
-            override(default, {key: value}, methods)
+            override(default, {key: value})
 
 
 def representatives(space: Space) -> list[Settings]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 
 from dynat_ray.collectives import max_over_workers
 from dynat_ray.errors import UserError
-from dynat_ray.training.notice import Notice
+from dynat_ray.training.session import Notice
 
 # Workers have to agree whether a checkpoint is due, which waits for the device: not at every step,
 # but often enough that a notice of two minutes is seen in time, however long a step takes.
@@ -23,35 +22,6 @@ _SECONDS_BETWEEN_LOOKS = 5.0
 _FIRST_LOOK = 5
 _STATE = "state.pt"
 _CHECKSUM = "state.sha256"
-
-
-def checkpoint_name(epochs: int, step: int) -> str:
-    """Returns a checkpoint's name: that of the epoch it ends, or is in.
-
-    Args:
-        epochs: Epochs done, at least one unless `step` is positive.
-        step: Steps done of the epoch after them.
-    """
-    return f"epoch_{epochs:04d}_step_{step:07d}" if step else f"epoch_{epochs - 1:04d}"
-
-
-def checkpoint_order(name: str) -> tuple[int, int] | None:
-    """Returns epochs and further steps done at a checkpoint; None if `name` is none's."""
-    match = re.fullmatch(r"epoch_(\d+)(?:_step_(\d+))?", name)
-    if not match:
-        return None
-    epoch, step = int(match[1]), match[2]
-    return (epoch, int(step)) if step else (epoch + 1, 0)
-
-
-def checkpoint_folders(parent: Path) -> list[Path]:
-    """Returns the checkpoint folders in `parent`, newest first."""
-    found = [
-        (order, folder)
-        for folder in (parent.iterdir() if parent.is_dir() else ())
-        if (order := checkpoint_order(folder.name)) and folder.is_dir()
-    ]
-    return [folder for _, folder in sorted(found, reverse=True)]
 
 
 class CheckpointClock:

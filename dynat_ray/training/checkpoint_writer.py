@@ -17,8 +17,7 @@ from torch import Tensor
 from dynat_ray.collectives import max_over_workers
 from dynat_ray.training.agreement import on_all_workers
 from dynat_ray.training.checkpoint import CheckpointClock, write_checkpoint
-from dynat_ray.training.notice import Notice, StopRequested
-from dynat_ray.training.session import Session
+from dynat_ray.training.session import Notice, Session, StopRequested
 
 
 @dataclass(frozen=True)

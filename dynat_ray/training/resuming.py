@@ -9,10 +9,11 @@ import torch
 
 from dynat_ray.collectives import gather_over_workers
 from dynat_ray.errors import UserError
+from dynat_ray.storage.checkpoint_names import checkpoint_order
 from dynat_ray.training.agreement import on_all_workers
-from dynat_ray.training.checkpoint import checkpoint_order, read_checkpoint
-from dynat_ray.training.materials import Materials
+from dynat_ray.training.checkpoint import read_checkpoint
 from dynat_ray.training.session import Session
+from dynat_ray.training.setup import Materials
 from dynat_ray.training.state import Progress, restore_state
 from dynat_ray.training.step import Networks
 

@@ -9,15 +9,31 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Iterable, Mapping
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from dynat_ray.training.checkpoint import checkpoint_folders
-from dynat_ray.training.notice import Notice
+from dynat_ray.storage.checkpoint_names import checkpoint_folders
 
 CHECKPOINTS_KEPT = 2
+
+
+class Notice(IntEnum):
+    """What a worker is told; where workers differ, the greatest counts."""
+
+    NOTHING = 0
+    DUE = 1
+    """Time for a checkpoint; training goes on while it is written."""
+    SAVE = 2
+    """A machine will go: a checkpoint first, then on as long as it lasts."""
+    STOP = 3
+    """The run is to end: a checkpoint, and no more."""
+
+
+class StopRequested(Exception):
+    """The run was told to end and has written its checkpoint; all workers raise it alike."""
 
 
 class Session(Protocol):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dynat_ray.collectives import world_size
 from dynat_ray.errors import UserError
-from dynat_ray.training.materials import Materials
+from dynat_ray.training.setup import Materials
 from dynat_ray.training.step import Networks
 from dynat_ray.training.telemetry import EpochRecord
 

@@ -15,16 +15,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from dynat_ray import keyed_random
+from dynat_ray.acceleration.cpu.winograd.gradients import WinogradGradients
+from dynat_ray.acceleration.modes import chosen_kernels, unchanged_statistics
+from dynat_ray.acceleration.twin import settled_weights
+from dynat_ray.barrier_time import working_time
 from dynat_ray.collectives import sum_over_workers, world_size
 from dynat_ray.config import TrainConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import Method, Prepared
-from dynat_ray.own_time import own_time
-from dynat_ray.perturb.folding import settled_weights
-from dynat_ray.perturb.frozen import unchanged_statistics
-from dynat_ray.training.precision import autocast, chosen_kernels
+from dynat_ray.training.device import autocast
 from dynat_ray.training.weight_perturbation import perturbed_weights
-from dynat_ray.training.winograd_gradients import WinogradGradients
 
 _LARGEST_NUMBER_OF_GRAPHS = 64
 
@@ -151,7 +151,7 @@ class Stepper:
                 losses.append(loss.detach())
 
         # Gradients are reduced on the way back.
-        with own_time.meeting():
+        with working_time.at_barrier():
             if config.awp_gamma > 0 and epoch >= config.awp_warmup_epochs:
                 with perturbed_weights(networks.outer, config.awp_gamma, backward):
                     backward()

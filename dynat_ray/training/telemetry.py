@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,9 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from dynat_ray.collectives import rank, world_size
+from dynat_ray.storage.atomic import written_whole
+from dynat_ray.storage.metrics import write_metrics
 from dynat_ray.training.step import StepOutcome
-from dynat_ray.whole_file import write_whole, written_whole
 
 # Columns of samples/*.parquet beside index and label; a method leaves out what it does not know.
 COLUMNS = {
@@ -211,17 +211,6 @@ class EpochRecord:
             pq.write_table(pa.table(arrays), partial)
 
 
-def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a `metrics.jsonl`; a last line that was cut off is left out."""
-    lines = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
-
-
 class RunWriter:
     """Writes what rank 0 leaves in the run folder after each epoch.
 
@@ -258,10 +247,3 @@ class RunWriter:
         """Closes the event file."""
         if self._board is not None:
             self._board.close()
-
-
-def write_metrics(file: Path, line: dict[str, Any]) -> None:
-    """Adds an epoch's line; lines of that epoch or later, from before a restart, go."""
-    lines = [old for old in read_metrics(file) if old["epoch"] < line["epoch"]]
-    text = "".join(json.dumps(each) + "\n" for each in [*lines, line])
-    write_whole(file, text)

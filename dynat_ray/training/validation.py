@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from dynat_ray import keyed_random
+from dynat_ray.acceleration.modes import frozen
 from dynat_ray.collectives import sum_over_workers
 from dynat_ray.config import RunConfig
 from dynat_ray.data import Loader
-from dynat_ray.perturb.frozen import frozen
 from dynat_ray.perturb.pgd import pgd
 from dynat_ray.perturb.threat import get_ball
 

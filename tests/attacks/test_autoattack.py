@@ -7,11 +7,11 @@ import pytest
 import torch
 from pyautoattack import AutoAttack
 
-from dynat_ray.attacks import evaluate_attacks
-from dynat_ray.attacks.shards import Shard, evaluate_shard, shard_seed
 from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
-from tests.attacks.conftest import EPS, Victim, train_victim
+from dynat_ray.evaluation import evaluate_attacks
+from dynat_ray.evaluation.shards import Shard, evaluate_shard, shard_seed
+from tests.victim import EPS, Victim, train_victim
 
 
 @pytest.mark.parametrize(

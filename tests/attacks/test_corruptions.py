@@ -12,9 +12,9 @@ from dynat_ray.attacks.corruptions import (
     get_corruptions,
     require_corruptible,
 )
-from dynat_ray.attacks.outcomes import Outcome
-from dynat_ray.attacks.probe_results import summarise_corruptions
 from dynat_ray.errors import UserError
+from dynat_ray.evaluation.outcomes import Outcome
+from dynat_ray.evaluation.probe_results import summarise_corruptions
 
 
 def test_names() -> None:

@@ -10,7 +10,7 @@ from pyautoattack.fab_pt import FABAttack_PT
 from dynat_ray.attacks.fab import TargetedFab, nearest_towards, step_to_plane
 from dynat_ray.attacks.stages import Setting
 from dynat_ray.config import Norm
-from tests.attacks.conftest import EPS, Victim
+from tests.victim import EPS, Victim
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])

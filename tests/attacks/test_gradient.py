@@ -7,9 +7,9 @@ import pytest
 import torch
 import torchattacks
 
-from dynat_ray.attacks import evaluate_attacks
 from dynat_ray.config import Norm
-from tests.attacks.conftest import EPS, Victim
+from dynat_ray.evaluation import evaluate_attacks
+from tests.victim import EPS, Victim
 
 L2_EPS = 0.8
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from dynat_ray.attacks.minimal import DeepFool, Fab
-from dynat_ray.attacks.outcomes import Outcome
-from dynat_ray.attacks.probe_results import probe_lines, summarise_deepfool, summarise_fab
 from dynat_ray.attacks.stages import Setting
 from dynat_ray.config import Norm
-from tests.attacks.conftest import EPS, Victim
+from dynat_ray.evaluation.outcomes import Outcome
+from dynat_ray.evaluation.probe_results import probe_lines, summarise_deepfool, summarise_fab
+from tests.victim import EPS, Victim
 
 POSITIONS = np.arange(4)
 
@@ -98,7 +98,7 @@ def test_rho_2_is_the_mean_relative_length(linear: tuple[Linear, Tensor, Tensor]
 
 def test_distances_agree_with_accuracy_at_an_eps(robust: Victim) -> None:
     """FAB can't find a nearer image than a minimal one: those within eps are fooled at eps."""
-    from dynat_ray.attacks import evaluate_attacks
+    from dynat_ray.evaluation import evaluate_attacks
 
     images, labels = robust.images[:16], robust.labels[:16]
     at = Setting(norm="Linf", eps=0, classes=10, seed=0)

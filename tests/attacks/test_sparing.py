@@ -13,7 +13,7 @@ from dynat_ray.attacks.apgd import AutoPgd, TargetedAutoPgd
 from dynat_ray.attacks.library import run_library_attack
 from dynat_ray.attacks.sparing import SparingApgd, SparingTargetedApgd
 from dynat_ray.attacks.stages import Setting
-from tests.attacks.conftest import EPS, Victim
+from tests.victim import EPS, Victim
 
 
 class _Counted:

@@ -6,11 +6,11 @@ import pytest
 import torch
 from pyautoattack.square import SquareAttack
 
-from dynat_ray.attacks import evaluate_attacks
 from dynat_ray.attacks.square import Square, square_fits
 from dynat_ray.attacks.stages import Setting
 from dynat_ray.errors import UserError
-from tests.attacks.conftest import EPS, Victim
+from dynat_ray.evaluation import evaluate_attacks
+from tests.victim import EPS, Victim
 
 
 def test_images_are_the_librarys(robust: Victim) -> None:

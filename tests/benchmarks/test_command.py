@@ -73,7 +73,7 @@ def test_all_parts_take_device_and_rounds(monkeypatch: pytest.MonkeyPatch, tmp_p
         taken.update(settings)
         return {}
 
-    monkeypatch.setattr("dynat_ray.benchmarks.attack.measure", measure)
+    monkeypatch.setattr("dynat_ray.benchmarks.attack_time.measure", measure)
     file = str(tmp_path / "b.json")
     benchmark.main(["attack", "--rounds", "7", "--device", "cpu", "--json", file])
     assert (taken["rounds"], taken["device"]) == (7, "cpu")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
+from dynat_ray.acceleration.cpu.winograd import WinogradConvolution
 from dynat_ray.benchmarks import profile
-from dynat_ray.perturb.winograd import WinogradConvolution
 
 # Width and side of the later stages of `preact_resnet10`.
 _STAGES = ((128, 16), (256, 8), (512, 4))

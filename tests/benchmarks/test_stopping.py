@@ -11,12 +11,11 @@ import torch
 
 from dynat_ray.benchmarks import stopping
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import override
-from dynat_ray.data import prepare_dataset
-from dynat_ray.methods import method_settings
-from dynat_ray.training.loop import train
-from dynat_ray.training.run_folder import open_run_folder
+from dynat_ray.data.preparing import prepare_dataset
+from dynat_ray.settings import override
+from dynat_ray.storage.run_folder import open_run_folder
 from dynat_ray.training.session import LocalSession
+from dynat_ray.training.trainer import train
 
 
 def test_saved_passes_are_those_of_wrong_and_stopped_samples(
@@ -44,7 +43,7 @@ def test_images_are_of_all_classes_though_the_source_is_sorted(
     np.savez(tmp_path / "sorted.npz", image=pixels, label=labels)
     data = tmp_path / "data"
     prepare_dataset(f"npz:{tmp_path / 'sorted.npz'}", data, progress=False)
-    config = override(small_config, {"data.path": str(data)}, method_settings())
+    config = override(small_config, {"data.path": str(data)})
     images, chosen = stopping._training_images(config, 40)
     assert chosen.bincount(minlength=4).min() > 0
     assert torch.equal(images[:, 0, 0, 0].long(), chosen)

@@ -11,8 +11,7 @@ import pytest
 import ray
 import yaml
 
-from dynat_ray.config_files import build_config, read_recipe, split_arguments
-from dynat_ray.methods import method_settings
+from dynat_ray.settings import build_config, read_recipe, split_arguments
 from tests.cluster.kubernetes_fields import problems
 
 FOLDER = Path(__file__).parents[2] / "cluster" / "kuberay"
@@ -96,7 +95,7 @@ def test_the_jobs_command_is_one_of_ours() -> None:
     overrides, rest = split_arguments(arguments)
     assert "--resume" in rest
     recipe = rest[rest.index("--recipe") + 1]
-    config = build_config([read_recipe(recipe), overrides], method_settings())
+    config = build_config([read_recipe(recipe), overrides])
     low, high = config.cluster.worker_range() or (0, 0)
     (workers,) = job["rayClusterSpec"]["workerGroupSpecs"]
     assert (low, high) == (workers["minReplicas"], workers["maxReplicas"])

@@ -16,11 +16,11 @@ from dynat_ray.data import (
     load_labels,
     load_split,
     load_test_images,
-    prepare_dataset,
 )
 from dynat_ray.data import loaders as loaders_module
-from dynat_ray.data import prepare as prepare_module
 from dynat_ray.data.ffcv_library import ffcv_problem
+from dynat_ray.data.preparing import dataset as prepare_module
+from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.errors import UserError
 from tests.data.conftest import WriteFolder
 

@@ -10,16 +10,15 @@ import pytest
 import ray
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import dump_config, override
 from dynat_ray.distributed import comparison
+from dynat_ray.distributed.cluster import connect
 from dynat_ray.distributed.comparison import ComparedRun, compare
-from dynat_ray.distributed.run import resolve
-from dynat_ray.distributed.session import connect
+from dynat_ray.distributed.training_run import resolve
 from dynat_ray.errors import UserError
-from dynat_ray.methods import method_settings
-from dynat_ray.report.method_table import run_folder
-from dynat_ray.training.mirror import keep_below
-from dynat_ray.training.run_folder import read_run_config
+from dynat_ray.report.comparison_page import run_folder
+from dynat_ray.settings import dump_config, override
+from dynat_ray.storage.mirror import keep_below
+from dynat_ray.storage.run_folder import read_run_config
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,11 +38,11 @@ def test_runs_wait_for_what_they_need_and_failures_stop_nothing(
         "eval.attacks": ["clean", "pgd-2"],
     }
 
-    shared = override(small_config, common, method_settings())
+    shared = override(small_config, common)
 
     def planned(label: str, after: str = "", **settings: object) -> ComparedRun:
         own = {key.replace("__", "."): value for key, value in settings.items()}
-        config = override(small_config, common | {"method.name": label} | own, method_settings())
+        config = override(small_config, common | {"method.name": label} | own)
         return ComparedRun(label, 0, config, after)
 
     standard = planned("standard")
@@ -76,9 +75,9 @@ def test_a_comparison_is_resumed_only_as_it_began(small_config: RunConfig, tmp_p
     with pytest.raises(UserError, match="--resume"):
         comparison._open(folder, small_config, resume=False)
     allowed = {"cluster.workers": 1, "train.seed": 5}
-    comparison._open(folder, override(small_config, allowed, method_settings()), resume=True)
+    comparison._open(folder, override(small_config, allowed), resume=True)
     for key, value in {"optim.lr": 0.5, "eval.attacks": ["clean"], "method.beta": 1.5}.items():
-        other = override(small_config, {key: value}, method_settings())
+        other = override(small_config, {key: value})
         with pytest.raises(UserError, match=rf"another setting \({key}: "):
             comparison._open(folder, other, resume=True)
     assert (folder / "compare.yaml").read_text() == before
@@ -103,7 +102,7 @@ def test_a_run_is_done_whichever_way_its_paths_were_written(
 ) -> None:
     monkeypatch.chdir(digits.parent)
     extra = {"data.extra_path": digits.name, "data.extra_fraction": 0.5}
-    config = override(small_config, extra, method_settings())
+    config = override(small_config, extra)
     _, [checked] = comparison._checked(config, [ComparedRun("dynat", 0, config)])
     (tmp_path / "config.yaml").write_text(dump_config(resolve(config)[0]))
     (tmp_path / "results.json").touch()

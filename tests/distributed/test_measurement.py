@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dynat_ray.distributed import measurement, session
+from dynat_ray.distributed import cluster as session
+from dynat_ray.distributed import measurement
 
 
 @pytest.mark.parametrize(

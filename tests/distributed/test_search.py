@@ -12,16 +12,15 @@ from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import build_config, override, read_settings
-from dynat_ray.distributed import leftovers
+from dynat_ray.distributed import placement_groups
 from dynat_ray.distributed import search as search_module
+from dynat_ray.distributed.cluster import connect, side_by_side
 from dynat_ray.distributed.search import Plan, check, run_search
-from dynat_ray.distributed.session import connect, side_by_side
 from dynat_ray.errors import UserError
-from dynat_ray.methods import method_settings
-from dynat_ray.searching.options import Search, SearchOptions
 from dynat_ray.searching.space import parse_space
-from dynat_ray.training.mirror import keep_below
+from dynat_ray.searching.study import Search, SearchOptions
+from dynat_ray.settings import build_config, override, read_settings
+from dynat_ray.storage.mirror import keep_below
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,7 +35,7 @@ def make_search(config: RunConfig, trials: int = 2, **settings: object) -> Searc
     space = parse_space({"optim.lr": {"choice": [1e30, 1e31]}})
     evaluation = {"eval.attacks": ["clean", "pgd-5"], "cluster.workers": 1}
     keys = {key.replace("__", "."): value for key, value in settings.items()}
-    default = override(config, evaluation | keys, method_settings())
+    default = override(config, evaluation | keys)
     return Search(space, default, SearchOptions(trials=trials, search="random", first_rung=1))
 
 
@@ -50,7 +49,7 @@ def test_a_search_from_space_to_report(
     assert "not finite" in trials[1].error
     assert trials[0].validation["pgd-5"]["samples"] == 20
     assert [row["number"] for row in pq.read_table(folder / "trials.parquet").to_pylist()] == [0, 1]
-    best = build_config([read_settings(folder / "best.yaml")], method_settings())
+    best = build_config([read_settings(folder / "best.yaml")])
     assert best.optim.lr == small_config.optim.lr
     default = folder / "trials" / "0000"
     for name in (
@@ -127,7 +126,7 @@ def test_what_workers_held_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
         group = placement_group([{"CPU": 1}])
         ray.get(group.ready(), timeout=60)
         inside = PlacementGroupSchedulingStrategy(group)
-        remote = ray.remote(num_cpus=1)(leftovers.current_group)
+        remote = ray.remote(num_cpus=1)(placement_groups.current_group)
         assert ray.get(remote.options(scheduling_strategy=inside).remote()) == group.id.hex()
         return str(group.id.hex())
 
@@ -135,15 +134,15 @@ def test_what_workers_held_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
         table = ray.util.placement_group_table()
         return {key for key, group in table.items() if group["state"] != "REMOVED"}
 
-    monkeypatch.setattr(leftovers, "_GRACE_SECONDS", 0.1)
-    assert leftovers.current_group() == ""
+    monkeypatch.setattr(placement_groups, "_GRACE_SECONDS", 0.1)
+    assert placement_groups.current_group() == ""
     first, second = hold(), hold()
-    leftovers.remove_group_later(first).join()
+    placement_groups.remove_group_later(first).join()
     assert first not in held()
     assert second in held()
     # What is gone already does no harm.
-    leftovers.remove_group_later(first).join()
-    leftovers.remove_all_groups()
+    placement_groups.remove_group_later(first).join()
+    placement_groups.remove_all_groups()
     assert second not in held()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dynat_ray.distributed.search_progress import SearchPrinter
-from dynat_ray.searching.records import Trial
+from dynat_ray.searching.trial_records import Trial
 from tests.searching.conftest import add_trial, make_search  # noqa: F401  (a fixture)
 
 AddTrial = Callable[..., Trial]

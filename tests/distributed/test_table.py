@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from dynat_ray.attacks.outcomes import FinishedShard
-from dynat_ray.attacks.shards import Shard, evaluate_shard
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import override
 from dynat_ray.data import load_split
 from dynat_ray.distributed import table
-from dynat_ray.methods import method_settings
-from dynat_ray.training.loop import train
+from dynat_ray.evaluation.outcomes import FinishedShard
+from dynat_ray.evaluation.shards import Shard, evaluate_shard
+from dynat_ray.settings import override
 from dynat_ray.training.session import LocalSession
+from dynat_ray.training.trainer import train
 
 
 class Cluster:
@@ -81,7 +80,7 @@ def test_it_takes_no_more_than_there_is_and_no_gpu_that_the_run_may_not_have(
     on_gpu: bool,
 ) -> None:
     cluster = Cluster(monkeypatch, **resources)
-    config = override(small_config, {"cluster.gpu": gpu}, method_settings())
+    config = override(small_config, {"cluster.gpu": gpu})
     measure(folder, config, 2, ["clean"])
     assert (cluster.asked["workers"], cluster.asked["gpu"]) == (workers, on_gpu)
 
@@ -90,16 +89,14 @@ def test_what_the_others_reach_on_the_images_of_a_costly_attack(
     small_config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Cluster(monkeypatch, CPU=2)
-    config = override(small_config, {"eval.samples": 12}, method_settings())
+    config = override(small_config, {"eval.samples": 12})
     found = measure(folder, config, 1, ["clean", "pgd-2", "square"])
     assert "same_samples" not in found["clean"]
     assert found["square"]["samples"] == 12
     same = found["square"]["same_samples"]
     assert list(same) == ["clean", "pgd-2"]
     assert same["clean"] >= same["pgd-2"] >= found["square"]["accuracy"]
-    alone = measure(
-        folder, override(config, {"eval.samples": 0}, method_settings()), 1, ["clean", "pgd-2"]
-    )
+    alone = measure(folder, override(config, {"eval.samples": 0}), 1, ["clean", "pgd-2"])
     assert alone["clean"]["accuracy"] == found["clean"]["accuracy"]
 
 
@@ -107,7 +104,7 @@ def test_a_table_that_was_cut_short_goes_on(
     small_config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = Cluster(monkeypatch, CPU=1)
-    config = override(small_config, {"eval.batch_size": 20}, method_settings())
+    config = override(small_config, {"eval.batch_size": 20})
     images, labels = load_split(config.data.path, "test", limit=60)
     elsewhere = folder.parent / "elsewhere"
     shutil.copytree(folder, elsewhere / "model")
@@ -126,7 +123,7 @@ def test_a_table_that_was_cut_short_goes_on(
     assert cluster.shards == 3
     measure(folder, config, 1, ["pgd-3"])
     assert cluster.shards == 6
-    other = override(config, {"threat.eps": 0.01}, method_settings())
+    other = override(config, {"threat.eps": 0.01})
     assert measure(folder, other, 1, ["pgd-2"])["pgd-2"]["accuracy"] != wanted["pgd-2"]["accuracy"]
     table.measure(folder, images.flip(0), labels.flip(0), config, ["pgd-2"], workers=1)
     assert cluster.shards == 12

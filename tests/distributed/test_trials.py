@@ -12,7 +12,7 @@ import pytest
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.search import Searcher
 
-from dynat_ray.distributed.leftovers import GROUP
+from dynat_ray.distributed.placement_groups import GROUP
 from dynat_ray.distributed.trials import (
     EarlyStopper,
     Proposer,
@@ -20,9 +20,9 @@ from dynat_ray.distributed.trials import (
     trial_config,
     tune_report,
 )
-from dynat_ray.searching.options import open_search
-from dynat_ray.searching.records import Trial, read_trial, read_trials, trial_folder
-from dynat_ray.training.mirror import keep_below
+from dynat_ray.searching.study import open_search
+from dynat_ray.searching.trial_records import Trial, read_trial, read_trials, trial_folder
+from dynat_ray.storage.mirror import keep_below
 from tests.searching.conftest import add_trial, make_search, metrics_line  # noqa: F401  (a fixture)
 
 AddTrial = Callable[..., Trial]

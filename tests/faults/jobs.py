@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from dynat_ray.models import load_model
-from dynat_ray.training.telemetry import read_metrics
+from dynat_ray.storage.metrics import read_metrics
 from tests.faults.cluster import Head
 
 ROOT = Path(__file__).parents[2]

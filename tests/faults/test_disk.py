@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import dump_config, override
-from dynat_ray.methods import method_settings
 from dynat_ray.models import load_model
+from dynat_ray.settings import dump_config, override
 from dynat_ray.training.checkpoint import read_checkpoint
-from dynat_ray.training.loop import train
 from dynat_ray.training.session import LocalSession
+from dynat_ray.training.trainer import train
 
 CPU = torch.device("cpu")
 # Larger than metrics and samples, smaller than a checkpoint.
@@ -24,9 +23,9 @@ _MOST_BYTES = 100_000
 PROGRAM = """
 import resource, signal, sys, torch
 from pathlib import Path
-from dynat_ray.command_line import run
-from dynat_ray.training.loop import train
-from dynat_ray.training.run_folder import read_run_config
+from dynat_ray.cli import run
+from dynat_ray.training.trainer import train
+from dynat_ray.storage.run_folder import read_run_config
 from dynat_ray.training.session import LocalSession
 
 def main(arguments):
@@ -43,7 +42,7 @@ run(main)
 
 @pytest.fixture
 def config(small_config: RunConfig) -> RunConfig:
-    return override(small_config, {"train.epochs": 2}, method_settings())
+    return override(small_config, {"train.epochs": 2})
 
 
 def test_the_checkpoint_before_stays_whole_and_the_run_goes_on(
@@ -51,7 +50,7 @@ def test_the_checkpoint_before_stays_whole_and_the_run_goes_on(
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(config, LocalSession(whole, CPU))
-    train(override(config, {"train.epochs": 1}, method_settings()), LocalSession(parts, CPU))
+    train(override(config, {"train.epochs": 1}), LocalSession(parts, CPU))
     (parts / "config.yaml").write_text(dump_config(config))
     before = parts / "checkpoints" / "epoch_0000"
     assert (before / "state.pt").stat().st_size > _MOST_BYTES

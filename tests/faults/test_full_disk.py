@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.training.checkpoint import read_checkpoint
-from dynat_ray.training.telemetry import read_metrics
 from tests.faults.jobs import tell, wait_until
 
 pytestmark = pytest.mark.faults

@@ -11,13 +11,12 @@ from statistics import fmean
 import pytest
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import override
-from dynat_ray.distributed import training
-from dynat_ray.distributed.run import run
-from dynat_ray.methods import method_settings
+from dynat_ray.distributed import ray_trainer
+from dynat_ray.distributed.training_run import run
 from dynat_ray.models import load_model
+from dynat_ray.settings import override
+from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.training.optimisation import learning_rate
-from dynat_ray.training.telemetry import read_metrics
 from tests.faults.jobs import tell, wait_until
 from tests.faults.nodes import two_nodes
 
@@ -59,8 +58,8 @@ def start(config: RunConfig, folder: Path) -> tuple[threading.Thread, list[BaseE
 def test_a_node_lost_and_back(
     small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "_SECONDS_BETWEEN_RESIZES", 10.0)
-    config = override(small_config, SETTINGS, method_settings())
+    monkeypatch.setattr(ray_trainer, "_SECONDS_BETWEEN_RESIZES", 10.0)
+    config = override(small_config, SETTINGS)
     folder = tmp_path / "run"
     metrics = folder / "metrics.jsonl"
 
@@ -101,7 +100,7 @@ def test_a_node_lost_and_back(
     # And so what is learnt hardly differs from what two workers learn undisturbed (one learns a
     # lower loss: it normalises by the statistics of whole batches).
     with two_nodes():
-        run(override(config, {"cluster.workers": 2}, method_settings()), tmp_path / "undisturbed")
+        run(override(config, {"cluster.workers": 2}), tmp_path / "undisturbed")
     undisturbed = read_metrics(tmp_path / "undisturbed" / "metrics.jsonl")
     loss, expected = (fmean(line["loss"] for line in each[-5:]) for each in (lines(), undisturbed))
     tell("train loss", loss, "against", expected, "undisturbed, over the last five epochs")
@@ -112,7 +111,7 @@ def test_a_node_lost_and_back(
 def test_a_node_that_will_go_is_told_first(small_config: RunConfig, tmp_path: Path) -> None:
     """As the pods of `cluster/kuberay` do before they end."""
     settings = {"train.epochs": 12, "attack.steps": 20, "train.checkpoint_epochs": 12}
-    config = override(small_config, SETTINGS | settings, method_settings())
+    config = override(small_config, SETTINGS | settings)
     folder = tmp_path / "run"
     with two_nodes() as (cluster, other):
         thread, failed = start(config, folder)

@@ -12,10 +12,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import override
 from dynat_ray.errors import UserError
-from dynat_ray.methods import method_settings
-from dynat_ray.training import loop, pace
+from dynat_ray.settings import override
+from dynat_ray.training import timing, trainer
 from dynat_ray.training.session import LocalSession
 
 _PAUSE = 0.4
@@ -36,7 +35,7 @@ class _Worker(LocalSession):
 def _train(rank: int, config: RunConfig, folder: Path, fault: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    step = loop.Stepper.step
+    step = trainer.Stepper.step
 
     def faulty(self: Any, batch: Any, epoch: int, global_step: int, size: int) -> Any:
         if rank == 1 and fault == "slow":
@@ -46,13 +45,13 @@ def _train(rank: int, config: RunConfig, folder: Path, fault: str) -> None:
             outcome.loss.fill_(float("nan"))
         return outcome
 
-    loop.Stepper.step = faulty  # type: ignore[method-assign]
+    trainer.Stepper.step = faulty  # type: ignore[method-assign]
     if fault == "little":
         # What a busy machine does to workers that are alike.
-        pace.own_time.take = lambda: 3.0 + 1.5 * rank  # type: ignore[method-assign]
+        timing.working_time.take = lambda: 3.0 + 1.5 * rank  # type: ignore[method-assign]
     session = _Worker(folder / "run", rank)
     try:
-        loop.train(config, session)
+        trainer.train(config, session)
     except UserError as error:
         (folder / f"error-{rank}").write_text(str(error))
     dist.barrier()
@@ -62,14 +61,14 @@ def _train(rank: int, config: RunConfig, folder: Path, fault: str) -> None:
 @pytest.fixture
 def config(small_config: RunConfig) -> RunConfig:
     settings = {"train.epochs": 1, "train.batch_size": 24}
-    return override(small_config, settings, method_settings())
+    return override(small_config, settings)
 
 
 @pytest.mark.parametrize("method", ["dynat", "pgd_at"])
 def test_a_slow_worker_is_named_with_its_machine(
     config: RunConfig, tmp_path: Path, method: str
 ) -> None:
-    config = override(config, {"method.name": method}, method_settings())
+    config = override(config, {"method.name": method})
     mp.spawn(_train, args=(config, tmp_path, "slow"), nprocs=2)
     note = (tmp_path / "run" / "notes").read_text()
     print(note)

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from ray.util.state import list_actors
 
-from dynat_ray.config_files import build_config, read_recipe
-from dynat_ray.distributed.run import run
-from dynat_ray.methods import method_settings
-from dynat_ray.training.telemetry import read_metrics
+from dynat_ray.distributed.training_run import run
+from dynat_ray.settings import build_config, read_recipe
+from dynat_ray.storage.metrics import read_metrics
 from tests.faults.jobs import tell, wait_until
 from tests.faults.nodes import two_nodes
 
@@ -30,7 +29,7 @@ def test_two_epochs_with_workers_on_both_nodes(tmp_path: Path) -> None:
         "eval.attacks": ["clean", "pgd-5"],
         "eval.steps": 3,
     }
-    config = build_config([read_recipe("cifar10-small"), settings], method_settings())
+    config = build_config([read_recipe("cifar10-small"), settings])
     folder = tmp_path / "run"
     failed: list[BaseException] = []
 

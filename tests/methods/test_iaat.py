@@ -6,7 +6,7 @@ import torch
 
 from dynat_ray import keyed_random
 from dynat_ray.data import Batch
-from dynat_ray.methods.memory import SampleMemory
+from dynat_ray.methods.sample_memory import SampleMemory
 from dynat_ray.models import Classifier
 from tests.methods.cases import KEYS, make
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dynat_ray.acceleration.modes import unchanged_statistics
 from dynat_ray.config import AttackConfig, ThreatConfig
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
@@ -18,7 +19,6 @@ from dynat_ray.methods import Method, MethodContext, build_method, method_settin
 from dynat_ray.methods.uad_at import refined_reference
 from dynat_ray.models import Classifier, build_model
 from dynat_ray.perturb.deepfool import deepfool
-from dynat_ray.perturb.frozen import unchanged_statistics
 from tests.methods.cases import KEYS, loss_of, make
 
 

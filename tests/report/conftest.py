@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dynat_ray.config_files import build_config, dump_config
 from dynat_ray.data import load_split
-from dynat_ray.methods import method_settings
-from dynat_ray.training.telemetry import EpochRecord, write_metrics
+from dynat_ray.settings import build_config, dump_config
+from dynat_ray.storage.metrics import write_metrics
+from dynat_ray.training.telemetry import EpochRecord
 
 MakeRun = Callable[..., Path]
 ATTACKED = ("eps", "attack_steps", "kl", "fragility", "weight", "adversarial_gap")
@@ -35,9 +35,7 @@ def make_run(tmp_path: Path, digits: Path) -> MakeRun:
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir()
-        config = build_config(
-            [{"data.path": str(data), "threat.eps": 0.1, "train.epochs": 3}], method_settings()
-        )
+        config = build_config([{"data.path": str(data), "threat.eps": 0.1, "train.epochs": 3}])
         (folder / "config.yaml").write_text(dump_config(config))
         (folder / "environment.json").write_text(
             json.dumps({"workers": "2", "device": "cpu", "loader": "memory", "command": "a <b> c"})

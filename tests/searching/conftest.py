@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from dynat_ray.config_files import build_config
-from dynat_ray.methods import method_settings
-from dynat_ray.searching.options import Search, SearchOptions
-from dynat_ray.searching.records import Trial, trial_folder, write_trial
 from dynat_ray.searching.space import parse_space
+from dynat_ray.searching.study import Search, SearchOptions
+from dynat_ray.searching.trial_records import Trial, trial_folder, write_trial
+from dynat_ray.settings import build_config
 
 SPACE = {
     "method.name": "dynat",
@@ -25,7 +24,7 @@ SPACE = {
 
 def make_search(**options: Any) -> Search:
     space = parse_space(SPACE)
-    default = build_config([{"train.epochs": 4, **space.fixed}], method_settings())
+    default = build_config([{"train.epochs": 4, **space.fixed}])
     return Search(space, default, SearchOptions(**{"trials": 5, "first_rung": 1} | options))
 
 

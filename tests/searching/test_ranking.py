@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dynat_ray.searching.ranking import finalists, objective_values, pareto_front, winner
-from dynat_ray.searching.records import Trial
+from dynat_ray.searching.trial_records import Trial
 from tests.searching.conftest import metrics_line
 
 

@@ -7,18 +7,17 @@ from pathlib import Path
 import pytest
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import build_config, read_recipe
 from dynat_ray.errors import UserError
-from dynat_ray.methods import method_settings
 from dynat_ray.searching.distributions import Choice, Range
 from dynat_ray.searching.space import Space, check_space, read_space, representatives
+from dynat_ray.settings import build_config, read_recipe
 
 SHIPPED = sorted((Path(__file__).parents[2] / "tune_spaces").glob("*.yaml"))
 
 
 def check(space: Space, **settings: object) -> RunConfig:
-    default = build_config([read_recipe("digits"), space.fixed, settings], method_settings())
-    check_space(space, default, method_settings())
+    default = build_config([read_recipe("digits"), space.fixed, settings])
+    check_space(space, default)
     return default
 
 

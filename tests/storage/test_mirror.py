@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dynat_ray.errors import UserError
-from dynat_ray.training.mirror import Mirror, is_address, join
-from dynat_ray.training.places import kept_in_store, open_place
+from dynat_ray.storage.mirror import Mirror, is_address, join
+from dynat_ray.storage.places import kept_in_store, open_place
 from tests.storage.conftest import names
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from dynat_ray.acceleration.modes import frozen
+from dynat_ray.acceleration.twin import folded
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
 from dynat_ray.models import build_model, load_model
-from dynat_ray.perturb.folding import folded
-from dynat_ray.perturb.frozen import frozen
-from dynat_ray.training.activation_checkpointing import checkpoint_activations
-from dynat_ray.training.loop import train
-from dynat_ray.training.run_folder import open_run_folder
+from dynat_ray.storage.run_folder import open_run_folder
 from dynat_ray.training.session import LocalSession
+from dynat_ray.training.setup import checkpoint_activations
+from dynat_ray.training.trainer import train
 
 
 def test_a_run_learns_the_same(small_config: RunConfig, tmp_path: Path) -> None:

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import override
 from dynat_ray.data import Augmentation, Batch, load_info
 from dynat_ray.errors import UserError
-from dynat_ray.methods import Prepared, method_settings
+from dynat_ray.methods import Prepared
+from dynat_ray.settings import override
+from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.training import carrying
 from dynat_ray.training.carrying import CarriedPerturbations, check_carrying
-from dynat_ray.training.loop import train
-from dynat_ray.training.materials import check_run
 from dynat_ray.training.session import LocalSession
-from dynat_ray.training.telemetry import read_metrics
+from dynat_ray.training.setup import check_run
+from dynat_ray.training.trainer import train
 
 EPS = 0.1
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ INDICES = torch.tensor([3, 0, 41])
 
 def carried(config: RunConfig, names: list[str], epochs: int = 2) -> CarriedPerturbations:
     settings = {"attack.carry_epochs": epochs, "data.augment": names, "threat.eps": EPS}
-    config = override(config, settings, method_settings())
+    config = override(config, settings)
     info = load_info(config.data.path)
     return CarriedPerturbations(config, info, Augmentation(names, config.train.seed), CPU)
 
@@ -84,7 +84,7 @@ def test_a_change_follows_the_image(small_config: RunConfig) -> None:
 
 def test_extra_images_are_not_remembered(small_config: RunConfig) -> None:
     extra = {"data.extra_path": small_config.data.path, "data.extra_fraction": 0.5}
-    memory = carried(override(small_config, extra, method_settings()), [])
+    memory = carried(override(small_config, extra), [])
     samples = load_info(small_config.data.path).counts["train"]
     indices = torch.tensor([2, samples, samples + 5])
     memory.start_epoch(0)
@@ -132,9 +132,7 @@ def test_one_step_carried_along_finds_more_than_one_step(
     }
     accuracy = {}
     for epochs in (0, 10):
-        config = override(
-            small_config, settings | {"attack.carry_epochs": epochs}, method_settings()
-        )
+        config = override(small_config, settings | {"attack.carry_epochs": epochs})
         train(config, LocalSession(tmp_path / str(epochs), CPU))
         lines = read_metrics(tmp_path / str(epochs) / "metrics.jsonl")
         accuracy[epochs] = [line["train_robust_accuracy"] for line in lines]
@@ -153,7 +151,7 @@ def test_one_step_carried_along_finds_more_than_one_step(
 def test_what_can_not_be_followed_is_said_before_training(
     small_config: RunConfig, settings: dict[str, Any], words: str
 ) -> None:
-    config = override(small_config, settings | {"attack.carry_epochs": 5}, method_settings())
+    config = override(small_config, settings | {"attack.carry_epochs": 5})
     with pytest.raises(UserError, match=words):
         check_run(config, load_info(config.data.path))
 

@@ -11,12 +11,11 @@ import torch
 
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
-from dynat_ray.training import checkpoint_writer, loop
+from dynat_ray.training import checkpoint_writer, trainer
 from dynat_ray.training.checkpoint import read_checkpoint, write_checkpoint
 from dynat_ray.training.checkpoint_writer import CheckpointWriter
-from dynat_ray.training.loop import train
-from dynat_ray.training.notice import Notice
-from dynat_ray.training.session import LocalSession
+from dynat_ray.training.session import LocalSession, Notice
+from dynat_ray.training.trainer import train
 
 CPU = torch.device("cpu")
 
@@ -92,7 +91,7 @@ def test_training_goes_on_meanwhile(
             disk.set()
         return 0.1
 
-    monkeypatch.setattr(loop, "learning_rate", learning_rate)
+    monkeypatch.setattr(trainer, "learning_rate", learning_rate)
     session = LocalSession(tmp_path, CPU)
     train(small_config, session)
     assert names(session) == ["epoch_0001", "epoch_0000"]
@@ -103,7 +102,7 @@ def test_a_mistake_leaves_what_was_begun_before_it(
     small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        loop, "learning_rate", lambda optim, done, epochs: 1e30 if done >= 1 else 0.1
+        trainer, "learning_rate", lambda optim, done, epochs: 1e30 if done >= 1 else 0.1
     )
     session = LocalSession(tmp_path, CPU)
     with pytest.raises(UserError, match="not finite at epoch 1"):

@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dynat_ray.config_files import build_config
+from dynat_ray.acceleration import fixed_norm
+from dynat_ray.acceleration.cpu.winograd import formats
+from dynat_ray.acceleration.modes import in_float32
 from dynat_ray.data import load_info
-from dynat_ray.methods import method_settings
-from dynat_ray.perturb import normalised, shrinking
-from dynat_ray.perturb.float32 import in_float32
-from dynat_ray.perturb.winograd import formats
-from dynat_ray.training.loop import train
-from dynat_ray.training.materials import _build_model
+from dynat_ray.perturb import compaction
+from dynat_ray.settings import build_config
 from dynat_ray.training.session import LocalSession
+from dynat_ray.training.setup import _build_model
+from dynat_ray.training.trainer import train
 from tests.training.test_other_device import CASES, settings_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -34,7 +34,7 @@ def standard(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _weights(
     case: str, data: Path, standard: Path, folder: Path, device: torch.device
 ) -> dict[str, Tensor]:
-    config = build_config([settings_of(case, data, standard)], method_settings())
+    config = build_config([settings_of(case, data, standard)])
     with in_float32(device):
         train(config, LocalSession(folder, device))
     return load_file(folder / "model_last" / "model.safetensors")
@@ -45,15 +45,15 @@ def test_the_weights_are_those_of_training_on_the_cpu(
     case: str, digits: Path, standard: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Batches shrink there as they do here: fillers would be seen by batch normalisation.
-    monkeypatch.setattr(shrinking, "_SIZES", 1 << 30)
+    monkeypatch.setattr(compaction, "_SIZES", 1 << 30)
     # The CPU's own convolutions round otherwise, which turns the signs of small gradients.
     monkeypatch.setattr(formats, "multiplies", lambda dtype: False)
-    monkeypatch.setattr(normalised, "suits", lambda features: False)
+    monkeypatch.setattr(fixed_norm, "suits", lambda features: False)
     here, there = (
         _weights(case, digits, standard, tmp_path / device, torch.device(device))
         for device in ("cpu", "cuda")
     )
-    config = build_config([settings_of(case, digits, standard)], method_settings())
+    config = build_config([settings_of(case, digits, standard)])
     start = _build_model(config, load_info(digits)).state_dict()
     moved = {
         name: values - start[f"backbone.{name}"]

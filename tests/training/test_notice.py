@@ -9,15 +9,13 @@ import pytest
 import torch
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import override
-from dynat_ray.methods import method_settings
 from dynat_ray.models import load_model
+from dynat_ray.settings import override
+from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.training import checkpoint
 from dynat_ray.training.checkpoint import CheckpointClock
-from dynat_ray.training.loop import train
-from dynat_ray.training.notice import Notice, StopRequested
-from dynat_ray.training.session import LocalSession
-from dynat_ray.training.telemetry import read_metrics
+from dynat_ray.training.session import LocalSession, Notice, StopRequested
+from dynat_ray.training.trainer import train
 
 CPU = torch.device("cpu")
 
@@ -41,7 +39,7 @@ class _Told(LocalSession):
 @pytest.fixture
 def config(small_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     monkeypatch.setattr(checkpoint, "_STEPS_BETWEEN_LOOKS", 2)
-    return override(small_config, {"train.batch_size": 24}, method_settings())
+    return override(small_config, {"train.batch_size": 24})
 
 
 def weights(folder: Path) -> dict[str, Any]:

@@ -12,13 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dynat_ray.config_files import build_config
+from dynat_ray.acceleration import fixed_norm
+from dynat_ray.acceleration.cpu.winograd import formats
 from dynat_ray.methods import method_settings
-from dynat_ray.perturb import normalised, shrinking
-from dynat_ray.perturb.winograd import formats
-from dynat_ray.training.loop import train
+from dynat_ray.perturb import compaction as shrinking
+from dynat_ray.settings import build_config
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.step import Stepper
+from dynat_ray.training.trainer import train
 from tests.small_run import SMALL
 
 SMALLER = {
@@ -53,7 +54,7 @@ EXTRA: dict[str, dict[str, Any]] = {
 CASES = [*method_settings(), *(name for name in EXTRA if " " in name)]
 # Where a step of a method waits for the device. The batch can't shrink without: which samples have
 # a budget is asked once an attack, who is done every other step.
-_SHRINKING = "perturb/shrinking.places_to_keep"
+_SHRINKING = "perturb/compaction.places_to_keep"
 WAITS = {
     "deep_defense": {"perturb/deepfool.deepfool"},
     "dynat": {_SHRINKING},
@@ -83,7 +84,7 @@ def main(data: Path, out: Path) -> None:
     shrinking._SIZES = 1 << 30
     # The CPU's own convolutions round otherwise, which turns the signs of small gradients.
     formats.multiplies = lambda dtype: False
-    normalised.suits = lambda features: False
+    fixed_norm.suits = lambda features: False
     in_steps: dict[str, int] = {}
     step = Stepper.step
 
@@ -99,7 +100,7 @@ def main(data: Path, out: Path) -> None:
     found = {}
     standard = out / "standard" / "here"
     for case in ["standard", *(case for case in CASES if case != "standard")]:
-        config = build_config([settings_of(case, data, standard)], method_settings())
+        config = build_config([settings_of(case, data, standard)])
         (out / case / "here").mkdir(parents=True)
         (out / case / "there").mkdir()
         train(config, LocalSession(out / case / "here", torch.device("cpu")))

@@ -9,15 +9,14 @@ import pytest
 import torch
 
 from dynat_ray.config import DataConfig, RunConfig
-from dynat_ray.config_files import override
 from dynat_ray.data import Batch, load_info
 from dynat_ray.errors import UserError
-from dynat_ray.methods import method_settings
-from dynat_ray.training.loop import train
-from dynat_ray.training.materials import check_run
+from dynat_ray.settings import override
+from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.training.resolution import shrunk
 from dynat_ray.training.session import LocalSession
-from dynat_ray.training.telemetry import read_metrics
+from dynat_ray.training.setup import check_run
+from dynat_ray.training.trainer import train
 
 CPU = torch.device("cpu")
 
@@ -55,7 +54,7 @@ def test_a_run_grows_and_goes_on(small_config: RunConfig, tmp_path: Path, method
     settings = {"data.first_image_size": 5, "method.name": method, "train.epochs": 3}
     if method == "generative_ssl":
         settings["method.pretraining"] = 0.0
-    config = override(small_config, settings, method_settings())
+    config = override(small_config, settings)
     check_run(config, load_info(config.data.path))
     train(config, LocalSession(tmp_path, CPU))
     assert [line["epoch"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2]
@@ -72,6 +71,6 @@ def test_a_run_grows_and_goes_on(small_config: RunConfig, tmp_path: Path, method
 def test_what_can_not_grow_is_said_before_training(
     small_config: RunConfig, settings: dict[str, Any], words: str
 ) -> None:
-    config = override(small_config, settings, method_settings())
+    config = override(small_config, settings)
     with pytest.raises(UserError, match=words):
         check_run(config, load_info(config.data.path))

@@ -12,24 +12,22 @@ import pytest
 import torch
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import override
 from dynat_ray.errors import UserError
-from dynat_ray.methods import method_settings
-from dynat_ray.training import checkpoint, loop, resuming
+from dynat_ray.settings import override
+from dynat_ray.storage.run_folder import open_run_folder, read_run_config
+from dynat_ray.training import checkpoint, resuming, trainer
 from dynat_ray.training.agreement import require_finite_weights
-from dynat_ray.training.loop import train
-from dynat_ray.training.models import trained_epochs
-from dynat_ray.training.notice import Notice, StopRequested
+from dynat_ray.training.final_models import trained_epochs
 from dynat_ray.training.resuming import _newest_state
-from dynat_ray.training.run_folder import open_run_folder, read_run_config
-from dynat_ray.training.session import LocalSession
+from dynat_ray.training.session import LocalSession, Notice, StopRequested
+from dynat_ray.training.trainer import train
 
 CPU = torch.device("cpu")
 
 
 def changed(config: RunConfig, **settings: Any) -> RunConfig:
     keys = {key.replace("__", "."): value for key, value in settings.items()}
-    return override(config, keys, method_settings())
+    return override(config, keys)
 
 
 def other_worker_says(monkeypatch: pytest.MonkeyPatch, *answers: tuple[int, int]) -> None:
@@ -89,9 +87,9 @@ def test_changed_optimiser_settings_take_effect(
     config = changed(small_config, optim__name=optimizer, optim__lr=0.001)
     train(changed(config, train__epochs=1), session)
     built: list[torch.optim.Optimizer] = []
-    build = loop.build_optimizer
+    build = trainer.build_optimizer
     monkeypatch.setattr(
-        loop, "build_optimizer", lambda *given: built.append(build(*given)) or built[0]
+        trainer, "build_optimizer", lambda *given: built.append(build(*given)) or built[0]
     )
     train(changed(config, optim__momentum=0.5, optim__weight_decay=0.25), session)
     groups = built[0].param_groups
@@ -123,14 +121,14 @@ def test_another_data_set_in_the_same_place_is_refused(
     small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(changed(small_config, train__epochs=1), LocalSession(tmp_path, CPU))
-    build = loop.build_materials
+    build = trainer.build_materials
 
     def prepared_again(*given: Any) -> Any:
         materials = build(*given)
         object.__setattr__(materials.info, "checksum", "another")
         return materials
 
-    monkeypatch.setattr(loop, "build_materials", prepared_again)
+    monkeypatch.setattr(trainer, "build_materials", prepared_again)
     with pytest.raises(UserError, match="prepared again"):
         train(small_config, LocalSession(tmp_path, CPU))
 
@@ -155,7 +153,7 @@ def test_models_of_fewer_epochs_are_not_those_of_the_run(
     def fails(*given: Any) -> None:
         raise OSError("no space")
 
-    monkeypatch.setattr(loop, "save_models", fails)
+    monkeypatch.setattr(trainer, "save_models", fails)
     with pytest.raises(OSError, match="no space"):
         train(small_config, LocalSession(tmp_path, CPU))
     assert trained_epochs(tmp_path) == 1

@@ -15,8 +15,8 @@ from dynat_ray.config import TrainConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import Method
 from dynat_ray.models import Classifier, build_model
-from dynat_ray.training.activation_checkpointing import checkpoint_activations
-from dynat_ray.training.precision import Precision
+from dynat_ray.training.device import Precision
+from dynat_ray.training.setup import checkpoint_activations
 from dynat_ray.training.step import Stepper, _micro_batches, wrap
 from tests.methods.cases import make, tiny_classifier
 

@@ -15,16 +15,16 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from dynat_ray.config import RunConfig
-from dynat_ray.config_files import build_config, override
 from dynat_ray.data import Augmentation, Batch, load_info
 from dynat_ray.errors import UserError
-from dynat_ray.methods import Prepared, method_settings
+from dynat_ray.methods import Prepared
 from dynat_ray.models import load_model
+from dynat_ray.settings import build_config, override
+from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.training.agreement import on_all_workers
 from dynat_ray.training.carrying import CarriedPerturbations
-from dynat_ray.training.loop import train
 from dynat_ray.training.session import LocalSession
-from dynat_ray.training.telemetry import read_metrics
+from dynat_ray.training.trainer import train
 
 # Without batch statistics, and under L2, whose steps don't turn a rounding into another sign, one
 # and two workers differ by rounding alone.
@@ -138,18 +138,18 @@ def folders(
     parent = tmp_path_factory.mktemp("two")
     runs = {}
     standard = {"method.name": "standard", "train.epochs": 1}
-    config = build_config([base, COMPARABLE, standard], method_settings())
+    config = build_config([base, COMPARABLE, standard])
     train(config, LocalSession(parent / "standard model", torch.device("cpu")))
     for name, settings in METHODS.items():
         key = NEEDS_A_MODEL.get(name)
         if key:
             settings = settings | {key: str(parent / "standard model")}
-        config = build_config([base, COMPARABLE, settings], method_settings())
+        config = build_config([base, COMPARABLE, settings])
         runs[name] = (config, parent / name)
     plain = {key: value for key, value in COMPARABLE.items() if not key.startswith("model")}
     network = {"model.name": "preact_resnet10", "model.kwargs": {"base_width": 8}}
     awkward = {"train.micro_batch_size": 8, "train.awp_gamma": 0.01, "train.ema_decay": 0.9}
-    config = build_config([base, plain, network, awkward], method_settings())
+    config = build_config([base, plain, network, awkward])
     runs["batch statistics"] = (config, parent / "bn")
     mp.spawn(_train_all, args=(runs, str(parent / "meeting")), nprocs=2)
     return runs
@@ -186,7 +186,7 @@ def test_batch_statistics_average_and_accumulation_run_on_two_workers(
     assert [line["epoch"] for line in lines] == [0, 1]
     assert lines[1]["loss"] < lines[0]["loss"]
     # The same run with an epoch more, by one worker, goes on from what two have left.
-    longer = override(config, {"train.epochs": 3}, method_settings())
+    longer = override(config, {"train.epochs": 3})
     train(longer, LocalSession(folder, torch.device("cpu")))
     assert [line["epoch"] for line in read_metrics(folder / "metrics.jsonl")] == [0, 1, 2]
 
@@ -195,7 +195,7 @@ def test_memory_of_two_workers_is_taken_over_by_one(
     folders: dict[str, tuple[RunConfig, Path]], tmp_path: Path
 ) -> None:
     config, folder = folders["iaat"]
-    longer = override(config, {"train.epochs": 4}, method_settings())
+    longer = override(config, {"train.epochs": 4})
     shutil.copytree(folder, tmp_path / "two, then one")
     budgets = []
     for name in ("two, then one", "one"):

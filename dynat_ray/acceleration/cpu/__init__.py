@@ -1,0 +1,1 @@
+"""Kernels of our own for training on a CPU, in C++."""

@@ -1,0 +1,168 @@
+"""How fast AutoAttack is against pyautoattack called directly, and whether it finds the same."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from pyautoattack import AutoAttack
+from torch import Tensor, nn
+
+from dynat_ray.attacks.registry import get_attacks
+from dynat_ray.benchmarks.turns import cpu_threads, seconds_of, spread
+from dynat_ray.data import load_test_images
+from dynat_ray.errors import UserError
+from dynat_ray.evaluation import evaluate_attacks
+from dynat_ray.evaluation.shards import plan_shards
+from dynat_ray.models import build_model, load_model
+from dynat_ray.storage.run_folder import read_run_config
+
+# The smallest is so small that no sample falls and every stage attacks all of them; at the others
+# some fall early, as they do in use.
+_RADII = {"none fall": 0.05 / 255, "some fall": 0.5 / 255}
+# So many of a trained run's test images.
+_TRAINED_IMAGES = 64
+# Two workers against one: so many shards of so many images, all of which stand.
+_SHARDS, _SHARD, _SHARD_ROUNDS = 24, 16, 2
+
+
+def measure(
+    *,
+    model: str = "preact_resnet18",
+    width: int = 16,
+    images: int = 8,
+    rounds: int = 3,
+    device: str = "cpu",
+    threads: int = 0,
+    run: Path | None = None,
+) -> dict[str, Any]:
+    """Times AutoAttack `standard` under Linf, and two Ray workers against one.
+
+    Args:
+        model: Architecture, with random weights that decide the labels of random 32 x 32 images.
+        width: Its `base_width`.
+        images: How many, in one batch.
+        rounds: How often both are timed, in turn.
+        device: Where; the Ray workers take what the cluster has.
+        threads: CPU threads; 0: all cores.
+        run: A trained run: its model, test images and eps, under Linf, instead of random ones.
+
+    Returns:
+        `images`, `device`, `threads`; for each of `cases` median `seconds` of both, `agreement`
+        (share of samples with the same outcome) and the share `still_right`; and `ratios`, theirs
+        by ours of each case and, where Ray is installed and has room, `two workers`: the shards
+        per second of two by those of one.
+    """
+    with cpu_threads(threads) as threads:
+        if run is None:
+            network, pixels, labels = _random(model, width, images)
+            radii = _RADII
+        else:
+            config = read_run_config(run)
+            if config.threat.norm != "Linf":
+                raise UserError(f"{run} was trained under {config.threat.norm}; give a run of Linf")
+            network = load_model(run)
+            pixels, labels = load_test_images(config.data.path, _TRAINED_IMAGES)
+            radii = {run.name: config.threat.eps}
+        cases, ratios = {}, {}
+        for name, eps in radii.items():
+            cases[name], each = _time(network.to(device), pixels, labels, eps, rounds, device)
+            ratios[f"autoattack, {name}"] = spread(each)
+    if find_spec("ray") and _room_for_two():
+        ratios["two workers"] = spread([_two_workers(model, width) for _ in range(_SHARD_ROUNDS)])
+    return {
+        "images": len(labels),
+        "device": device,
+        "threads": threads,
+        "cases": cases,
+        "ratios": ratios,
+    }
+
+
+def _room_for_two() -> bool:
+    from dynat_ray.distributed.cluster import cluster_total, connect
+
+    connect()
+    return (cluster_total("GPU") or cluster_total("CPU")) >= 2
+
+
+def _two_workers(model: str, width: int) -> float:
+    """Returns how much faster two Ray workers do shards than one, once they have started."""
+    from dynat_ray.distributed.shard_workers import run_shards_on_ray
+
+    network, pixels, labels = _random(model, width, _SHARDS * _SHARD)
+    shards = plan_shards(
+        len(labels), get_attacks(["apgd-ce"]), eps=[_RADII["none fall"]], batch_size=_SHARD
+    )
+    rates = {}
+    for workers in (1, 2):
+        ends = [
+            time.perf_counter()
+            for _ in run_shards_on_ray(
+                network, pixels, labels, shards, norm="Linf", seed=0, workers=workers
+            )
+        ]
+        # The first shard of each has the worker's start in it.
+        rates[workers] = (len(ends) - workers) / (ends[-1] - ends[workers - 1])
+    return rates[2] / rates[1]
+
+
+def _random(model: str, width: int, images: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """Returns a network with random weights, and random images with the classes it gives them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        network = build_model(
+            model,
+            num_classes=10,
+            channels=3,
+            size=(32, 32),
+            mean=[0.5] * 3,
+            std=[0.25] * 3,
+            kwargs={"base_width": width},
+        ).eval()
+        pixels = torch.rand(images, 3, 32, 32)
+        return network, pixels, network(pixels).argmax(dim=1)
+
+
+def _time(
+    network: nn.Module, pixels: Tensor, labels: Tensor, eps: float, rounds: int, device: str
+) -> tuple[dict[str, Any], list[float]]:
+    """Returns what a case is said to be, and the ratios of its rounds."""
+    images = len(pixels)
+    kept: dict[str, Tensor] = {}
+    ours_network = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def theirs() -> None:
+        with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
+            direct = AutoAttack(network, norm="Linf", eps=eps, seed=0, device=device)
+            _, found = direct.run_standard_evaluation(pixels, labels, batch_size=images)
+        kept["theirs"] = found.cpu() == labels
+
+    def ours() -> None:
+        outcome = evaluate_attacks(
+            ours_network, pixels, labels, ["autoattack"], norm="Linf", eps=eps, batch_size=images
+        )
+        kept["ours"] = torch.from_numpy(outcome["autoattack"].correct)
+
+    # What a device does on its first pass is not timed.
+    for each in (network, ours_network):
+        start = pixels.to(device, copy=True).requires_grad_()
+        each(start).sum().backward()
+        each.zero_grad(set_to_none=True)
+    seconds: dict[str, list[float]] = {"pyautoattack": [], "dynat_ray": []}
+    loops = {"pyautoattack": theirs, "dynat_ray": ours}
+    for number in range(rounds):
+        # Each goes first in turn.
+        for name in list(loops)[:: 1 if number % 2 == 0 else -1]:
+            seconds[name].append(seconds_of(loops[name], device))
+    case = {
+        "seconds": {name: statistics.median(each) for name, each in seconds.items()},
+        "agreement": float((kept["ours"] == kept["theirs"]).float().mean()),
+        "still_right": float(kept["ours"].float().mean()),
+    }
+    return case, [a / b for a, b in zip(*seconds.values(), strict=True)]

@@ -1,0 +1,45 @@
+"""How much memory each loop's training step needs at its peak."""
+
+from __future__ import annotations
+
+import torch
+
+from dynat_ray.benchmarks.loops import LOOPS, make_step
+from dynat_ray.benchmarks.our_loop import classifier, random_batch, sgd
+from dynat_ray.benchmarks.reference_loops import AttackSettings
+from dynat_ray.benchmarks.turns import cpu_threads, in_environment
+from dynat_ray.hardware import peak_memory_bytes
+
+# More attack steps need as much; the second one is what a GPU replays.
+_ATTACK = AttackSettings(steps=2)
+_STEPS = 2  # momentum is there from the second on
+
+
+def measure(
+    *, batch_size: int, device: str, threads: int = 0, compiled: bool = False
+) -> dict[str, int]:
+    """Returns the peak in bytes of each loop's step of `preact_resnet18`, 32 x 32 images.
+
+    Each has a process of its own, of which a GPU's memory counts tensors and a CPU's everything,
+    libraries too.
+
+    Args:
+        batch_size: Images of a step.
+        device: Where.
+        threads: CPU threads; 0: all cores.
+        compiled: `torch.compile` ours.
+    """
+    return {
+        name: in_environment({}, _peak, name, batch_size, device, threads, compiled)
+        for name in LOOPS
+    }
+
+
+def _peak(name: str, batch_size: int, device: str, threads: int, compiled: bool) -> int:
+    with cpu_threads(threads):
+        images, labels = random_batch(batch_size, device)
+        model = classifier(seed=0, shape=(3, 32, 32)).to(device)
+        step = make_step(name, model, sgd(model), _ATTACK, compiled=compiled)
+        for _ in range(_STEPS):
+            step(images, labels)
+    return peak_memory_bytes(torch.device(device))

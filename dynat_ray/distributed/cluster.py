@@ -1,0 +1,214 @@
+"""Ray itself: attaching to a cluster or starting a local one, quietly."""
+
+from __future__ import annotations
+
+import os
+
+# Read by Ray when it is imported or starts its processes.
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    # A report counts once the controller has polled it, so this bounds what a crash can cost.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
+_QUIET_PROCESSES = 8
+_STARTS = 3
+_TIMED_OUT = "timed out during startup"
+# Said of every small machine on which several runs start side by side.
+_CHATTER = "maximum expected startup concurrency"
+for _name, _value in _QUIET.items():
+    os.environ.setdefault(_name, _value)
+
+import logging  # noqa: E402
+import threading  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+import ray  # noqa: E402
+from ray._private import ray_constants  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
+
+from dynat_ray.errors import UserError  # noqa: E402
+from dynat_ray.interrupt import interrupt_on_sigterm  # noqa: E402
+
+
+def connect() -> None:
+    """Attaches to the cluster that `RAY_ADDRESS` names, else starts one on this machine.
+
+    A local cluster listens on loopback only and ends with the process. Ray's own log lines are
+    kept from the terminal.
+
+    Raises:
+        UserError: `RAY_ADDRESS` names a cluster that does not answer, or none starts here.
+    """
+    if ray.is_initialized():
+        return
+    _start()
+    if threading.current_thread() is threading.main_thread():
+        interrupt_on_sigterm()
+
+
+def _start() -> None:
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _leave_out_chatter()
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        except ValueError:
+            raise UserError(
+                f"RAY_ADDRESS={address} is no address of a cluster, such as auto or HOST:6379 (the "
+                "http:// address of its dashboard is for `ray job submit`)"
+            ) from None
+        except (ConnectionError, RuntimeError) as error:
+            raise UserError(
+                f"the Ray cluster at RAY_ADDRESS={address} does not answer: {error}"
+            ) from None
+        return
+    # Without a word here Ray writes a token file that later `ray start`s on this machine obey.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    # On few cores Ray would warn of so many processes, most of which do next to nothing.
+    os.environ.setdefault(
+        "RAY_worker_maximum_startup_concurrency", str(max(_QUIET_PROCESSES, os.cpu_count() or 1))
+    )
+    # Ray listens on all interfaces even for one machine, unless it thinks that it has no others.
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ.setdefault(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0")
+    for _ in range(_STARTS):
+        try:
+            # With its dashboard, though nobody looks at it: the State API is a part of that.
+            ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as error:
+            # Ray raises a plain one when its processes take more than half a minute to answer.
+            if _TIMED_OUT not in str(error):
+                raise
+            ray.shutdown()
+    raise UserError(
+        f"Ray did not start on this machine in {_STARTS} attempts of half a minute: other work "
+        "takes all of its cores; end some of it, or start a cluster (ray start --head) and set "
+        "RAY_ADDRESS"
+    )
+
+
+def _leave_out_chatter() -> None:
+    """Keeps from the terminal that Ray started many processes; other messages of nodes stay."""
+    show = ray._private.worker.print_to_stdstream
+
+    def show_others(data: dict[str, Any], ignore_prefix: bool) -> None:
+        if not any(_CHATTER in line for line in data["lines"]):
+            show(data, ignore_prefix)
+
+    ray._private.worker.print_to_stdstream = show_others
+
+
+def cluster_total(kind: str) -> float:
+    """Returns how much of a resource (`CPU`, `GPU`) all nodes have."""
+    connect()
+    return float(ray.cluster_resources().get(kind, 0))
+
+
+def cluster_limit(kind: str) -> float:
+    """Returns how much of a resource all nodes have, or can have where Ray starts nodes itself."""
+    return max(cluster_total(kind), _autoscaling_limit(kind))
+
+
+def _autoscaling_limit(kind: str) -> float:
+    """Returns how much of a resource all nodes can have where Ray starts nodes itself, else 0."""
+    connect()
+    # The public API tells what is there, not what may come.
+    allowed = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    return float(allowed.get(kind, 0))
+
+
+def require_cluster(workers: int, cpus_per_worker: int, gpu: bool) -> None:
+    """Raises `UserError` if the cluster can never run so many workers.
+
+    Args:
+        workers: Side by side.
+        cpus_per_worker: CPU cores each.
+        gpu: A GPU each.
+    """
+    cpus, gpus = cluster_limit("CPU"), cluster_limit("GPU")
+    if gpu and workers > gpus:
+        raise UserError(
+            f"{workers} workers need {workers} GPUs, but the cluster has {gpus:g}; set "
+            "cluster.workers lower or cluster.gpu to false"
+        )
+    if workers * cpus_per_worker > cpus:
+        raise UserError(
+            f"{workers} workers with {cpus_per_worker} CPUs each need {workers * cpus_per_worker}, "
+            f"but the cluster has {cpus:g}; set cluster.workers or cluster.cpus_per_worker lower"
+        )
+
+
+def side_by_side(workers: int, cpus_per_worker: int, gpu: bool) -> int:
+    """Returns how many groups of workers fit on the cluster at once, or on what it may grow to.
+
+    A worker can't be spread over nodes, so what counts is how many fit on each that is there.
+
+    Args:
+        workers: Of one group.
+        cpus_per_worker: CPU cores each.
+        gpu: A GPU each.
+    """
+    connect()
+    places = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            here = int(node["Resources"].get("CPU", 0) // cpus_per_worker)
+            places += min(here, int(node["Resources"].get("GPU", 0))) if gpu else here
+    may_come = int(_autoscaling_limit("CPU") // cpus_per_worker)
+    if gpu:
+        may_come = min(may_come, int(_autoscaling_limit("GPU")))
+    return max(places, may_come) // workers
+
+
+def require_shared_storage(out_given: bool) -> None:
+    """Raises `UserError` on several nodes if nobody said where all of them can write.
+
+    Args:
+        out_given: The user gave a folder for runs.
+    """
+    nodes = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+    if len(nodes) > 1 and not out_given:
+        raise UserError(
+            f"the cluster has {len(nodes)} machines; give a folder that all of them share with "
+            "--out, DYNAT_RAY_OUT or cluster.storage"
+        )
+
+
+def require_everywhere(paths: Sequence[Path]) -> None:
+    """Raises `UserError` if some node lacks a path that the workers will read or write.
+
+    Args:
+        paths: Absolute.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    look = ray.remote(num_cpus=0, max_retries=0)(_lacking)
+    answers = {
+        look.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote([str(path) for path in paths]): node["NodeManagerAddress"]
+        for node in nodes
+    }
+    for answer, address in answers.items():
+        try:
+            lacking = ray.get(answer)
+        except ray.exceptions.RayError:
+            # It has gone meanwhile; who comes later finds the path, or says that there is none.
+            continue
+        if lacking:
+            raise UserError(
+                f"the machine {address} of the cluster has no {lacking[0]}; prepared data must lie "
+                "on the same path on all machines (DYNAT_RAY_CACHE or --data.path on storage that "
+                "they share), and runs on storage that they share (--out, also s3://BUCKET/PREFIX)"
+            )
+
+
+def _lacking(paths: list[str]) -> list[str]:
+    return [path for path in paths if not Path(path).exists()]

@@ -1,0 +1,49 @@
+"""Keeps the command's copy of a run up to date while workers write to a store."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from dynat_ray.distributed.polling import Watching
+from dynat_ray.distributed.progress import NOTES
+from dynat_ray.errors import UserError
+from dynat_ray.storage.mirror import Mirror
+
+_SECONDS_BETWEEN_LOOKS = 2.0
+_METRICS = "metrics.jsonl"
+_SAMPLES = "samples"
+
+
+def fetch_measured(run_folder: Path) -> None:
+    """Fetches metrics, notes and samples of a run whose workers write to a store, if it answers.
+
+    Who ends such a run from outside has to: its own process can't any more.
+    """
+    mirror, samples = Mirror.of(run_folder), Mirror.of(run_folder / _SAMPLES)
+    if mirror is not None and samples is not None:
+        with suppress(UserError):
+            mirror.pull(only=(_METRICS, NOTES))
+            samples.pull()
+
+
+class Follower(Watching):
+    """Fetches new metrics and notes while its context lasts, and everything when it ends.
+
+    Args:
+        mirror: Of the run's folder.
+    """
+
+    def __init__(self, mirror: Mirror) -> None:
+        super().__init__(_SECONDS_BETWEEN_LOOKS)
+        self._mirror = mirror
+
+    def look(self) -> None:
+        """Fetches metrics and notes."""
+        # The workers will say what is wrong with the store, if it lasts.
+        with suppress(UserError):
+            self._mirror.pull(only=(_METRICS, NOTES))
+
+    def look_last(self) -> None:
+        """Fetches everything."""
+        self._mirror.pull()

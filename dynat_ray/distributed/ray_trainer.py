@@ -1,0 +1,157 @@
+"""A training run through Ray Train: start the workers, follow them, collect what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+from dynat_ray.distributed.cluster import (
+    cluster_limit,
+    cluster_total,
+    connect,
+    require_cluster,
+    side_by_side,
+)
+
+# isort: split
+import ray.train
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchTrainer
+
+import dynat_ray.config as settings
+from dynat_ray.distributed.mirror_follower import Follower
+from dynat_ray.distributed.notices import ListeningTorch, StopOnSignal
+from dynat_ray.distributed.progress import ProgressPrinter
+from dynat_ray.distributed.worker import run_worker
+from dynat_ray.errors import Stopped, UserError, disk_error
+from dynat_ray.storage.checkpoint_names import CHECKPOINTS
+from dynat_ray.storage.mirror import Mirror
+from dynat_ray.training.device import KEEP_FREED_MEMORY
+from dynat_ray.training.session import CHECKPOINTS_KEPT
+
+# A run on fewer nodes than it may have looks for more this often; each change costs a restart.
+_SECONDS_BETWEEN_RESIZES = 60.0
+# Workers may wait for one another this long (validation of unequal parts, a slow disk).
+_COLLECTIVE_TIMEOUT = 3600
+
+
+def resolve_workers(cluster: settings.ClusterConfig) -> tuple[int, int, bool]:
+    """Returns the smallest and largest number of workers and whether each has a GPU.
+
+    Raises:
+        UserError: The cluster has fewer CPUs or GPUs.
+    """
+    # Where Ray starts nodes itself, none may be there yet.
+    gpus = int(cluster_total("GPU") or cluster_limit("GPU"))
+    gpu = gpus > 0 if cluster.gpu == "auto" else cluster.gpu
+    wanted = cluster.worker_range()
+    if wanted is None:
+        by_cpu = min(2, int(cluster_total("CPU")) // cluster.cpus_per_worker)
+        wanted = (gpus, gpus) if gpu else (max(1, by_cpu), max(1, by_cpu))
+    # An elastic run starts with the workers that there are.
+    require_cluster(wanted[0], cluster.cpus_per_worker, gpu)
+    if side_by_side(wanted[0], cluster.cpus_per_worker, gpu) == 0:
+        raise UserError(
+            f"{wanted[0]} workers with {cluster.cpus_per_worker} CPUs each fit on no nodes of this "
+            "cluster: a worker can't be spread over several; set cluster.workers or "
+            "cluster.cpus_per_worker lower"
+        )
+    return *wanted, gpu
+
+
+def fit(
+    config: settings.RunConfig,
+    run_folder: Path,
+    *,
+    callbacks: Sequence[UserCallback] = (),
+    quiet: bool = False,
+) -> None:
+    """Trains `config` in `run_folder`, which holds its `config.yaml`, printing a line per epoch.
+
+    Args:
+        config: The run.
+        run_folder: Its folder; where that stands for a place in a store, the workers write there.
+        callbacks: Ray Train calls them after every epoch.
+        quiet: Print nothing.
+
+    Raises:
+        UserError: What the user can correct; what a worker said of it.
+        Stopped: This process was told to end, and a checkpoint is written.
+    """
+    connect()
+    low, high, gpu = resolve_workers(config.cluster)
+    if config.train.batch_size < high:
+        raise UserError(
+            f"train.batch_size {config.train.batch_size} is less than one image for each of {high} "
+            "workers; raise it or lower cluster.workers"
+        )
+    resources = {"CPU": float(config.cluster.cpus_per_worker)} | ({"GPU": 1.0} if gpu else {})
+    # Ray's static types are those of its older API.
+    mirror = Mirror.of(run_folder)
+    storage, storage_path = (None, str(run_folder)) if mirror is None else mirror.train_storage()
+    if mirror is not None:
+        mirror.push()
+    signals = StopOnSignal()
+    trainer = TorchTrainer(
+        run_worker,  # type: ignore[arg-type]
+        train_loop_config={
+            "run_folder": str(run_folder),
+            "address": "" if mirror is None else mirror.address,
+            "stop_key": signals.key,
+        },
+        torch_config=ListeningTorch(timeout_s=_COLLECTIVE_TIMEOUT),
+        scaling_config=ScalingConfig(
+            num_workers=low if low == high else (low, high),  # type: ignore[arg-type]
+            use_gpu=gpu,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=_SECONDS_BETWEEN_RESIZES,  # type: ignore[call-arg]
+        ),
+        run_config=RunConfig(  # type: ignore[call-arg]
+            name=CHECKPOINTS,
+            storage_path=storage_path,
+            storage_filesystem=storage,
+            failure_config=FailureConfig(max_failures=config.cluster.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
+            callbacks=list(callbacks),  # type: ignore[arg-type]
+            logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
+            worker_runtime_env={
+                "env_vars": {"OMP_NUM_THREADS": str(config.cluster.cpus_per_worker)}
+                | ({} if gpu else KEEP_FREED_MEMORY)
+            },
+        ),
+    )
+    with (
+        signals,
+        # It ends last, when everything is here.
+        nullcontext() if quiet else ProgressPrinter(run_folder, config),
+        nullcontext() if mirror is None else Follower(mirror),
+    ):
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            failures = getattr(error, "worker_failures", {})
+            for rank, failure in sorted(failures.items()):
+                raise _as_user_error(rank, failure) from error
+            raise
+    answer = result.return_value  # type: ignore[attr-defined]
+    if answer and answer["error"]:
+        raise UserError(answer["error"])
+    # Told after the workers' last look, the command must not go on to the evaluation.
+    if signals.told or (answer and answer["stopped"]):
+        raise Stopped(
+            "a checkpoint is written; the same command with --name "
+            f"{run_folder.name} --resume goes on from it"
+        )
+
+
+def _as_user_error(rank: int, failure: Exception) -> Exception:
+    """Returns what a worker raised: the user's mistake as such, anything else with its rank."""
+    cause: BaseException | None = failure
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return cause
+        if isinstance(cause, OSError) and (full := disk_error(cause)):
+            return full
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return RuntimeError(f"worker {rank} failed: {failure}")

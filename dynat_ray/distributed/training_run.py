@@ -1,0 +1,131 @@
+"""A whole run, from settings to results: folder, training, evaluation, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dynat_ray.attacks.registry import get_attacks
+from dynat_ray.config import RunConfig
+from dynat_ray.data import DatasetInfo, load_info
+from dynat_ray.data.preparing.cache import cached_dataset
+from dynat_ray.distributed.cluster import (
+    connect,
+    require_everywhere,
+    require_shared_storage,
+)
+from dynat_ray.distributed.ray_trainer import fit, resolve_workers
+from dynat_ray.distributed.table import measure_run
+from dynat_ray.errors import UserError
+from dynat_ray.methods import standard_model_key
+from dynat_ray.report import write_report
+from dynat_ray.settings import override
+from dynat_ray.storage.atomic import write_whole
+from dynat_ray.storage.description import describe_run
+from dynat_ray.storage.mirror import Mirror
+from dynat_ray.storage.run_folder import open_run_folder, write_environment
+from dynat_ray.training.final_models import trained_epochs
+from dynat_ray.training.setup import check_run
+
+
+def run(
+    config: RunConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    out_given: bool = True,
+    command: str = "",
+) -> dict[str, Any]:
+    """Trains, evaluates and reports; with `resume` goes on where it was.
+
+    Args:
+        config: The run; an empty `data.path` is prepared first.
+        folder: The run's folder.
+        resume: Go on, or start if there is nothing yet.
+        out_given: The user said where run folders go (on several nodes someone must).
+        command: What the run is part of; empty: it is this process's command.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        UserError: What the user can correct.
+    """
+    config, info, loader = resolve(config)
+    connect()
+    require_shared_storage(out_given)
+    low, high, gpu = resolve_workers(config.cluster)
+    changed = open_run_folder(folder, config, resume=resume)
+    mirror = Mirror.of(folder)
+    require_everywhere([Path(config.data.path), *([] if mirror else [folder / "config.yaml"])])
+    workers = str(low) if low == high else f"{low} to {high}"
+    facts = {"workers": workers, "device": "cuda" if gpu else "cpu", "loader": loader}
+    write_environment(folder, facts, command)
+    print(describe_run(config, info, mirror.address if mirror else folder, facts), flush=True)
+    for change in changed:
+        print(f"changed since the run began: {change}", flush=True)
+    if not is_trained(config, folder):
+        fit(config, folder)
+    results = finish(config, folder, workers=high)
+    if mirror is not None:
+        mirror.push()
+    return results
+
+
+def resolve(config: RunConfig) -> tuple[RunConfig, DatasetInfo, str]:
+    """Prepares an empty `data.path`, and checks everything that can be checked without workers.
+
+    Returns:
+        The config with absolute paths, its data set, and the loader that will be used.
+
+    Raises:
+        UserError: What the user can correct.
+    """
+    path = Path(config.data.path).expanduser() if config.data.path else cached_dataset(config.data)
+    config = with_absolute_paths(config, path)
+    info = load_info(path)
+    get_attacks(config.eval.attacks)
+    return config, info, check_run(config, info)
+
+
+def with_absolute_paths(config: RunConfig, data: Path | str) -> RunConfig:
+    """Returns the config as its run writes it down: elsewhere, relative paths mean other places.
+
+    Args:
+        config: The run.
+        data: Folder of its data set.
+    """
+    absolute = {"data.path": str(Path(data).resolve())}
+    keys = {"data.extra_path", "model.init_from", standard_model_key(config.method.name)}
+    for key in keys - {""}:
+        section, _, name = key.partition(".")
+        if given := getattr(getattr(config, section), name):
+            absolute[key] = str(Path(given).expanduser().resolve())
+    return override(config, absolute)
+
+
+def finish(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:
+    """Evaluates a trained run on the test split, writes its results and report.
+
+    Args:
+        config: The run, resolved.
+        folder: Its folder.
+        workers: How many evaluate, at most.
+
+    Returns:
+        What `results.json` holds.
+    """
+    results = measure_run(config, folder, workers=workers)
+    file = folder / "results.json"
+    try:
+        write_whole(file, json.dumps(results, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"{file} can't be written: {error}") from None
+    write_report(folder)
+    return results
+
+
+def is_trained(config: RunConfig, folder: Path) -> bool:
+    """Returns whether a run has done its last epoch and saved its models."""
+    return trained_epochs(folder) >= config.train.epochs

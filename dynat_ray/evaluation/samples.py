@@ -1,0 +1,47 @@
+"""The test images of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dynat_ray.attacks.corruptions import require_corruptible
+from dynat_ray.attacks.registry import get_attacks, require_takeable
+from dynat_ray.data import DatasetInfo, balanced_subset, load_info, load_test_images
+from dynat_ray.data.stored import load_labels
+from dynat_ray.evaluation.inputs import check_samples, count_classes
+from dynat_ray.evaluation.request import Request
+from dynat_ray.evaluation.subject import Subject, image_size_for, require_fit
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Test images `(N, C, H, W)`, their labels and places in the test split, `(N,)`."""
+
+    data: DatasetInfo
+    images: Tensor
+    labels: Tensor
+    indices: NDArray[np.int64]
+    classes: int
+
+
+def load_samples(subject: Subject, request: Request) -> Samples:
+    """Returns the samples, once it is sure that they, the model and the request fit.
+
+    Raises:
+        UserError: They do not, or the data set is not there.
+    """
+    data = load_info(request.data)
+    indices = balanced_subset(load_labels(request.data, "test").numpy(), request.samples)
+    images, labels = load_test_images(
+        request.data, request.samples, image_size=image_size_for(subject, data)
+    )
+    check_samples(images, labels)
+    require_fit(subject.model, data, images)
+    require_takeable(get_attacks(request.attacks), images, request.norm)
+    if request.corruptions:
+        require_corruptible(images)
+    return Samples(data, images, labels, indices, count_classes(subject.model, images, labels))

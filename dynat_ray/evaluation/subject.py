@@ -1,0 +1,128 @@
+"""The model under evaluation, and the settings of the run it comes from."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from dynat_ray.data import DatasetInfo
+from dynat_ray.errors import UserError
+from dynat_ray.models import Classifier, build_model, load_model
+from dynat_ray.settings import Settings, read_settings
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to evaluate.
+
+    Attributes:
+        name: As the user wrote it.
+        model: In eval mode, float32, on the CPU.
+        run: The folder of the run that trained it; None if there is none.
+        settings: That run's settings by full key, such as `threat.eps`; empty without a run.
+    """
+
+    name: str
+    model: nn.Module
+    run: Path | None = None
+    settings: Settings = field(default_factory=dict)
+
+
+def load_subject(name: str) -> Subject:
+    """Loads a model by what names it.
+
+    Args:
+        name: A run folder, a model folder (`config.json` and `model.safetensors`), a model of
+            timm's registry, which comes with its published weights, or `module:function`, which
+            returns an `nn.Module` for images in [0, 1].
+
+    Raises:
+        UserError: There is no such model, or it can't be loaded.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        run = next((f for f in (folder, folder.parent) if (f / "config.yaml").is_file()), None)
+        settings = read_settings(run / "config.yaml") if run else {}
+        return Subject(name, _ready(load_model(folder)), run, settings)
+    if ":" in name and not folder.exists():
+        return Subject(name, _call(name))
+    if timm.is_model(name):
+        return _published(name)
+    raise UserError(
+        f"there is no model '{name}'; give a run folder, a model folder, a name of timm's or "
+        "module:function"
+    )
+
+
+def _published(name: str) -> Subject:
+    published = timm.get_pretrained_cfg(name)
+    if published is None or not published.has_weights:
+        raise UserError(f"timm has no published weights for '{name}'; give a model folder")
+    channels, height, width = published.input_size
+    model = build_model(
+        name,
+        num_classes=published.num_classes,
+        channels=channels,
+        size=(height, width),
+        mean=published.mean,
+        std=published.std,
+        pretrained=True,
+    )
+    # Images are brought to the size that the weights were trained for.
+    return Subject(name, _ready(model), settings={"data.image_size": height})
+
+
+def _call(name: str) -> nn.Module:
+    module_name, _, function_name = name.partition(":")
+    # As `python -m` does, so that a module in the working directory is found.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        function: Any = getattr(importlib.import_module(module_name), function_name)
+        model = function()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise UserError(f"'{name}' gives no model: {error}") from error
+    if not isinstance(model, nn.Module):
+        raise UserError(f"'{name}' must return an nn.Module, not {type(model).__name__}")
+    return _ready(model)
+
+
+def _ready(model: nn.Module) -> nn.Module:
+    # Convolutions are faster on channels_last weights.
+    return model.float().eval().to(memory_format=torch.channels_last)
+
+
+def image_size_for(subject: Subject, data: DatasetInfo) -> int:
+    """Returns the side in pixels to bring test images to, as in training; 0: as stored."""
+    side = int(subject.settings.get("data.image_size", 0))
+    if side == 0 and data.size is None and isinstance(subject.model, Classifier):
+        return subject.model.size[0]
+    return side
+
+
+def require_fit(model: nn.Module, data: DatasetInfo, images: Tensor) -> None:
+    """Raises `UserError` if a model of ours was made for other classes, channels or sizes.
+
+    Convolutional networks take images of any size and then predict at random, so that trying one
+    would not tell. Models of others are only tried (`inputs.count_classes`).
+    """
+    if not isinstance(model, Classifier):
+        return
+    channels, *size = images.shape[1:]
+    for what, made_for, found in (
+        ("classes", model.num_classes, data.num_classes),
+        ("channels", model.channels, channels),
+        ("pixels (height and width)", model.size, tuple(size)),
+    ):
+        if made_for != found:
+            raise UserError(
+                f"the model was made for images of {made_for} {what}, but data set '{data.name}' "
+                f"has {found}; give the data it was trained on with --data"
+            )

@@ -1,0 +1,151 @@
+"""A comparison of methods: one table and one figure over the run folders of several seeds."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dynat_ray.errors import UserError
+from dynat_ray.report.comparison_figure import clean_against_robust
+from dynat_ray.report.comparison_rows import Row, Spread
+from dynat_ray.report.page import write_page
+from dynat_ray.report.reading import Run, read_run
+from dynat_ray.report.text import MODELS, attack_names
+from dynat_ray.storage.atomic import write_whole
+
+
+def run_folder(folder: Path, label: str, seed: int) -> Path:
+    """Returns the folder of one run of a comparison; `label` is the method, maybe with settings."""
+    return folder / "runs" / f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', label)}-seed{seed}"
+
+
+def write_comparison(folder: Path, seeds: Mapping[str, Sequence[int]]) -> str:
+    """Writes `compare.csv`, `.md`, `.html` and `.svg` from the runs that have ended.
+
+    Args:
+        folder: Of the comparison; runs are in its `runs/`.
+        seeds: The runs that count: seeds by method, methods in the order of the table.
+
+    Returns:
+        The Markdown table.
+
+    Raises:
+        UserError: The files can't be written.
+    """
+    runs = {label: _ended_runs(folder, label, own) for label, own in seeds.items()}
+    rows = [_row(label, model, found) for label, found in runs.items() if found for model in MODELS]
+    attacks = list(dict.fromkeys(name for row in rows for name in row.accuracies))
+    markdown = _markdown(rows, attacks)
+    robust = _robust(attacks)
+    figure = clean_against_robust(rows, robust) if robust and "clean" in attacks else None
+    any_run = next((found[0] for found in runs.values() if found), None)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "compare.csv", _csv(rows, attacks))
+        write_whole(folder / "compare.md", markdown + "\n")
+        if figure:
+            svg = base64.b64decode(figure.partition(",")[2]).decode()
+            write_whole(folder / "compare.svg", svg)
+    except OSError as error:
+        raise UserError(f"the comparison in {folder} can't be written: {error}") from error
+    content = {
+        "name": folder.name,
+        "facts": _facts(any_run),
+        "attacks": attacks,
+        "rows": rows,
+        "figure": figure,
+        "robust": robust,
+        "missing": [label for label, found in runs.items() if not found],
+    }
+    write_page(folder / "compare.html", "compare.html", content)
+    return markdown
+
+
+def _ended_runs(folder: Path, label: str, seeds: Sequence[int]) -> list[Run]:
+    places = [run_folder(folder, label, seed) for seed in seeds]
+    return [read_run(place) for place in places if (place / "results.json").exists()]
+
+
+def _robust(attacks: Sequence[str]) -> str:
+    """Returns the attack that says most: AutoAttack, else the last; empty if there is none."""
+    others = [name for name in attacks if name != "clean"]
+    return next((name for name in others if name.startswith("autoattack")), [*others, ""][-1])
+
+
+def _row(label: str, model: str, runs: Sequence[Run]) -> Row:
+    attacks = [name for name in attack_names(runs[0].results) if name in runs[0].results[model]]
+    return Row(
+        label=label,
+        model=model,
+        seeds=len(runs),
+        accuracies={
+            name: _spread(
+                [run.results[model][name]["accuracy"] for run in runs if name in run.results[model]]
+            )
+            for name in attacks
+        },
+        seconds=_spread([_mean_metric(run, "seconds") for run in runs]),
+        passes=_spread([_mean_metric(run, "passes_per_sample") for run in runs]),
+    )
+
+
+def _mean_metric(run: Run, name: str) -> float:
+    return statistics.fmean(line[name] for line in run.metrics)
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return Spread(statistics.fmean(values), deviation)
+
+
+def _markdown(rows: Sequence[Row], attacks: Sequence[str]) -> str:
+    heads = ["method", "model", *attacks, "s/epoch", "attack passes", "seeds"]
+    lines = [
+        [
+            row.label,
+            row.model,
+            *(row.accuracies[name].text() if name in row.accuracies else "-" for name in attacks),
+            row.seconds.text(),
+            row.passes.text(),
+            str(row.seeds),
+        ]
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    table = [heads, ["-" * width for width in widths], *lines]
+    return "\n".join(
+        "| "
+        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        + " |"
+        for line in table
+    )
+
+
+def _csv(rows: Sequence[Row], attacks: Sequence[str]) -> str:
+    values = [*attacks, "seconds_per_epoch", "attack_passes_per_sample"]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(
+        ["method", "model", "seeds", *(f"{v}_{kind}" for v in values for kind in ("mean", "sd"))]
+    )
+    for row in rows:
+        spreads = [row.accuracies.get(name) for name in attacks] + [row.seconds, row.passes]
+        cells: list[Any] = []
+        for spread in spreads:
+            deviation = spread.deviation if spread else None
+            cells.append(f"{spread.mean:.3f}" if spread else "")
+            cells.append("" if deviation is None else f"{deviation:.3f}")
+        writer.writerow([row.label, row.model, row.seeds, *cells])
+    return file.getvalue()
+
+
+def _facts(run: Run | None) -> dict[str, str]:
+    if run is None:
+        return {}
+    return {name: words for name, words in run.facts().items() if name not in ("method", "seed")}

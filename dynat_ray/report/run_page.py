@@ -1,0 +1,172 @@
+"""`report.html`: a run on one page that needs nothing beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynat_ray.report.curves import learning_curves, speed_curves
+from dynat_ray.report.fragile import FOLDER, find_fragile
+from dynat_ray.report.page import write_page
+from dynat_ray.report.reading import Columns, Run, read_run
+from dynat_ray.report.sample_figures import budgets_and_steps, confidence_gaps, gap_figure
+from dynat_ray.report.text import MODELS, attack_names, interval_text
+from dynat_ray.storage.description import describe_eps
+
+# Points by which PGD may lie above AutoAttack before the page says so loudly: PGD-AT and TRADES
+# show 3 to 5 on CIFAR-10, published models that mask gradients 10 to 40.
+_SUSPICIOUS_POINTS = 6.0
+
+
+def write_report(run_dir: Path) -> Path:
+    """Writes `report.html` into a run folder, and the pictures of its most fragile images.
+
+    Args:
+        run_dir: A run's folder; the run may be unfinished, and its data set gone.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: The folder is not a run's, or can't be written.
+    """
+    run = read_run(run_dir)
+    return write_page(run_dir / "report.html", "run.html", _content(run))
+
+
+def _content(run: Run) -> dict[str, Any]:
+    epoch, samples = run.last_samples()
+    gaps = confidence_gaps(samples)
+    return {
+        "name": run.folder.resolve().name,
+        "facts": run.facts(),
+        "started": run.environment.get("started", "")[:16].replace("T", " "),
+        "epochs_done": len(run.metrics),
+        "epochs": run.config.train.epochs,
+        "settings": asdict(run.config),
+        "environment": _environment(run),
+        "table": _table(run.results),
+        "comparison": _pgd_against_autoattack(run.results),
+        "curves": learning_curves(run) if run.metrics else None,
+        "budgets": budgets_and_steps(run),
+        "spread": _spread(run, samples),
+        "gaps": gap_figure(gaps) if gaps else None,
+        "shares": gaps.shares() if gaps else {},
+        "samples_epoch": epoch + 1,
+        "fragile": _fragile(run, samples),
+        "fragile_folder": FOLDER,
+        "speed": _speed(run),
+        "speed_curves": speed_curves(run) if run.metrics else None,
+    }
+
+
+def _table(results: Mapping[str, Any]) -> dict[str, Any] | None:
+    attacks = attack_names(results)
+    if not attacks:
+        return None
+    rows = [
+        {
+            "model": model,
+            "cells": [
+                entry | {"interval": interval_text(entry)}
+                if (entry := results[model].get(attack))
+                else None
+                for attack in attacks
+            ],
+        }
+        for model in MODELS
+        if results.get(model)
+    ]
+    first = results.get("best") or results["last"]
+    return {
+        "attacks": attacks,
+        "rows": rows,
+        "best_epoch": results["best_epoch"] + 1 if "best_epoch" in results else None,
+        "after": {name: entry["after"] for name, entry in first.items() if entry.get("after")},
+        "notes": sorted({entry["note"] for entry in first.values() if entry.get("note")}),
+    }
+
+
+def _pgd_against_autoattack(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns by how many points PGD is above AutoAttack for the best model, if both were run."""
+    entries = results.get("best") or results.get("last") or {}
+    autoattack = next((name for name in entries if name.startswith("autoattack")), None)
+    pgd = next((name for name in entries if name.startswith("pgd")), None)
+    found: dict[str, Any] = {
+        "autoattack": autoattack,
+        "pgd": pgd,
+        "points": None,
+        "suspicious": False,
+    }
+    if autoattack and pgd:
+        # AutoAttack may have seen a part of the images, which need not be like the whole.
+        same = entries[autoattack].get("same_samples", {})
+        points = same.get(pgd, entries[pgd]["accuracy"]) - entries[autoattack]["accuracy"]
+        found |= {"points": points, "suspicious": points > _SUSPICIOUS_POINTS}
+    return found
+
+
+def _spread(run: Run, samples: Columns) -> dict[str, str] | None:
+    """Returns the last epoch's budgets in words: mean, and the range of the middle 90 %."""
+    if "eps" not in samples:
+        return None
+    norm = run.config.threat.norm
+    low, high = np.quantile(samples["eps"], [0.05, 0.95])
+    return {
+        "mean": describe_eps(float(samples["eps"].mean()), norm),
+        "low": describe_eps(float(low), norm),
+        "high": describe_eps(float(high), norm),
+        "steps": f"{samples['attack_steps'].mean():.1f}" if "attack_steps" in samples else "",
+    }
+
+
+def _fragile(run: Run, samples: Columns) -> dict[str, Any]:
+    images, words = find_fragile(run, samples)
+    norm = run.config.threat.norm
+    return {
+        "ranked_by": words,
+        "pictured": any(image.picture for image in images),
+        "images": [
+            {
+                "index": image.index,
+                "picture": image.picture,
+                "label": run.class_name(image.label),
+                "predicted": "" if image.predicted is None else run.class_name(image.predicted),
+                "wrong": image.predicted is not None and image.predicted != image.label,
+                "budget": "" if image.budget is None else describe_eps(image.budget, norm),
+            }
+            for image in images
+        ],
+    }
+
+
+def _speed(run: Run) -> dict[str, str]:
+    if not run.metrics:
+        return {}
+    seconds = sum(line["seconds"] for line in run.metrics)
+    images = sum(line["seconds"] * line["images_per_second"] for line in run.metrics)
+    passes = float(np.mean([line["passes_per_sample"] for line in run.metrics]))
+    waited = sum(line["loader_seconds"] for line in run.metrics)
+    memory = max(line["peak_memory_bytes"] for line in run.metrics)
+    return {
+        "training": f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min",
+        "images per second": f"{images / max(seconds, 1e-9):,.0f}",
+        "seconds per epoch": f"{seconds / len(run.metrics):,.1f}",
+        "waiting for images": f"{100 * waited / max(seconds, 1e-9):.1f} %",
+        "attack passes per image": f"{passes:.2f} of {run.config.attack.steps}",
+        "peak memory per worker": f"{memory / 2**30:.2f} GiB",
+    }
+
+
+def _environment(run: Run) -> dict[str, str]:
+    def as_text(value: Any) -> str:
+        if isinstance(value, dict):
+            return ", ".join(f"{name} {as_text(each)}" for name, each in value.items())
+        return value if isinstance(value, str) else json.dumps(value)
+
+    return {name: as_text(value) for name, value in run.environment.items()}

@@ -1,0 +1,202 @@
+"""`report.html` of a search, and its summary for the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dynat_ray.report.page import write_page
+from dynat_ray.report.search_figures import (
+    influence_plot,
+    influences,
+    parallel_plot,
+    pareto_plot,
+)
+from dynat_ray.report.text import interval_text
+from dynat_ray.searching.ranking import winner
+from dynat_ray.searching.study import read_search
+from dynat_ray.searching.trial_records import DEFAULT_TRIAL, Trial, read_trials, trial_folder
+from dynat_ray.searching.trials_table import show_value
+
+
+def write_search_report(folder: Path) -> Path:
+    """Writes `report.html` into a search's folder.
+
+    Args:
+        folder: The search's; the search may be unfinished.
+
+    Returns:
+        The file.
+    """
+    return write_page(folder / "report.html", "search.html", _content(folder))
+
+
+def search_summary(folder: Path) -> str:
+    """Returns what came out, in a few lines: the winner, and both on the test split."""
+    best = _winner(read_trials(folder))
+    if best is None:
+        return "no trial has finished"
+    lines = [f"winner: {describe_trial(best)}"]
+    for row in _comparison(folder, best):
+        cells = (
+            f"{name} {entry['accuracy']:.1f} % ({interval_text(entry)})"
+            for name, entry in row["entries"].items()
+        )
+        lines.append(f"{row['name']} on the test split: {', '.join(cells)}")
+    return "\n".join([*lines, f"settings for train --config: {folder / 'best.yaml'}"])
+
+
+def describe_trial(trial: Trial) -> str:
+    """Returns a trial's number and settings on one line."""
+    if trial.number == DEFAULT_TRIAL:
+        return "trial 0, the default setting"
+    settings = (f"{key} {show_value(value)}" for key, value in trial.settings.items())
+    return f"trial {trial.number}: {', '.join(settings)}"
+
+
+def _winner(trials: list[Trial]) -> Trial | None:
+    attack = _judging_attack(trials)
+    return winner(trials, attack) if attack else None
+
+
+def _judging_attack(trials: list[Trial]) -> str:
+    """Returns the attack that chose the winner: the last one of the final measurement."""
+    return next((list(trial.validation)[-1] for trial in trials if trial.validation), "")
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    search, trials = read_search(folder), read_trials(folder)
+    options, searched = search.options, search.space.searched
+    epochs = search.default.train.epochs
+    compared_epochs = options.first_rung or epochs
+    best, attack = _winner(trials), _judging_attack(trials)
+    effects = influences(trials, searched, compared_epochs)
+    judged = sorted(
+        (trial for trial in trials if trial.validation),
+        key=lambda trial: -trial.validation[attack]["accuracy"],
+    )
+    comparison = _comparison(folder, best) if best else []
+    return {
+        "name": folder.resolve().name,
+        "facts": {
+            "trials": f"{len(trials)} of {options.trials} "
+            f"({', '.join(f'{n} {state}' for state, n in _states(trials).items())})",
+            "proposals": f"{options.search}, for {' and '.join(options.objectives)} accuracy",
+            "early stops": f"ASHA on robust accuracy, first after {options.first_rung} of {epochs} "
+            f"epochs, one in {options.reduction:g} goes on"
+            if options.first_rung
+            else "none",
+            "method": search.default.method.name,
+            "model": search.default.model.name,
+            "data": search.default.data.path,
+        },
+        "space": {key: distribution.describe() for key, distribution in searched.items()},
+        "default": {k: show_value(v) for k, v in search.space.default(search.default).items()},
+        "best": best,
+        "best_words": describe_trial(best) if best else "",
+        "best_values": {k: show_value(v) for k, v in best.settings.items()} if best else {},
+        "attack": attack,
+        "judged": [
+            {
+                "number": trial.number,
+                "is_default": trial.number == DEFAULT_TRIAL,
+                "entries": [
+                    entry | {"interval": interval_text(entry)}
+                    for entry in trial.validation.values()
+                ],
+            }
+            for trial in judged
+        ],
+        "judging_attacks": list(judged[0].validation) if judged else [],
+        "comparison": comparison,
+        "test_attacks": list(comparison[0]["entries"]) if comparison else [],
+        "verdict": _verdict(comparison),
+        "pareto": pareto_plot(trials, best) if any(trial.best for trial in trials) else None,
+        "parallel": parallel_plot(trials, searched) if any(t.best for t in trials) else None,
+        "effects": {effect.key: effect.words() for effect in effects},
+        "influence": influence_plot(trials, searched, [e.key for e in effects], compared_epochs)
+        if effects
+        else None,
+        "compared_epochs": compared_epochs,
+        "compared_trials": sum(trial.after(compared_epochs) is not None for trial in trials),
+        "keys": list(searched),
+        "trials": [_row(folder, trial, best, epochs) for trial in _ranked(trials)],
+    }
+
+
+def _states(trials: list[Trial]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for trial in trials:
+        # A search that is over has nothing that runs.
+        state = "unfinished" if trial.state == "running" else trial.state
+        counts[state] = counts.get(state, 0) + 1
+    return counts
+
+
+def _ranked(trials: list[Trial]) -> list[Trial]:
+    def rank(trial: Trial) -> tuple[bool, float]:
+        accuracy = trial.best["validation_robust_accuracy"] if trial.best else -1.0
+        return trial.state != "finished", -accuracy
+
+    return sorted(trials, key=rank)
+
+
+def _row(folder: Path, trial: Trial, best: Trial | None, epochs: int) -> dict[str, Any]:
+    report = trial_folder(folder, trial.number) / "report.html"
+    line = trial.best
+    return {
+        "number": trial.number,
+        "link": str(report.relative_to(folder)) if report.exists() else "",
+        "is_default": trial.number == DEFAULT_TRIAL,
+        "is_best": best is not None and trial.number == best.number,
+        "values": [show_value(value) for value in trial.settings.values()],
+        "epochs": f"{trial.epochs}/{epochs}",
+        "clean": f"{line['validation_clean_accuracy']:.1f}" if line else "",
+        "robust": f"{line['validation_robust_accuracy']:.1f}" if line else "",
+        "seconds": f"{trial.seconds:,.0f}",
+        "state": "unfinished" if trial.state == "running" else trial.state,
+        "error": trial.error,
+    }
+
+
+def _comparison(folder: Path, best: Trial) -> list[dict[str, Any]]:
+    """Returns the test accuracies of the default setting and, where it is another, the winner."""
+    rows = []
+    for number in dict.fromkeys([DEFAULT_TRIAL, best.number]):
+        file = trial_folder(folder, number) / "results.json"
+        if file.exists():
+            entries: Mapping[str, Any] = json.loads(file.read_text())["best"]
+            name = "default setting" if number == DEFAULT_TRIAL else f"trial {number}, the winner"
+            rows.append(
+                {
+                    "name": name,
+                    "entries": {
+                        attack: {**entry, "interval_words": interval_text(entry)}
+                        for attack, entry in entries.items()
+                    },
+                }
+            )
+    return rows
+
+
+def _verdict(comparison: list[dict[str, Any]]) -> str:
+    """Returns in a sentence whether the winner beats the default by more than chance."""
+    if len(comparison) < 2:
+        return ""
+    default, best = (row["entries"] for row in comparison)
+    attack = next((name for name in best if name.startswith("autoattack")), list(best)[-1])
+    ours, theirs = best[attack], default[attack]
+    points = ours["accuracy"] - theirs["accuracy"]
+    side = "above" if points >= 0 else "below"
+    words = f"Under {attack} the winner is {abs(points):.1f} points {side} the default setting"
+    apart = (
+        ours["interval"][0] > theirs["interval"][1] or ours["interval"][1] < theirs["interval"][0]
+    )
+    if apart:
+        return f"{words} on the test split; the 95 % intervals do not overlap."
+    return (
+        f"{words} on the test split, but the 95 % intervals overlap: with {ours['samples']} images "
+        "and one seed each this may be chance."
+    )

@@ -1,0 +1,204 @@
+"""A folder whose files are also kept in an object store (`s3://`, `gs://`).
+
+Everything that writes a run works on a plain folder. Where the user wants the run in an object
+store, that folder is a temporary one which is pushed there, by the command and by the first
+worker, and pulled from there. Checkpoints are not part of it: Ray Train writes them to the store
+itself, and a worker fetches the one it goes on from.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pyarrow.fs as stores
+
+from dynat_ray.errors import UserError
+from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_order
+
+# Holds the address of the store; it lies beside folders that are kept there.
+_MARK = ".kept-at"
+_SCHEMES = ("s3", "gs", "gcs")
+
+# Size and time of a file, here or there.
+_Stamp = tuple[int, object]
+
+
+def is_address(text: str) -> bool:
+    """Returns whether `text` names an object store and not a folder.
+
+    Raises:
+        UserError: It holds a password, which would end up in files and logs; or it names a kind of
+            store that there is not.
+    """
+    parts = urlsplit(text)
+    if not re.match(r"(?i)[a-z0-9+]+://", text):
+        return False
+    if "@" in parts.netloc or re.search(r"(?i)key|secret|token|password", parts.query):
+        raise UserError(
+            f"the address {parts.scheme}://... holds a key; give keys through the environment of "
+            "the cluster's machines (AWS_ACCESS_KEY_ID and its like) or their roles, since "
+            "addresses are written into files and logs"
+        )
+    if parts.scheme not in _SCHEMES:
+        raise UserError(f"'{parts.scheme}://' is no store for runs; there are s3:// and gs://")
+    return True
+
+
+def open_store(address: str) -> tuple[stores.FileSystem, str]:
+    """Returns the file system of an address, and the path in it.
+
+    Raises:
+        UserError: It can't be opened.
+    """
+    try:
+        system, path = stores.FileSystem.from_uri(address)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the store {address} can't be opened: {error}") from None
+    return system, path.rstrip("/")
+
+
+def join(address: str, name: str) -> str:
+    """Returns the address of something below another; options after `?` stay at the end."""
+    base, mark, options = address.partition("?")
+    return f"{base.rstrip('/')}/{name}{mark}{options}" if name != "." else address
+
+
+def keep_below(parent: Path, address: str) -> None:
+    """Makes known to all processes of this machine that folders in `parent` are kept in a store.
+
+    Args:
+        parent: A folder for nothing else.
+        address: Of its place in the store.
+    """
+    (parent / _MARK).write_text(address)
+
+
+class Mirror:
+    """A folder and its place in a store.
+
+    Args:
+        folder: On this machine.
+        address: In the store.
+    """
+
+    def __init__(self, folder: Path, address: str) -> None:
+        self.folder, self.address = folder, address
+        self._store, self._root = open_store(address)
+        # As they were when both sides were last the same.
+        self._here: dict[str, _Stamp] = {}
+        self._there: dict[str, _Stamp] = {}
+
+    @classmethod
+    def of(cls, folder: Path) -> Mirror | None:
+        """Returns the mirror of a folder that `keep_below` stands for; None for any other."""
+        for parent in folder.parents:
+            if (parent / _MARK).is_file():
+                address = (parent / _MARK).read_text()
+                return cls(folder, join(address, folder.relative_to(parent).as_posix()))
+        return None
+
+    def pull(self, *, only: tuple[str, ...] = (), leave: tuple[str, ...] = ()) -> None:
+        """Fetches what is new in the store.
+
+        Args:
+            only: Names of files; empty: all.
+            leave: Names of folders to leave there, besides checkpoints.
+
+        Raises:
+            UserError: The store does not answer.
+        """
+        for info in self._list(self._root, recursive=not only):
+            name = info.path[len(self._root) + 1 :]
+            stamp = (info.size, info.mtime_ns)
+            parents = Path(name).parent.parts
+            if (
+                not info.is_file
+                or (only and name not in only)
+                or CHECKPOINTS in parents
+                or any(part in leave for part in parents)
+                or self._there.get(name) == stamp
+            ):
+                continue
+            target = self.folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(f".{target.name}.part")
+            self._fetch(info.path, part)
+            part.replace(target)
+            self._there[name], self._here[name] = stamp, _stamp(target)
+
+    def push(self, *, only: tuple[str, ...] = ()) -> None:
+        """Sends what is new in the folder.
+
+        Args:
+            only: Names of files; empty: all.
+
+        Raises:
+            UserError: The store does not take it.
+        """
+        for file in sorted(self.folder.rglob("*")):
+            name = file.relative_to(self.folder).as_posix()
+            if (
+                not file.is_file()
+                or (only and name not in only)
+                or CHECKPOINTS in file.relative_to(self.folder).parent.parts
+                or file.name.endswith((".part", ".tmp"))
+                or self._here.get(name) == _stamp(file)
+            ):
+                continue
+            before = _stamp(file)
+            path = f"{self._root}/{name}"
+            try:
+                with file.open("rb") as source, self._store.open_output_stream(path) as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+                info = self._store.get_file_info(path)
+            except OSError as error:
+                raise self._trouble(error) from None
+            self._here[name], self._there[name] = before, (info.size, info.mtime_ns)
+
+    def checkpoints(self) -> Iterator[Path]:
+        """Yields the run's checkpoints, newest first, each fetched when its turn comes."""
+        found = self._list(f"{self._root}/{CHECKPOINTS}", recursive=False)
+        ordered = [(order, info) for info in found if (order := checkpoint_order(info.base_name))]
+        for _, info in sorted(ordered, key=lambda pair: pair[0], reverse=True):
+            with tempfile.TemporaryDirectory() as scratch:
+                folder = Path(scratch) / info.base_name
+                folder.mkdir()
+                for file in self._list(info.path, recursive=False):
+                    if file.is_file:
+                        self._fetch(file.path, folder / file.base_name)
+                yield folder
+
+    def train_storage(self) -> tuple[stores.FileSystem, str]:
+        """Returns where Ray Train keeps the run's checkpoints, in its terms."""
+        return self._store, self._root
+
+    def _list(self, path: str, *, recursive: bool) -> list[stores.FileInfo]:
+        selector = stores.FileSelector(path, allow_not_found=True, recursive=recursive)
+        try:
+            return self._store.get_file_info(selector)  # type: ignore[no-any-return]
+        except OSError as error:
+            raise self._trouble(error) from None
+
+    def _fetch(self, path: str, target: Path) -> None:
+        try:
+            with self._store.open_input_stream(path) as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file, 1 << 20)
+        except OSError as error:
+            raise self._trouble(error) from None
+
+    def _trouble(self, error: OSError) -> UserError:
+        reason = " ".join(str(error).split())[:300]
+        return UserError(
+            f"the store {self.address} does not answer as it should: {reason}; look at the "
+            "address, the keys and the network, then run the same command with --resume"
+        )
+
+
+def _stamp(file: Path) -> _Stamp:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,132 @@
+"""Where a command writes: a folder, or an object store by way of a temporary folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dynat_ray.errors import UserError
+from dynat_ray.storage.mirror import Mirror, is_address, join, keep_below
+from dynat_ray.submitted_job import in_submitted_job, require_lasting
+
+_OUT = "DYNAT_RAY_OUT"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run, search or comparison is written.
+
+    Attributes:
+        folder: To write to.
+        given: The user named a folder or store that all machines see.
+        address: Of the object store that the folder is kept in; empty: none.
+    """
+
+    folder: Path
+    given: bool
+    address: str = ""
+
+    def written(self, name: str) -> str:
+        """Returns what to call a file of it."""
+        return join(self.address, name) if self.address else str(self.folder / name)
+
+
+@contextmanager
+def open_place(storage: str, out: str | None, name: str) -> Iterator[Place]:
+    """Gives the place for `name`; what is written there is kept, however the context ends.
+
+    Args:
+        storage: `cluster.storage`; empty: not given.
+        out: `--out`; None: not given.
+        name: Of the run, search or comparison.
+
+    Raises:
+        UserError: The place would not last, holds a password, or does not answer.
+    """
+    chosen = storage or out or os.environ.get(_OUT, "")
+    option = "cluster.storage" if storage else "--out" if out else _OUT
+    if chosen and is_address(chosen):
+        with kept_in_store(chosen, name) as folder:
+            yield Place(folder, given=True, address=join(chosen, name))
+        return
+    folder = Path(chosen).expanduser() if chosen else default_out()
+    if chosen:
+        require_lasting(folder, option)
+    yield Place(folder.resolve() / name, given=bool(chosen))
+
+
+def default_out() -> Path:
+    """Returns where run folders go when nobody says.
+
+    The working directory of a submitted Ray job vanishes with it, so there it is a folder in the
+    home directory.
+    """
+    return Path.home() / "dynat-ray-runs" if in_submitted_job() else Path("runs")
+
+
+@contextmanager
+def fetched(run: str) -> Iterator[str]:
+    """Gives the folder of a run, fetched if it lies in a store; what is written there is kept.
+
+    Args:
+        run: Folder, address, or anything else, which is given back.
+    """
+    if not is_address(run):
+        yield run
+        return
+    base, mark, options = run.partition("?")
+    parent, _, name = base.rstrip("/").rpartition("/")
+    with kept_in_store(parent + mark + options, name) as folder:
+        yield str(folder)
+
+
+def written_at(file: Path) -> Path | str:
+    """Returns what to call a file: its address, if it lies in a folder that stands for a store."""
+    mirror = Mirror.of(file)
+    return file if mirror is None else mirror.address
+
+
+def lasting_file(file: Path, *, given: bool, of: str) -> Path:
+    """Returns where to write a file that by default would go into the working directory.
+
+    Args:
+        file: Where it would go.
+        given: The user said so, with `--out`.
+        of: What is written: in a submitted job the name follows from it, so that the same command
+            finds the file again.
+    """
+    if given:
+        require_lasting(file, "--out")
+    elif in_submitted_job() and not file.is_absolute():
+        folder = default_out()
+        folder.mkdir(parents=True, exist_ok=True)
+        key = hashlib.sha256(of.encode()).hexdigest()[:8]
+        return folder / f"{file.stem}-{key}{file.suffix}"
+    return file
+
+
+@contextmanager
+def kept_in_store(parent: str, name: str) -> Iterator[Path]:
+    """Gives a temporary folder with what the store has below `name`, and sends back what is new.
+
+    Args:
+        parent: Address of a place in the store.
+        name: Below it.
+    """
+    with tempfile.TemporaryDirectory(prefix="dynat-ray-") as scratch:
+        keep_below(Path(scratch), parent)
+        mirror = Mirror(Path(scratch) / name, join(parent, name))
+        mirror.pull()
+        try:
+            yield mirror.folder
+        except BaseException:
+            # What ended the command is what the user must hear of.
+            with suppress(UserError):
+                mirror.push()
+            raise
+        mirror.push()

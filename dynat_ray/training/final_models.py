@@ -1,0 +1,44 @@
+"""The two models that a run leaves behind."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+from dynat_ray.models import Classifier, save_model
+from dynat_ray.storage.atomic import write_whole
+from dynat_ray.training.state import Progress
+from dynat_ray.training.step import Networks
+
+_TRAINED = "trained.json"
+
+
+def save_models(
+    run_folder: Path, model: Classifier, networks: Networks, progress: Progress
+) -> None:
+    """Writes `model/` (best on the validation split) and `model_last/`, then that both are there.
+
+    Without a validation split the last model is also the best.
+
+    Args:
+        run_folder: The run's folder.
+        model: For the architecture; its weights stay as they are.
+        networks: Holds the last weights, averaged where there is an average.
+        progress: Epochs done, and the best weights.
+    """
+    chosen = copy.deepcopy(model)
+    chosen.load_state_dict(networks.evaluated.state_dict())
+    save_model(chosen, run_folder / "model_last")
+    if progress.best.weights:
+        chosen.load_state_dict(progress.best.weights)
+    save_model(chosen, run_folder / "model")
+    write_whole(run_folder / _TRAINED, json.dumps({"epochs": progress.epoch}) + "\n")
+
+
+def trained_epochs(run_folder: Path) -> int:
+    """Returns how many epochs the saved models were trained for; 0 if they aren't both there."""
+    try:
+        return int(json.loads((run_folder / _TRAINED).read_text())["epochs"])
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,234 @@
+"""What a worker needs before the first step, built from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dynat_ray.config import RunConfig
+from dynat_ray.data import (
+    Augmentation,
+    DatasetInfo,
+    Loader,
+    balanced_subset,
+    build_loader,
+    load_info,
+    load_labels,
+    loader_kind,
+    stratified_split,
+)
+from dynat_ray.errors import UserError
+from dynat_ray.methods import Method, MethodContext, build_method
+from dynat_ray.models import Classifier, build_model
+from dynat_ray.training.carrying import CarriedPerturbations, check_carrying
+from dynat_ray.training.optimisation import build_optimizer
+from dynat_ray.training.resolution import check_first_size
+from dynat_ray.training.session import Session
+from dynat_ray.training.telemetry import RunWriter
+
+
+@dataclass
+class Materials:
+    """What a worker needs before the first step."""
+
+    info: DatasetInfo
+    train_loader: Loader
+    validation_loader: Loader | None
+    augmentation: Augmentation
+    model: Classifier
+    method: Method[Any]
+    writer: RunWriter
+    carried: CarriedPerturbations | None
+
+    def close(self) -> None:
+        """Stops the loaders and closes the event file."""
+        self.train_loader.close()
+        if self.validation_loader is not None:
+            self.validation_loader.close()
+        self.writer.close()
+
+
+def build_materials(config: RunConfig, session: Session) -> Materials:
+    """Returns everything built on the worker's device; raises `UserError` for what can't be."""
+    data = config.data
+    info = load_info(data.path)
+    labels = load_labels(data.path, "train").numpy()
+    training, validation = split_training(config, labels)
+    open_loader = partial(
+        build_loader,
+        data.path,
+        "train",
+        seed=config.train.seed,
+        rank=session.rank,
+        world_size=session.world_size,
+        kind=data.loader,
+        device=session.device,
+        threads=data.loader_threads,
+        channels_last=config.train.channels_last,
+        image_size=data.image_size,
+    )
+    train_loader = open_loader(
+        indices=training,
+        batch_size=config.train.batch_size,
+        shuffle=True,
+        balance=data.balance,
+        random_resized_crop="resized-crop" in data.augment,
+        extra_path=data.extra_path,
+        extra_fraction=data.extra_fraction,
+    )
+    validation_loader = None
+    if len(validation) > 0:
+        validation_loader = open_loader(
+            indices=validation,
+            batch_size=config.eval.batch_size * session.world_size,
+            shuffle=False,
+        )
+    model = _build_model(config, info)
+    if config.train.activation_checkpointing:
+        checkpoint_activations(model)
+    memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
+    model = model.to(device=session.device, memory_format=memory_format)  # type: ignore[call-overload]
+    augmentation, method = _build_parts(config, info, model, decoder_crops=train_loader.crops)
+    writer = RunWriter(session.run_folder, info.counts["train"])
+    carried = (
+        CarriedPerturbations(config, info, augmentation, session.device)
+        if config.attack.carry_epochs
+        else None
+    )
+    return Materials(
+        info, train_loader, validation_loader, augmentation, model, method, writer, carried
+    )
+
+
+def split_training(
+    config: RunConfig, labels: NDArray[np.integer]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns which images of the training set train, and which are held out for validation.
+
+    Args:
+        config: For `data.limit`, `data.val_fraction` and the seed.
+        labels: Of the whole training set, `(N,)`.
+
+    Returns:
+        Sorted positions of each, int64.
+    """
+    seed = config.train.seed
+    everything = balanced_subset(labels, config.data.limit or len(labels), seed=seed)
+    if config.data.val_fraction == 0:
+        return everything, everything[:0]
+    chosen, held_out = stratified_split(labels[everything], config.data.val_fraction, seed=seed)
+    return everything[chosen], everything[held_out]
+
+
+def check_run(config: RunConfig, info: DatasetInfo) -> str:
+    """Raises `UserError` for what can't work, before any worker starts.
+
+    Returns:
+        The loader that `data.loader` stands for here.
+    """
+    load_labels(config.data.path, "train")
+    model = _build_model(config, info)
+    augmentation, method = _build_parts(config, info, model, decoder_crops=False)
+    _check_smallest_batch(config, model)
+    if config.data.first_image_size:
+        check_first_size(config.data, model)
+    if config.attack.carry_epochs:
+        check_carrying(config, info, augmentation)
+    build_optimizer(
+        model,
+        config.optim,
+        method.extra,
+        method.extra_learning_rate_ratio,
+    )
+    if config.train.compile and method.differentiates_twice:
+        raise UserError(
+            f"method '{config.method.name}' takes gradients of gradients, which compiled graphs "
+            "can't; set train.compile to false"
+        )
+    return loader_kind(config.data.path, config.data.loader)
+
+
+def _check_smallest_batch(config: RunConfig, model: Classifier) -> None:
+    _, workers = config.cluster.worker_range() or (1, 1)
+    share = config.train.batch_size // workers
+    if min(share, config.train.micro_batch_size or share) > 1:
+        return
+    try:
+        with torch.no_grad():
+            model.train()(torch.zeros(1, model.channels, *model.size))
+    except ValueError:
+        raise UserError(
+            f"batch normalisation of model '{model.name}' needs two samples on every worker at "
+            f"once: set train.batch_size to {2 * workers} or more, and train.micro_batch_size to 2 "
+            "or more, or to 0"
+        ) from None
+
+
+def _build_model(config: RunConfig, info: DatasetInfo) -> Classifier:
+    # The same first weights on all workers, whatever their other random numbers are.
+    with _seeded(config.train.seed):
+        return build_model(
+            config.model.name,
+            num_classes=info.num_classes,
+            channels=info.channels,
+            size=info.size_at(config.data.image_size),
+            mean=info.mean,
+            # A channel that never changes has no spread to divide by.
+            std=[max(deviation, 1 / 255) for deviation in info.std],
+            kwargs=config.model.kwargs,
+            pretrained=config.model.pretrained,
+            init_from=config.model.init_from,
+        )
+
+
+def _build_parts(
+    config: RunConfig, info: DatasetInfo, model: Classifier, *, decoder_crops: bool
+) -> tuple[Augmentation, Method[Any]]:
+    context = MethodContext(
+        threat=config.threat,
+        attack=config.attack,
+        step_size=config.step_size(),
+        classes=info.num_classes,
+        label_smoothing=config.train.label_smoothing,
+        epochs=config.train.epochs,
+        training_samples=info.counts["train"],
+        starts_trained=config.model.pretrained or bool(config.model.init_from),
+    )
+    augmentation = Augmentation(config.data.augment, config.train.seed, decoder_crops=decoder_crops)
+    method = build_method(config.method, context)
+    # Its own networks start alike on all workers, too.
+    with _seeded(config.train.seed):
+        method.attach(model)
+    return augmentation, method
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds what is drawn on the CPU, for a while; asking GPUs too would open a context on each."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def checkpoint_activations(model: Classifier) -> None:
+    """Makes a classifier keep activations at the borders of its blocks only, by timm.
+
+    The others are computed again on the way back (Chen et al. 2016).
+
+    Raises:
+        UserError: The architecture can't.
+    """
+    try:
+        model.backbone.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError):
+        raise UserError(
+            f"{model.name} has no activation checkpointing; leave out "
+            "train.activation_checkpointing, or set train.micro_batch_size to save memory"
+        ) from None

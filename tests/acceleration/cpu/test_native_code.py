@@ -1,0 +1,76 @@
+"""C++ code is compiled once for each compiler and processor, and goes without where it can't be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dynat_ray.acceleration.cpu import native_code
+
+pytestmark = pytest.mark.skipif(native_code.compiler() is None, reason="there is no C++ compiler")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    native_code.load.cache_clear()
+    yield tmp_path / "cache" / "dynat-ray" / "native"
+    native_code.load.cache_clear()
+
+
+def _source(folder: Path, answer: int) -> Path:
+    path = folder / "answer.cpp"
+    path.write_text(f'extern "C" int answer() {{ return {answer}; }}\n')
+    return path
+
+
+def test_code_is_compiled_once_and_again_when_it_changes(tmp_path: Path, own_cache: Path) -> None:
+    for _ in range(2):
+        library = native_code.load(_source(tmp_path, 42))
+        assert library is not None
+        assert library.answer() == 42
+        native_code.load.cache_clear()
+    assert len(list(own_cache.iterdir())) == 1
+    changed = native_code.load(_source(tmp_path, 43))
+    assert changed is not None
+    assert changed.answer() == 43
+    assert len(list(own_cache.iterdir())) == 2
+
+
+def test_another_processor_has_a_file_of_its_own(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = native_code.compiler()
+    for settings in ("", " -DANOTHER_PROCESSOR"):
+        monkeypatch.setenv("CXX", f"{compiler}{settings}")
+        assert native_code.load(_source(tmp_path, 42)) is not None
+        native_code.load.cache_clear()
+    assert len(list(own_cache.iterdir())) == 2
+
+
+def test_where_the_cache_cannot_be_written_it_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    library = native_code.load(_source(tmp_path, 42))
+    assert library is not None
+    assert library.answer() == 42
+
+
+def test_without_a_compiler_there_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.warns(UserWarning, match=r"answer\.cpp .* no C\+\+ compiler"):
+        assert native_code.load(_source(tmp_path, 42)) is None
+
+
+def test_what_the_compiler_says_is_in_the_warning(tmp_path: Path) -> None:
+    source = tmp_path / "wrong.cpp"
+    source.write_text("int answer() { return nothing; }\n")
+    with pytest.warns(UserWarning, match="nothing"):
+        assert native_code.load(source) is None

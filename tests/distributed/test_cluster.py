@@ -1,0 +1,151 @@
+"""A local Ray: nobody else reaches it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from dynat_ray.config import ClusterConfig
+from dynat_ray.distributed import cluster as session
+from dynat_ray.distributed.cluster import connect, require_everywhere, side_by_side
+from dynat_ray.distributed.ray_trainer import resolve_workers
+from dynat_ray.errors import UserError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    connect()
+    yield
+    ray.shutdown()
+
+
+def test_a_local_ray_listens_on_loopback_only() -> None:
+    ray.get(ray.remote(num_cpus=0)(lambda: 1).remote())
+    own = psutil.Process()
+    addresses = [
+        (process.name(), connection.laddr.ip)
+        for process in (own, *own.children(recursive=True))
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(addresses) > 5
+    loopback = ("127.", "::1", "::ffff:127.")
+    assert [each for each in addresses if not each[1].startswith(loopback)] == []
+
+
+def test_nodes_that_may_come_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ClusterConfig(workers=64, gpu=True)
+    with pytest.raises(UserError, match="64 workers need 64 GPUs, but the cluster has 0"):
+        resolve_workers(wanted)
+    may_come = {"GPU": 64, "CPU": 512}
+    state = ray._private.state.state
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: may_come)
+    assert resolve_workers(wanted) == (64, 64, True)
+    assert resolve_workers(ClusterConfig()) == (64, 64, True)
+
+
+def test_groups_fit_on_nodes_that_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    def node(cpus: int, gpus: int) -> dict[str, object]:
+        return {"Alive": True, "Resources": {"CPU": cpus, "GPU": gpus}}
+
+    # A worker is not spread over nodes, however much they have together.
+    monkeypatch.setattr(ray, "nodes", lambda: [node(4, 1), node(4, 0)])
+    assert side_by_side(1, 3, gpu=False) == 2
+    assert side_by_side(1, 6, gpu=False) == 0
+    assert side_by_side(1, 1, gpu=True) == 1
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8})
+    with pytest.raises(UserError, match="1 workers with 6 CPUs each fit on no nodes"):
+        resolve_workers(ClusterConfig(workers=1, cpus_per_worker=6, gpu=False))
+    may_come = {"GPU": 8, "CPU": 64}
+    state = ray._private.state.state
+    monkeypatch.setattr(state, "get_max_resources_from_cluster_config", lambda: may_come)
+    assert side_by_side(2, 6, gpu=False) == 5
+    assert side_by_side(1, 1, gpu=True) == 8
+    assert side_by_side(9, 1, gpu=True) == 0
+
+
+def test_a_path_that_one_of_two_machines_lacks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    nodes = ray.nodes() * 2
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    require_everywhere([tmp_path])
+    with pytest.raises(UserError, match=r"has no .*/missing; prepared data must lie"):
+        require_everywhere([tmp_path, tmp_path / "missing"])
+
+
+def test_of_the_nodes_messages_only_chatter_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown: list[object] = []
+    monkeypatch.setattr(
+        ray._private.worker, "print_to_stdstream", lambda data, ignore_prefix: shown.append(data)
+    )
+    session._leave_out_chatter()
+    for line in (
+        "10 PYTHON processes, 5x the maximum expected startup concurrency",
+        "out of memory",
+    ):
+        ray._private.worker.print_to_stdstream({"lines": [line]}, ignore_prefix=False)
+    assert shown == [{"lines": ["out of memory"]}]
+
+
+def test_a_command_that_is_told_to_end_says_one_word() -> None:
+    command = (
+        "import ray, time\n"
+        "from dynat_ray.cli import run\n"
+        "from dynat_ray.distributed.cluster import connect\n"
+        "def main(argv):\n"
+        "    connect()\n"
+        "    answer = ray.remote(num_cpus=0)(lambda: time.sleep(600)).remote()\n"
+        "    print('waiting', flush=True)\n"
+        "    ray.wait([answer])\n"
+        "run(main)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGTERM)
+    _, message = process.communicate(timeout=60)
+    assert (process.returncode, message) == (143, "stopped\n")
+
+
+@pytest.mark.parametrize("failures", [1, 9])
+def test_a_start_that_takes_too_long_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """On a machine that has no core to spare Ray gives up after half a minute."""
+    attempts = []
+
+    def start(**_: object) -> None:
+        attempts.append(1)
+        if len(attempts) <= failures:
+            raise Exception("The current node timed out during startup. This could ...")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    if failures == 1:
+        connect()
+        assert len(attempts) == 2
+    else:
+        with pytest.raises(UserError, match="other work takes all of its cores"):
+            connect()
+        assert len(attempts) == 3
+
+
+def test_the_address_of_the_dashboard_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """People export it for `ray job submit`."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    with pytest.raises(UserError, match="no address of a cluster"):
+        connect()

@@ -1,0 +1,137 @@
+"""Sharded evaluation on Ray workers against one process."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dynat_ray.attacks.registry import get_attacks
+from dynat_ray.distributed.shard_workers import run_shards_on_ray
+from dynat_ray.errors import UserError
+from dynat_ray.evaluation.in_process import run_shards
+from dynat_ray.evaluation.outcomes import FinishedShard
+from dynat_ray.evaluation.shards import Shard, plan_shards
+
+
+class Mortal(nn.Module):
+    """A small network; whoever first runs it on a batch of five in another process dies."""
+
+    def __init__(self, marker: Path) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(64, 4, generator=generator))
+        self.marker = marker
+        self.home = os.getpid()
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) == 5 and os.getpid() != self.home and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return images.flatten(1) @ self.weight
+
+
+def _plain(finished: list[FinishedShard]) -> dict[int, dict[str, list[int]]]:
+    assert len({shard.number for shard, _ in finished}) == len(finished)
+    return {
+        shard.number: {name: found.predicted.tolist() for name, found in outcomes.items()}
+        for shard, outcomes in finished
+    }
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(29, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def shards() -> list[Shard]:
+    # Sizes 5, 6, 6, 6, 6.
+    return plan_shards(29, get_attacks(["clean", "pgd-5", "apgd-ce"]), eps=[0.02], batch_size=6)
+
+
+def test_many_workers_give_what_one_process_gives_though_one_dies(
+    tmp_path: Path, images: Tensor, shards: list[Shard]
+) -> None:
+    marker = tmp_path / "died"
+    model = Mortal(marker)
+    labels = model(images).argmax(dim=1)
+    alone = _plain(list(run_shards(model, images, labels, shards, norm="Linf", seed=2)))
+    assert not marker.exists()
+    together = _plain(
+        list(run_shards_on_ray(model, images, labels, shards, norm="Linf", seed=2, workers=2))
+    )
+    assert marker.exists()
+    assert together == alone
+    fooled = sum(
+        predicted != int(label)
+        for shard in shards
+        for predicted, label in zip(
+            alone[shard.number]["apgd-ce"], labels[shard.positions], strict=True
+        )
+    )
+    assert 0 < fooled < len(images)
+
+
+def test_a_users_mistake_on_a_worker_arrives_as_such(images: Tensor, shards: list[Shard]) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    nn.init.constant_(model[1].weight, float("nan"))
+    labels = torch.zeros(29, dtype=torch.long)
+    with pytest.raises(UserError, match="not finite for 5 of 5") as caught:
+        list(run_shards_on_ray(model, images, labels, shards[-1:], norm="Linf", seed=0, workers=2))
+    assert "\n" not in str(caught.value)
+
+
+def test_more_workers_than_the_cluster_has(images: Tensor, shards: list[Shard]) -> None:
+    labels = torch.zeros(29, dtype=torch.long)
+    running = run_shards_on_ray(
+        nn.Flatten(), images, labels, shards, norm="Linf", seed=0, workers=10_000
+    )
+    with pytest.raises(UserError, match="10000 workers were asked for, but the cluster has"):
+        next(running)
+
+
+def test_a_model_from_the_working_directory_reaches_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Tensor, shards: list[Shard]
+) -> None:
+    (tmp_path / "own_network.py").write_text(
+        "from torch import nn\n"
+        "class Network(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.last = nn.Linear(64, 4)\n"
+        "    def forward(self, images):\n"
+        "        return self.last(images.flatten(1))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = importlib.import_module("own_network").Network()
+    labels = model(images).argmax(dim=1)
+    alone = _plain(list(run_shards(model, images, labels, shards, norm="Linf", seed=2)))
+    together = run_shards_on_ray(model, images, labels, shards, norm="Linf", seed=2, workers=1)
+    assert _plain(list(together)) == alone
+
+
+class Unreachable(nn.Flatten):
+    """Says that it comes from a module which no worker has."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _import_nothing, ()
+
+
+def _import_nothing() -> None:
+    importlib.import_module("no_such_module_anywhere")
+
+
+def test_a_model_that_workers_cannot_load(images: Tensor, shards: list[Shard]) -> None:
+    labels = torch.zeros(29, dtype=torch.long)
+    running = run_shards_on_ray(
+        Unreachable(), images, labels, shards, norm="Linf", seed=0, workers=1
+    )
+    with pytest.raises(UserError, match=r"can't be loaded on a worker.*no_such_module_anywhere"):
+        next(running)

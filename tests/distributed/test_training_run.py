@@ -1,0 +1,127 @@
+"""Whole runs through Ray Train with two workers, on one local Ray."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+
+import dynat_ray
+from dynat_ray.config import RunConfig
+from dynat_ray.distributed.cluster import connect
+from dynat_ray.distributed.training_run import run
+from dynat_ray.errors import UserError
+from dynat_ray.settings import override
+from dynat_ray.storage.metrics import read_metrics
+from dynat_ray.storage.run_folder import read_run_config
+
+EVALUATION = {"eval.attacks": ["clean", "pgd-5", "apgd-t"], "eval.samples": 40}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    connect()
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def whole(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs") / "whole"
+
+
+def changed(config: RunConfig, **settings: object) -> RunConfig:
+    keys = {key.replace("__", "."): value for key, value in settings.items()}
+    return override(config, EVALUATION | keys)
+
+
+def test_a_run_from_settings_to_report(
+    small_config: RunConfig, whole: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    results = run(changed(small_config, train__epochs=4), whole)
+    output = capfd.readouterr()
+    assert [line["epoch"] for line in read_metrics(whole / "metrics.jsonl")] == [0, 1, 2, 3]
+    assert output.out.count("epoch ") >= 4
+    assert "loader memory" in output.out
+    for noise in ("ray::", "core_worker", "INFO", "Reporting training result"):
+        assert noise not in output.out + output.err
+    for table in (results["best"], results["last"]):
+        assert table["clean"]["samples"] == 359
+        assert table["apgd-t"]["samples"] == 40
+        assert 0 <= table["pgd-5"]["accuracy"] <= table["clean"]["accuracy"] <= 100
+    assert json.loads((whole / "results.json").read_text()) == results
+    environment = json.loads((whole / "environment.json").read_text())
+    assert environment["versions"]["ray"]
+    assert environment["loader"] == "memory"
+    assert "<html" in (whole / "report.html").read_text()
+    assert (whole / "checkpoints" / "epoch_0003" / "state.pt").exists()
+    images, labels = dynat_ray.data.load_test_images(read_run_config(whole).data.path)
+    model = dynat_ray.load_model(whole)
+    with torch.no_grad():
+        accuracy = 100 * float((model(images).argmax(dim=1) == labels).float().mean())
+    assert accuracy == pytest.approx(results["best"]["clean"]["accuracy"], abs=0.3)
+
+
+def test_two_and_two_epochs_on_two_workers_equal_four(
+    small_config: RunConfig, whole: Path, tmp_path: Path
+) -> None:
+    parts = tmp_path / "parts"
+    run(changed(small_config, train__epochs=2), parts)
+    with pytest.raises(UserError, match="--resume"):
+        run(changed(small_config, train__epochs=4), parts)
+    run(changed(small_config, train__epochs=4), parts, resume=True)
+    assert [line["epoch"] for line in read_metrics(parts / "metrics.jsonl")] == [0, 1, 2, 3]
+    one, other = (
+        dynat_ray.load_model(folder / "model_last").state_dict() for folder in (whole, parts)
+    )
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_a_finished_run_is_not_trained_again(
+    small_config: RunConfig, whole: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = (whole / "model" / "model.safetensors").stat().st_mtime
+    run(changed(small_config, train__epochs=4), whole, resume=True)
+    assert (whole / "model" / "model.safetensors").stat().st_mtime == before
+    assert "epoch 4/4" not in capfd.readouterr().out
+
+
+def test_settings_that_would_break_a_run_cannot_be_changed(
+    small_config: RunConfig, whole: Path
+) -> None:
+    other = changed(small_config, train__epochs=4, method__name="trades")
+    with pytest.raises(UserError, match=r"method\.name"):
+        run(other, whole, resume=True)
+
+
+def test_a_loss_that_is_not_finite_reaches_the_user(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"not finite at epoch 0, step \d, rank \d"):
+        run(changed(small_config, optim__lr=1e30), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"cluster__workers": 99, "train__batch_size": 999}, "the cluster has"),
+        ({"cluster__gpu": True, "cluster__workers": 2}, "GPU"),
+        ({"model__name": "preact_resnet19"}, "preact_resnet18"),
+        ({"optim__name": "sgdd"}, "sgd"),
+        ({"data__augment": ["crup"]}, "crop"),
+        ({"eval__attacks": ["pgd20"]}, "pgd"),
+        ({"data__path": "nowhere"}, "nowhere"),
+        ({"model__init_from": "nowhere"}, "nowhere"),
+    ],
+)
+def test_mistakes_are_said_before_anything_starts(
+    small_config: RunConfig, tmp_path: Path, settings: dict[str, object], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        run(changed(small_config, **settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

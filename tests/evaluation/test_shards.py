@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dynat_ray.attacks.registry import get_attacks
+from dynat_ray.evaluation.outcomes import collect
+from dynat_ray.evaluation.shards import Shard, evaluate_shard, plan_shards, shard_seed
+from tests.victim import EPS, Victim
+
+CHEAP = ("clean", "pgd-5", "apgd-ce")
+
+
+def _run(victim: Victim, shard: Shard, seed: int = 0) -> dict[str, list[int]]:
+    rows = torch.from_numpy(shard.positions)
+    found = evaluate_shard(
+        victim.model, victim.images[rows], victim.labels[rows], shard, norm="Linf", seed=seed
+    )
+    return {name: outcome.predicted.tolist() for name, outcome in found.items()}
+
+
+@pytest.mark.parametrize(("samples", "batch_size"), [(1, 1), (10, 3), (10, 10), (7, 100)])
+def test_every_sample_is_in_one_shard(samples: int, batch_size: int) -> None:
+    shards = plan_shards(samples, get_attacks(["clean"]), eps=[0.1, 0.2], batch_size=batch_size)
+    for eps in (0.1, 0.2):
+        parts = [shard.positions for shard in shards if shard.eps == eps]
+        assert sorted(np.concatenate(parts)) == list(range(samples))
+        sizes = [len(part) for part in parts]
+        assert max(sizes) <= batch_size
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_costly_attacks_see_only_their_samples() -> None:
+    attacks = get_attacks(["clean", "pgd-20", "autoattack"])
+    costly = np.array([1, 4, 5])
+    shards = plan_shards(10, attacks, eps=[0.1], batch_size=2, costly_positions=costly)
+    seen: dict[str, list[int]] = {attack.name: [] for attack in attacks}
+    for shard in shards:
+        for name in shard.attacks:
+            seen[name] += shard.positions.tolist()
+    assert sorted(seen["autoattack"]) == [1, 4, 5]
+    assert sorted(seen["clean"]) == sorted(seen["pgd-20"]) == list(range(10))
+
+
+def test_seeds_differ_between_shards_and_evaluations() -> None:
+    seeds = {shard_seed(seed, number) for seed in range(20) for number in range(20)}
+    assert len(seeds) == 400
+    assert shard_seed(3, 7) == shard_seed(3, 7)
+
+
+def test_outcome_depends_on_seed_and_number_alone(robust: Victim) -> None:
+    shard = Shard(2, EPS, np.arange(40), CHEAP)
+    first = _run(robust, shard)
+    torch.manual_seed(99)
+    torch.rand(7)
+    assert _run(robust, shard) == first
+    starts = {seed: _images_of_first_step(robust, seed) for seed in (0, 1)}
+    assert not torch.equal(starts[0], starts[1])
+
+
+def _images_of_first_step(victim: Victim, seed: int) -> torch.Tensor:
+    """Returns what APGD puts through the model after four passes over the clean images."""
+    seen: list[torch.Tensor] = []
+    handle = victim.model.register_forward_pre_hook(
+        lambda module, arguments: seen.append(arguments[0].detach().clone())
+    )
+    _run(victim, Shard(0, EPS, np.arange(8), ("apgd-ce",)), seed)
+    handle.remove()
+    return seen[4]
+
+
+def test_shards_in_any_order_give_the_same_outcomes(robust: Victim) -> None:
+    attacks = get_attacks(CHEAP)
+    shards = plan_shards(60, attacks, eps=[EPS], batch_size=16)
+    finished = {}
+    for order in (shards, shards[::-1]):
+        parts = []
+        for shard in order:
+            rows = torch.from_numpy(shard.positions)
+            images, labels = robust.images[rows], robust.labels[rows]
+            found = evaluate_shard(robust.model, images, labels, shard, norm="Linf", seed=1)
+            parts.append((shard, found))
+        outcomes = collect(parts, attacks, classes=10)[EPS]
+        finished[order is shards] = {name: o.predicted.tolist() for name, o in outcomes.items()}
+    assert finished[True] == finished[False]
+    assert len(finished[True]["clean"]) == 60
+
+
+def test_later_stages_see_only_samples_still_right(robust: Victim) -> None:
+    shard = Shard(0, EPS, np.arange(60), ("autoattack-rand",))
+    found = evaluate_shard(
+        robust.model, robust.images[:60], robust.labels[:60], shard, norm="Linf", seed=0
+    )["autoattack-rand"]
+    labels = robust.labels[:60].numpy()
+    assert set(found.fooled_by) <= {-2, -1, 0, 1}
+    assert ((found.predicted == labels) == (found.fooled_by == -1)).all()
+    clean = robust.model(robust.images[:60]).argmax(1).numpy()
+    assert ((clean != labels) == (found.fooled_by == -2)).all()
+
+
+def test_eps_zero_changes_nothing(robust: Victim) -> None:
+    shard = Shard(0, 0.0, np.arange(60), ("clean", "autoattack"))
+    found = _run(robust, shard)
+    assert found["autoattack"] == found["clean"]
+
+
+def test_model_and_random_state_are_left_as_they_were(robust: Victim) -> None:
+    model = robust.model
+    model.zero_grad()
+    model[0].train()
+    model[0].weight.requires_grad_(True)
+    model[3].weight.requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    try:
+        _run(robust, Shard(0, EPS, np.arange(8), ("pgd-2", "apgd-ce", "fab-t")))
+        assert [module.training for module in model[:3]] == [True, False, False]
+        assert model[0].weight.requires_grad
+        assert not model[3].weight.requires_grad
+        assert all(parameter.grad is None for parameter in model.parameters())
+        assert torch.equal(torch.get_rng_state(), random_state)
+        assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    finally:
+        model.eval().requires_grad_(True)
+
+
+def test_autocast_around_it_makes_no_difference(robust: Victim) -> None:
+    shard = Shard(0, EPS, np.arange(40), CHEAP)
+    expected = _run(robust, shard)
+    seen = []
+    handle = robust.model.register_forward_hook(lambda m, i, output: seen.append(output.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert _run(robust, shard) == expected
+    handle.remove()
+    assert set(seen) == {torch.float32}
+
+
+def test_a_model_that_answers_at_random_does_so_from_the_shards_seed(robust: Victim) -> None:
+    class AtRandom(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = robust.model(images + 0.5 * torch.randn_like(images))
+            return logits
+
+    victim = Victim(AtRandom(), robust.images, robust.labels)
+    shard = Shard(2, EPS, np.arange(60), ("clean", "fgsm"))
+    first = _run(victim, shard)
+    before = torch.get_rng_state()
+    assert _run(victim, shard) == first
+    assert torch.equal(torch.get_rng_state(), before)
+    assert _run(victim, shard, seed=1) != first

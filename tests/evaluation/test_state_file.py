@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dynat_ray.attacks.registry import get_attacks
+from dynat_ray.errors import UserError
+from dynat_ray.evaluation.identity import checksum_answers, checksum_code, checksum_model
+from dynat_ray.evaluation.shards import Shard, ShardOutcome, plan_shards
+from dynat_ray.evaluation.state_file import open_state
+from tests.victim import Victim, train_victim
+
+IDENTITY = {"model": "a1", "answers": "c3", "code": "d4", "data": "b2", "eps": [0.1], "seed": 0}
+SHARDS = plan_shards(10, get_attacks(["clean", "fgsm"]), eps=[8 / 255, 0.1], batch_size=4)
+
+
+def _outcome(shard: Shard) -> dict[str, ShardOutcome]:
+    values = shard.positions + shard.number
+    return {name: ShardOutcome(values, values % 2 - 1) for name in shard.attacks}
+
+
+def _do(path: Path, count: int, *, resume: bool, identity: dict[str, object] = IDENTITY) -> int:
+    """Does `count` more shards; returns how many were finished before."""
+    with open_state(path, identity, SHARDS, resume=resume) as state:
+        for shard in state.left[:count]:
+            state.add(shard, _outcome(shard))
+        return len(state.finished)
+
+
+def test_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "state.jsonl"
+    assert _do(path, 2, resume=False) == 0
+    assert _do(path, 3, resume=True) == 2
+    assert _do(path, 9, resume=True) == 5
+    with open_state(path, IDENTITY, SHARDS, resume=True) as state:
+        assert not state.left
+        assert len(state.finished) == len(SHARDS)
+        for shard, found in state.finished:
+            expected = _outcome(shard)
+            for name in shard.attacks:
+                assert (found[name].predicted == expected[name].predicted).all()
+                assert (found[name].fooled_by == expected[name].fooled_by).all()
+                assert found[name].predicted.dtype == np.int64
+
+
+def test_resume_without_a_state_starts(tmp_path: Path) -> None:
+    assert _do(tmp_path / "new" / "state.jsonl", 1, resume=True) == 0
+
+
+@pytest.mark.parametrize("cut", [1, 7, 40])
+def test_a_line_cut_short_by_a_kill_is_done_again(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "state.jsonl"
+    _do(path, 3, resume=False)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-cut])
+    assert _do(path, 1, resume=True) == 2
+    assert _lines(path.read_bytes()) == _lines(whole)
+    assert _do(path, 9, resume=True) == 3
+
+
+def _lines(state: bytes) -> list[dict[str, object]]:
+    """Returns a state's lines without what a clock says."""
+    lines = [json.loads(line) for line in state.splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def test_time_adds_up_over_sessions(tmp_path: Path) -> None:
+    path = tmp_path / "state.jsonl"
+    _do(path, 2, resume=False)
+    header, *lines = path.read_text().splitlines()
+    lines = [json.dumps({**json.loads(line), "seconds": 1.5}) for line in lines]
+    path.write_text("\n".join([header, *lines, ""]))
+    with open_state(path, IDENTITY, SHARDS, resume=True) as state:
+        assert state.seconds == 3
+
+
+def test_a_kill_before_the_first_line_was_whole(tmp_path: Path) -> None:
+    path = tmp_path / "state.jsonl"
+    _do(path, 0, resume=False)
+    path.write_bytes(path.read_bytes()[:20])
+    assert _do(path, 2, resume=True) == 0
+    assert _do(path, 0, resume=True) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model", "other", "another model"),
+        ("data", "other", "another data"),
+        ("answers", "other", "another model"),
+        ("code", "other", "another version of its code"),
+        ("seed", 1, "seed 0, not 1"),
+        ("eps", [0.2], "eps"),
+    ],
+)
+def test_a_state_of_something_else_is_refused_and_kept(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
+    path = tmp_path / "state.jsonl"
+    _do(path, 2, resume=False)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=message):
+        _do(path, 1, resume=True, identity={**IDENTITY, key: value})
+    assert path.read_bytes() == before
+
+
+def test_an_unfinished_state_is_not_thrown_away(tmp_path: Path) -> None:
+    path = tmp_path / "state.jsonl"
+    _do(path, 0, resume=False)
+    _do(path, 2, resume=False)
+    with pytest.raises(UserError, match="--resume goes on"):
+        _do(path, 1, resume=False)
+    assert _do(path, 9, resume=True) == 2
+    assert _do(path, 1, resume=False) == 0
+
+
+def test_two_evaluations_do_not_share_a_state(tmp_path: Path) -> None:
+    path = tmp_path / "state.jsonl"
+    with (
+        open_state(path, IDENTITY, SHARDS, resume=False),
+        pytest.raises(UserError, match="another evaluation is writing"),
+    ):
+        _do(path, 1, resume=True)
+
+
+def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.jsonl"
+    path.write_text(json.dumps({"results": {}}) + "\n")
+    with pytest.raises(UserError, match="not a state file"):
+        _do(path, 1, resume=True)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="can't be written"):
+        _do(tmp_path / "file" / "state.jsonl", 1, resume=False)
+
+
+def test_checksum_of_a_model(robust: Victim) -> None:
+    checksum = checksum_model(robust.model)
+    assert checksum_model(robust.model.to(memory_format=torch.channels_last)) == checksum
+    other = train_victim(10, steps=1, eps=0.0).model
+    other.load_state_dict(robust.model.state_dict())
+    assert checksum_model(other) == checksum
+    other[1].running_mean[0] += 1e-3
+    assert checksum_model(other) != checksum
+    other[1].running_mean.copy_(robust.model[1].running_mean)
+    other[2] = type(other[2])(inplace=True)
+    assert checksum_model(other) != checksum
+
+
+def test_checksums_of_what_a_model_does(robust: Victim, tmp_path: Path) -> None:
+    class Scaled(torch.nn.Module):
+        factor = 1.0
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.factor * robust.model(images)
+            return logits
+
+    model, images = Scaled(), robust.images[:20]
+    weights, answers = checksum_model(model), checksum_answers(model, images)
+    assert checksum_answers(model, images, batch_size=7) == answers
+    model.factor = -1.0
+    assert checksum_model(model) == weights
+    assert checksum_answers(model, images) != answers
+
+
+def test_checksum_of_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "module_for_checksums.py"
+    file.write_text("from torch import nn\nclass Net(nn.Module):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    model = importlib.import_module("module_for_checksums").Net()
+    before = checksum_code(model)
+    assert checksum_code(model) == before
+    file.write_text(file.read_text() + "    # another line\n")
+    assert checksum_code(model) != before

@@ -1,0 +1,123 @@
+"""The report of a search, from its folder alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynat_ray.report.search_figures import influences
+from dynat_ray.report.search_page import search_summary, write_search_report
+from dynat_ray.searching.distributions import Choice, Range
+from dynat_ray.searching.study import open_search
+from dynat_ray.searching.trial_records import Trial, trial_folder
+from tests.searching.conftest import add_trial, make_search, metrics_line  # noqa: F401  (a fixture)
+
+AddTrial = Callable[..., Trial]
+
+
+def entries(clean: float, robust: float, half: float) -> dict[str, object]:
+    return {
+        name: {"accuracy": value, "samples": 144, "interval": [value - half, value + half]}
+        for name, value in (("clean", clean), ("autoattack", robust))
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path, add_trial: AddTrial) -> Path:  # noqa: F811
+    open_search(tmp_path, make_search(trials=6), resume=True)
+    add_trial(0, [40.0] * 4, state="finished", validation=entries(80, 30, 5))
+    add_trial(1, [20.0], state="stopped")
+    add_trial(2, [45.0, 50.0, 55.0, 50.0], state="finished", validation=entries(85, 42, 5))
+    add_trial(3, [], state="failed", error="the loss is <not> finite")
+    add_trial(4, [30.0, 41.0], state="running")
+    add_trial(5, [10.0], state="stopped")
+    return tmp_path
+
+
+def write_results(folder: Path, half: float) -> None:
+    for number, robust in ((0, 33.0), (2, 40.0)):
+        text = json.dumps({"best": entries(90, robust, half)})
+        (trial_folder(folder, number) / "results.json").write_text(text)
+
+
+def test_a_whole_search(folder: Path) -> None:
+    write_results(folder, 1.0)
+    page = write_search_report(folder).read_text()
+    assert page.count("data:image/svg+xml") == 3
+    assert "trial 2: method.gap_coef 0.2, method.kl_temperature 3, optim.name sgd" in page
+    assert "7.0 points above the default setting" in page
+    assert "do not overlap" in page
+    assert "the loss is &lt;not&gt; finite" in page
+    assert "2 finished, 2 stopped, 1 failed, 1 unfinished" in page
+    summary = search_summary(folder)
+    assert "trial 2, the winner on the test split: clean 90.0 % (89.0 to 91.0)" in summary
+    assert "default setting on the test split" in summary
+
+
+def test_a_difference_within_chance_is_called_so(folder: Path) -> None:
+    write_results(folder, 5.0)
+    assert "may be chance" in write_search_report(folder).read_text()
+
+
+def test_a_search_in_which_nothing_finished(tmp_path: Path, add_trial: AddTrial) -> None:  # noqa: F811
+    open_search(tmp_path, make_search(), resume=True)
+    add_trial(0, [], state="failed", error="no data")
+    page = write_search_report(tmp_path).read_text()
+    assert "No trial has finished yet" in page
+    assert "no data" in page
+    assert search_summary(tmp_path) == "no trial has finished"
+
+
+def test_a_default_outside_the_space_can_be_drawn(folder: Path, add_trial: AddTrial) -> None:  # noqa: F811
+    outside = {"method.gap_coef": 9.0, "method.kl_temperature": 99.0, "optim.name": "lion"}
+    add_trial(0, [40.0] * 4, state="finished", settings=outside)
+    assert "lion" in write_search_report(folder).read_text()
+
+
+def test_a_default_that_lacks_a_searched_number_can_be_drawn(
+    folder: Path,
+    add_trial: AddTrial,  # noqa: F811
+) -> None:
+    lacking = {"method.gap_coef": None, "method.kl_temperature": 1.0, "optim.name": "sgd"}
+    add_trial(0, [40.0] * 4, state="finished", settings=lacking)
+    assert write_search_report(folder).read_text().count("data:image/svg+xml") == 3
+
+
+def trials_with(robust: Callable[[float], float]) -> list[Trial]:
+    return [
+        Trial(n, {"a": a, "c": "x" if a < 0.5 else "y"}, metrics=[metrics_line(0, 90, robust(a))])
+        for n, a in enumerate(np.linspace(0.01, 0.99, 30).tolist())
+    ]
+
+
+def test_influence_of_a_setting() -> None:
+    searched = {"a": Range(0, 1), "c": Choice(("x", "y"))}
+    rising = influences(trials_with(lambda a: 50 + 10 * a**3), searched, epochs=1)
+    assert rising[0].key == "a"
+    assert rising[0].strength == pytest.approx(1)
+    assert "more is better" in rising[0].words()
+    # Ranks 1 to n split in halves: three quarters of their variance.
+    assert rising[1].strength == pytest.approx(0.75, abs=0.01)
+    falling = influences(trials_with(lambda a: -a), searched, epochs=1)
+    assert falling[0].strength == pytest.approx(-1)
+    nothing = influences(trials_with(lambda a: 50.0), searched, epochs=1)
+    assert {each.strength for each in nothing} == {0.0}
+    assert "no clear trend" in nothing[0].words()
+
+
+def test_influence_of_a_number_that_the_default_lacks() -> None:
+    default = Trial(99, {"a": None, "c": "x"}, metrics=[metrics_line(0, 90, 1000.0)])
+    trials = [default, *trials_with(lambda a: 50 + 10 * a**3)]
+    [found] = influences(trials, {"a": Range(0, 1)}, epochs=1)
+    assert found.strength == pytest.approx(1)
+
+
+def test_influence_needs_trials_and_equal_epochs() -> None:
+    searched = {"a": Range(0, 1)}
+    trials = trials_with(lambda a: a)
+    assert influences(trials[:3], searched, epochs=1) == []
+    assert influences(trials, searched, epochs=2) == []

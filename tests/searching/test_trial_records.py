@@ -1,0 +1,150 @@
+"""What a search writes: trials, its own settings, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from dynat_ray.errors import UserError
+from dynat_ray.searching.space import parse_space
+from dynat_ray.searching.study import SearchOptions, open_search, read_search
+from dynat_ray.searching.trial_records import Trial, read_trials, write_trial
+from dynat_ray.searching.trials_table import trials_text, write_trials_table
+from tests.searching.conftest import SPACE, make_search
+
+
+def test_trials_are_read_as_they_were_written(
+    tmp_path: Path, add_trial: Callable[..., Trial]
+) -> None:
+    written = [
+        add_trial(2, [20.0, 30.0, 25.0], state="stopped"),
+        add_trial(0, [20.0, None, 40.0, 35.0], state="finished", validation={"clean": {}}),
+        add_trial(1, [], state="failed", error="loss is not finite"),
+    ]
+    found = read_trials(tmp_path)
+    assert [trial.number for trial in found] == [0, 1, 2]
+    assert found == sorted(written, key=lambda trial: trial.number)
+    default, failed, stopped = found
+    assert default.best is not None
+    assert default.best["epoch"] == 2
+    assert (default.epochs, failed.epochs, stopped.epochs) == (4, 0, 3)
+    assert failed.best is None
+    assert default.seconds == 8.0
+
+
+def test_accuracy_after_equally_many_epochs(add_trial: Callable[..., Trial]) -> None:
+    trial = add_trial(0, [20.0, None, 40.0, 35.0])
+    assert [trial.after(epochs) for epochs in (1, 2, 3, 4, 5)] == [20, 20, 40, 40, None]
+    assert add_trial(1, [None, None]).after(2) is None
+
+
+def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:
+    search = make_search(objectives=("clean", "robust"), seed=3)
+    open_search(tmp_path / "a", search, resume=False)
+    assert read_search(tmp_path / "a") == search
+
+
+def test_a_search_is_resumed_only_as_it_began(tmp_path: Path) -> None:
+    folder, search = tmp_path / "a", make_search()
+    # So that a job which is tried again can give one and the same command.
+    open_search(folder, search, resume=True)
+    with pytest.raises(UserError, match="--resume"):
+        open_search(folder, search, resume=False)
+    more = replace(search, options=replace(search.options, trials=9))
+    open_search(folder, more, resume=True)
+    assert read_search(folder).options.trials == 9
+    cases = [
+        (replace(search, options=replace(search.options, seed=1)), "seed"),
+        (replace(search, space=parse_space(SPACE | {"optim.lr": {"uniform": [0, 1]}})), "space"),
+        (
+            replace(
+                search, default=replace(search.default, threat=type(search.default.threat)(eps=0.1))
+            ),
+            "threat.eps",
+        ),
+    ]
+    for other, words in cases:
+        with pytest.raises(UserError, match=words):
+            open_search(folder, other, resume=True)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine.txt").touch()
+    with pytest.raises(UserError, match="not a search's"):
+        open_search(tmp_path / "b", search, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"trials": 0}, "--trials is 0"),
+        ({"objectives": ("clean",)}, "robust"),
+        ({"objectives": ("robust", "robust")}, "robust"),
+        ({"objectives": ("robust", "clen")}, "did you mean clean"),
+        ({"reduction": 1.0}, "--reduction"),
+        ({"finalists": 0}, "--finalists"),
+    ],
+)
+def test_options_that_make_no_sense(options: dict[str, object], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        SearchOptions(**{"trials": 3} | options)  # type: ignore[arg-type]
+
+
+def test_tables(tmp_path: Path, add_trial: Callable[..., Trial]) -> None:
+    add_trial(
+        0, [20.0, 40.0, 30.0, 35.0], state="finished", validation={"autoattack": {"accuracy": 33.3}}
+    )
+    add_trial(1, [], state="failed", error="loss is not finite")
+    write_trial(
+        tmp_path,
+        Trial(2, {"method.gap_coef": 0.5, "method.kl_temperature": 1.0, "optim.name": None}),
+    )
+    file = tmp_path / "trials.parquet"
+    write_trials_table(file, make_search(), read_trials(tmp_path))
+    rows = pq.read_table(file).to_pylist()
+    assert [row["state"] for row in rows] == ["finished", "failed", "running"]
+    assert rows[0] == {
+        "number": 0,
+        "state": "finished",
+        "error": "",
+        "method.gap_coef": 0.0,
+        "method.kl_temperature": 1.0,
+        "optim.name": "sgd",
+        "epochs": 4,
+        "best_epoch": 1,
+        "validation_clean_accuracy": 50.0,
+        "validation_robust_accuracy": 40.0,
+        "final_autoattack_accuracy": 33.3,
+        "seconds": 8.0,
+        "folder": "trials/0000",
+    }
+    assert rows[1]["error"] == "loss is not finite"
+    assert rows[1]["best_epoch"] is rows[1]["final_autoattack_accuracy"] is None
+    text = trials_text(read_trials(tmp_path), epochs=4).splitlines()
+    assert text[0].split() == [
+        "trial",
+        "state",
+        "epoch",
+        "clean",
+        "robust",
+        "gap_coef",
+        "kl_temperature",
+        "name",
+    ]
+    assert text[1].split() == ["0", "*", "finished", "4/4", "50.0", "40.0", "0", "1", "sgd"]
+    assert text[2].split()[1] == "failed"
+    assert text[2].endswith("loss is not finite")
+    assert max(map(len, trials_text(read_trials(tmp_path), epochs=4, width=30).splitlines())) == 30
+
+
+def test_a_fraction_among_whole_numbers_stays_one(tmp_path: Path) -> None:
+    search = make_search()
+    space = parse_space({"optim.warmup_epochs": {"int": [0, 3]}})
+    trials = [Trial(n, {"optim.warmup_epochs": value}) for n, value in enumerate((0.5, 2))]
+    write_trials_table(tmp_path / "a.parquet", replace(search, space=space), trials)
+    assert pq.read_table(tmp_path / "a.parquet")["optim.warmup_epochs"].to_pylist() == [0.5, 2.0]
+    write_trials_table(tmp_path / "b.parquet", replace(search, space=space), trials[1:])
+    assert pq.read_table(tmp_path / "b.parquet")["optim.warmup_epochs"].to_pylist() == [2]
+    assert str(pq.read_table(tmp_path / "b.parquet")["optim.warmup_epochs"].type) == "int64"
