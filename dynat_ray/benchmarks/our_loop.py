@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from dynat_ray.benchmarks.reference_loops import CLASSES, AttackSettings, Step
-from dynat_ray.config import AttackConfig, ThreatConfig, TrainConfig
+from dynat_ray.config import AttackConfig, TrainConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import MethodContext, build_method, method_settings
 from dynat_ray.models import Classifier, build_model
+from dynat_ray.perturb.threat import Threat
 from dynat_ray.training.device import Precision
 from dynat_ray.training.step import Stepper, wrap
 
@@ -43,7 +44,7 @@ def our_stepper(
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     device = next(model.parameters()).device
     context = MethodContext(
-        threat=ThreatConfig(eps=attack.eps),
+        threat=Threat("Linf", attack.eps),
         attack=AttackConfig(steps=attack.steps, cuda_graphs=recorded),
         step_size=attack.step_size,
         classes=CLASSES,

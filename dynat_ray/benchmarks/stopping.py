@@ -19,6 +19,7 @@ from dynat_ray.config import RunConfig
 from dynat_ray.data import Batch, load_info, load_split
 from dynat_ray.methods import MethodContext, build_method, method_settings
 from dynat_ray.models import load_model
+from dynat_ray.perturb.threat import Threat
 from dynat_ray.storage.run_folder import read_run_config
 from dynat_ray.training.device import autocast
 from dynat_ray.training.step import Stepper, wrap
@@ -50,7 +51,7 @@ def measure(
     network = load_model(run).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images, labels = _training_images(config, _BATCHES * batch_size)
     context = MethodContext(
-        threat=config.threat,
+        threat=Threat(config.threat.norm, config.threat.eps),
         attack=config.attack,
         step_size=config.step_size(),
         classes=load_info(config.data.path).num_classes,

@@ -18,7 +18,7 @@ from dynat_ray.methods import (  # noqa: F401  (they register)
     trades,
     uad_at,
 )
-from dynat_ray.methods.base import Method, MethodContext, Prepared
+from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
 from dynat_ray.methods.register import (
     ablation,
     build_method,
@@ -29,6 +29,7 @@ from dynat_ray.methods.register import (
 __all__ = [
     "Method",
     "MethodContext",
+    "MethodLoss",
     "Prepared",
     "ablation",
     "build_method",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dynat_ray import keyed_random
 from dynat_ray.config import require
 from dynat_ray.data import Batch
-from dynat_ray.methods.base import Method, MethodContext, Prepared
+from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
 from dynat_ray.methods.pgd_at import adversarial_loss
 from dynat_ray.methods.register import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
@@ -78,7 +78,7 @@ class IAAT(Method[IAATSettings]):
         record |= attack_record(outcome, batch.main_labels)
         return Prepared(batch, outcome.images, None, record, passes + outcome.passes)
 
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         return adversarial_loss(self, network, prepared)
 
     def state_dict(self) -> dict[str, Any]:

@@ -13,8 +13,9 @@ import dynat_ray  # noqa: F401  registers the networks
 from dynat_ray.acceleration import cuda_graphs
 from dynat_ray.acceleration.cuda_graphs import InputGradients
 from dynat_ray.perturb.objectives import ObjectiveName, cross_entropy, get_objective
-from dynat_ray.perturb.pgd import AttackOutcome, StopRule, pgd
-from dynat_ray.perturb.threat import get_ball
+from dynat_ray.perturb.pgd import PGD
+from dynat_ray.perturb.running import AttackOutcome, StopRule
+from dynat_ray.perturb.threat import Threat
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -67,17 +68,14 @@ def test_each_objective_is_recorded_and_no_function_of_others() -> None:
     network = _linear()
     objectives: list[Any] = ["ce", "cw", lambda *inputs: cross_entropy(*inputs)]
     for objective in objectives:
-        pgd(
-            network,
-            torch.rand(4, 3, 2, 2),
-            torch.zeros(4, dtype=torch.int64),
-            ball=get_ball("Linf"),
-            eps=0.1,
+        attack = PGD(
+            threat=Threat("Linf", 0.1),
             step_size=0.05,
             steps=3,
             objective=objective,
-            record=True,
+            cuda_graphs=True,
         )
+        attack(network, torch.rand(4, 3, 2, 2), torch.zeros(4, dtype=torch.int64))
     assert len(MADE) == 2
 
 
@@ -152,21 +150,22 @@ def _attack(
     *,
     record: bool,
 ) -> AttackOutcome:
+    attack = PGD(
+        threat=Threat("Linf", 8 / 255),
+        step_size=2 / 255,
+        steps=5,
+        objective=objective,
+        random_start="gaussian",
+        stop=stop,
+        cuda_graphs=record,
+    )
     with torch.autocast(DEVICE, precision, enabled=precision == torch.bfloat16):
-        return pgd(
+        return attack(
             network,
             images,
             clean.argmax(dim=1),
-            ball=get_ball("Linf"),
-            eps=8 / 255,
-            step_size=2 / 255,
-            steps=5,
-            objective=objective,
-            random_start="gaussian",
-            stop=stop,
             clean_logits=clean,
             keys=torch.arange(64, device=DEVICE),
-            record=record,
         )
 
 
