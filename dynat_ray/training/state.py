@@ -104,6 +104,25 @@ def restore_state(
             "the data set is not the one that the run began with (was its folder prepared again?); "
             "give the run a new --name"
         )
+    _restore_weights(state, networks, optimizer, setup)
+    _restore_random_state(state["random"], rank, _device_of(networks))
+    progress = _progress_of(state)
+    if progress.step and state["epoch_steps"] != setup.train_loader.steps:
+        progress.step, progress.record = 0, None
+        return progress, (
+            f"epoch {progress.epoch + 1} begins anew: it had {state['epoch_steps']} steps and now "
+            f"has {setup.train_loader.steps}"
+        )
+    return progress, ""
+
+
+def _restore_weights(
+    state: dict[str, Any],
+    networks: Networks,
+    optimizer: torch.optim.Optimizer,
+    setup: TrainingSetup,
+) -> None:
+    """Puts back what is learnt and remembered; the optimiser's settings stay the config's."""
     method, carried = setup.method, setup.carried
     groups = [
         {name: group[name] for name in _OPTIMIZER_SETTINGS if name in group}
@@ -126,29 +145,26 @@ def restore_state(
             "the checkpoint does not fit the settings (model, optimiser, method or weight average "
             f"were changed?): {str(error).splitlines()[0]}; give the run a new --name"
         ) from None
+
+
+def _restore_random_state(states: list[dict[str, Tensor]], rank: int, device: torch.device) -> None:
     # With another number of workers the new ones go on with the streams there are.
-    random_states = state["random"][rank % len(state["random"])]
-    torch.set_rng_state(random_states["cpu"])
-    device = _device_of(networks)
-    if device.type == "cuda" and "cuda" in random_states:
-        torch.cuda.set_rng_state(random_states["cuda"], device)
-    best = BestModel(tuple(state["best_score"]), state["best_epoch"], state["best_weights"])
+    own = states[rank % len(states)]
+    torch.set_rng_state(own["cpu"])
+    if device.type == "cuda" and "cuda" in own:
+        torch.cuda.set_rng_state(own["cuda"], device)
+
+
+def _progress_of(state: dict[str, Any]) -> Progress:
     record = None if state["record"] is None else EpochRecord.from_state_dict(state["record"])
-    progress = Progress(
+    return Progress(
         epoch=state["epoch"],
         step=state["step"],
         record=record,
         global_step=state["global_step"],
         elapsed=state["elapsed"],
-        best=best,
+        best=BestModel(tuple(state["best_score"]), state["best_epoch"], state["best_weights"]),
     )
-    if progress.step and state["epoch_steps"] != setup.train_loader.steps:
-        progress.step, progress.record = 0, None
-        return progress, (
-            f"epoch {progress.epoch + 1} begins anew: it had {state['epoch_steps']} steps and now "
-            f"has {setup.train_loader.steps}"
-        )
-    return progress, ""
 
 
 def weights_on_cpu(network: torch.nn.Module) -> dict[str, Tensor]:
