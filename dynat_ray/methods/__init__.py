@@ -19,10 +19,11 @@ from dynat_ray.methods import (  # noqa: F401  (they register)
     uad_at,
 )
 from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
-from dynat_ray.methods.register import (
+from dynat_ray.methods.registration import (
     ablation,
     build_method,
     method_settings,
+    register,
     standard_model_key,
 )
 
@@ -34,5 +35,6 @@ __all__ = [
     "ablation",
     "build_method",
     "method_settings",
+    "register",
     "standard_model_key",
 ]

@@ -19,7 +19,7 @@ from dynat_ray.config import require
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
 from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
-from dynat_ray.methods.register import register
+from dynat_ray.methods.registration import register
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.deepfool import deepfool, relative_length
 

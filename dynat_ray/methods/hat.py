@@ -15,7 +15,7 @@ from dynat_ray.config import require
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
-from dynat_ray.methods.register import register
+from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.methods.trades import trades_loss
 from dynat_ray.models import Classifier, load_model

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dynat_ray.config import require
 from dynat_ray.data import Batch
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
-from dynat_ray.methods.register import register
+from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.perturb.objectives import kl_divergence, runner_up
 

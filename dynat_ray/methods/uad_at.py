@@ -34,7 +34,7 @@ from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.features import feature_shape
-from dynat_ray.methods.register import register
+from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.objectives import kl_divergence

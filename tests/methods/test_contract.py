@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dynat_ray.config import RunConfig
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
-from dynat_ray.methods import Method, MethodLoss, Prepared, register
+from dynat_ray.methods import Method, MethodLoss, Prepared, register, registration
 from dynat_ray.methods.contract import ContractError, checked_loss, checked_prepare
 from dynat_ray.methods.pgd_at import PGDAT, PGDATSettings
 from dynat_ray.models import Classifier
@@ -107,9 +107,9 @@ def test_a_broken_contract_names_the_method_and_what_is_wrong(
 @pytest.fixture
 def registered() -> Iterator[None]:
     """`ReturnsTensor`, under its name."""
-    register.register(ReturnsTensor)
+    register(ReturnsTensor)
     yield
-    del register._METHODS["own"]
+    del registration._METHODS["own"]
 
 
 @pytest.mark.usefixtures("registered")
