@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynat_ray.acceleration.twin import has_hooks
+from dynat_ray.acceleration.twin_network import has_hooks
 
 # (logits (B, K), labels (B,), clean log-probabilities (B, K) or None) -> losses (B,)
 Objective = Callable[[Tensor, Tensor, Tensor | None], Tensor]

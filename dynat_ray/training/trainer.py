@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
+from dynat_ray.acceleration.switch import cpu_kernels
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
 from dynat_ray.hardware import device_name, peak_memory_bytes
 from dynat_ray.storage.checkpoint_names import checkpoint_name
+from dynat_ray.training.acceleration_record import record_acceleration
 from dynat_ray.training.agreement import (
     FiniteLossWatch,
     SharedUserError,
@@ -46,6 +48,7 @@ def train(config: RunConfig, session: Session) -> None:
     """
     torch.manual_seed(config.train.seed + session.rank)
     with (
+        cpu_kernels(config.train.cpu_kernels),
         closing(on_all_workers(lambda: build_materials(config, session))) as materials,
         closing(CheckpointWriter(session, config.train.checkpoint_minutes)) as writer,
     ):
@@ -166,6 +169,8 @@ def _end_epoch(
     if record is not None:
         line = _metrics_line(config, session, stepper, progress, record, accuracy, is_best)
     on_all_workers(lambda: _write_epoch(session, materials, line, record))
+    if session.rank == 0:
+        record_acceleration(session, networks)
     notice = writer.look()
     if last or notice != Notice.NOTHING or progress.epoch % config.train.checkpoint_epochs == 0:
         _begin_checkpoint(materials, stepper, progress, line, writer)
