@@ -106,8 +106,8 @@ def measure(
         with profile(activities=activities) as profiled:
             seconds_of(partial(step, images, labels), device)
         times = _times(profiled, device)
-        # The same arithmetic, but compiled and recorded steps hide their operations.
-        plain = our_step(model, precision, device=device, recorded=False)
+        # The same arithmetic, but compiled and replayed steps hide their operations.
+        plain = our_step(model, precision, device=device, cuda_graphs=False)
         plain(images, labels)
         with _Counter() as counted:
             plain(images, labels)

@@ -20,27 +20,27 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-class _Told:
-    """Stands in for a recording on a machine without a GPU: tells what was made and replayed."""
+class _CountedGraph:
+    """Stands in for a graph on a machine without a GPU: tells what was captured and replayed."""
 
     def __init__(self, network: nn.Module, objective: Any, inputs: Any) -> None:
         self.network, self.objective = network, objective
-        MADE.append(inputs[0].shape)
+        CAPTURED.append(inputs[0].shape)
 
     def replay(self, inputs: Any) -> tuple[Tensor, Tensor]:
         REPLAYED.append(inputs[0].shape)
         return cuda_graphs._compute(self.network, self.objective, *inputs)
 
 
-MADE: list[torch.Size] = []
+CAPTURED: list[torch.Size] = []
 REPLAYED: list[torch.Size] = []
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graphs, "_Recording", _Told)
-    monkeypatch.setattr(cuda_graphs, "_can_record", lambda images: True)
-    MADE.clear()
+def counted_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graphs, "_Graph", _CountedGraph)
+    monkeypatch.setattr(cuda_graphs, "_can_capture", lambda images: True)
+    CAPTURED.clear()
     REPLAYED.clear()
 
 
@@ -53,17 +53,17 @@ def _linear() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
 
 
-@pytest.mark.usefixtures("told")
-def test_a_shape_is_recorded_when_it_comes_again_and_replayed_from_then_on() -> None:
+@pytest.mark.usefixtures("counted_graphs")
+def test_a_shape_is_captured_when_it_comes_again_and_replayed_from_then_on() -> None:
     network = _linear()
     for size in (4, 4, 2, 4, 2):
         _gradient(network, size)
-    assert [shape[0] for shape in MADE] == [4, 2]
+    assert [shape[0] for shape in CAPTURED] == [4, 2]
     assert [shape[0] for shape in REPLAYED] == [4, 4, 2]
 
 
-@pytest.mark.usefixtures("told")
-def test_each_objective_is_recorded_and_no_function_of_others() -> None:
+@pytest.mark.usefixtures("counted_graphs")
+def test_each_objective_is_captured_and_no_function_of_others() -> None:
     network = _linear()
     objectives: list[Any] = ["ce", "cw", lambda *inputs: cross_entropy(*inputs)]
     for objective in objectives:
@@ -78,52 +78,52 @@ def test_each_objective_is_recorded_and_no_function_of_others() -> None:
             objective=objective,
             record=True,
         )
-    assert len(MADE) == 2
+    assert len(CAPTURED) == 2
 
 
-@pytest.mark.usefixtures("told")
-def test_weights_that_moved_are_recorded_anew() -> None:
+@pytest.mark.usefixtures("counted_graphs")
+def test_weights_that_moved_are_captured_anew() -> None:
     network = _linear()
     for _ in range(2):
         _gradient(network, 4)
     network.load_state_dict({name: 2 * value for name, value in network.state_dict().items()})
     _gradient(network, 4)
-    assert len(MADE) == 1
+    assert len(CAPTURED) == 1
     network[1].weight.data = network[1].weight.data.clone()
     for _ in range(2):
         _gradient(network, 4)
-    assert len(MADE) == 2
+    assert len(CAPTURED) == 2
 
 
-@pytest.mark.usefixtures("told")
-def test_a_network_with_hooks_is_not_recorded() -> None:
+@pytest.mark.usefixtures("counted_graphs")
+def test_a_network_with_hooks_is_not_captured() -> None:
     network, calls = _linear(), []
     network.register_forward_hook(lambda *_: calls.append(1))
     for _ in range(3):
         _gradient(network, 4)
-    assert (len(MADE), len(calls)) == (0, 3)
+    assert (len(CAPTURED), len(calls)) == (0, 3)
 
 
-@pytest.mark.usefixtures("told")
-def test_what_can_not_be_recorded_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("counted_graphs")
+def test_what_can_not_be_captured_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
-        MADE.append(torch.Size())
+        CAPTURED.append(torch.Size())
         raise RuntimeError("operation not permitted when stream is capturing\nCompile with ...")
 
-    monkeypatch.setattr(cuda_graphs, "_Recording", refuse)
+    monkeypatch.setattr(cuda_graphs, "_Graph", refuse)
     network = _linear()
     _gradient(network, 4)
     with pytest.warns(UserWarning, match="CUDA graphs: operation not permitted"):
         _gradient(network, 4)
     _gradient(network, 4)
-    assert len(MADE) == 1
+    assert len(CAPTURED) == 1
 
 
-def test_nothing_is_recorded_without_a_gpu() -> None:
+def test_nothing_is_captured_without_a_gpu() -> None:
     network = _linear()
     for _ in range(3):
         _gradient(network, 4)
-    assert not cuda_graphs._RECORDINGS[network]._found
+    assert not cuda_graphs._GRAPHS[network]._found
 
 
 def _network() -> nn.Module:
