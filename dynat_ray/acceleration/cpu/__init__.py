@@ -24,13 +24,16 @@ __all__ = [
 
 
 def available() -> bool:
-    """Returns whether the kernels run on this machine; the first time they are compiled."""
+    """Returns whether the kernels run on this machine, as far as is known before they are used.
+
+    Only then are they compiled, which takes some twenty seconds.
+    """
     return why_unavailable() is None
 
 
 def why_unavailable() -> str | None:
-    """Returns why the kernels don't run on this machine; None: they do."""
-    return native_code.why_unavailable("winograd") or native_code.why_unavailable("normalised_relu")
+    """Returns why the kernels don't run on this machine; None: they do, as in `available`."""
+    return native_code.why_unavailable()
 
 
 def fixed_convolution(convolution: nn.Module) -> WinogradConvolution | None:

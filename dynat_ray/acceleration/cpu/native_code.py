@@ -31,6 +31,7 @@ FORMATS = {
 _FOLDER = Path(__file__).parent / "native"
 _TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
 _FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"]
+_NO_COMPILER = "there is no C++ compiler (g++) in the path, and CXX is not set"
 # Why a source file could not be loaded.
 _failures: dict[Path, str] = {}
 
@@ -40,12 +41,10 @@ def library(name: str) -> ctypes.CDLL | None:
     return None if _unsuitable_processor() else load(_FOLDER / f"{name}.cpp")
 
 
-def why_unavailable(name: str) -> str | None:
-    """Returns why there is no `library(name)`; None: there is."""
-    if reason := _unsuitable_processor():
-        return reason
-    source = _FOLDER / f"{name}.cpp"
-    return None if load(source) is not None else _failures[source]
+def why_unavailable() -> str | None:
+    """Returns why a library can't be loaded, or could not be; None: nothing is known against it."""
+    failures = (reason for source, reason in _failures.items() if source.parent == _FOLDER)
+    return _unsuitable_processor() or next(failures, None) or (None if compiler() else _NO_COMPILER)
 
 
 def _unsuitable_processor() -> str:
@@ -121,7 +120,7 @@ def compiler() -> str | None:
 def _compiled(source: Path) -> Path:
     found = compiler()
     if found is None:
-        raise FileNotFoundError("there is no C++ compiler (g++) in the path, and CXX is not set")
+        raise FileNotFoundError(_NO_COMPILER)
     command = [*shlex.split(found), *_FLAGS]
     # What a compiler defines names its version and all that the processor can do.
     defined = _run([*command, "-dM", "-E", "-x", "c++", os.devnull])

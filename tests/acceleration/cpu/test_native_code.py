@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dynat_ray.acceleration import cpu
 from dynat_ray.acceleration.cpu import native_code
 
 pytestmark = pytest.mark.skipif(native_code.compiler() is None, reason="there is no C++ compiler")
@@ -123,3 +124,29 @@ def test_what_the_compiler_says_is_in_the_warning(tmp_path: Path) -> None:
     source.write_text("int answer() { return nothing; }\n")
     with pytest.warns(UserWarning, match="nothing"):
         assert native_code.load(source) is None
+
+
+def test_what_is_missing_is_known_without_compiling(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if native_code._unsuitable_processor():
+        pytest.skip("a processor that the code is not made for")
+    assert cpu.available()
+    assert not own_cache.exists()
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not cpu.available()
+    assert "no C++ compiler" in str(cpu.why_unavailable())
+
+
+def test_why_a_kernel_could_not_be_compiled_is_remembered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if native_code._unsuitable_processor():
+        pytest.skip("a processor that the code is not made for")
+    monkeypatch.setattr(native_code, "_FOLDER", tmp_path)
+    monkeypatch.setattr(native_code, "_failures", {})
+    (tmp_path / "wrong.cpp").write_text("int answer() { return nothing; }\n")
+    with pytest.warns(UserWarning, match="nothing"):
+        assert native_code.library("wrong") is None
+    assert "nothing" in str(cpu.why_unavailable())
