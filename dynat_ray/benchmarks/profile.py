@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -98,14 +98,7 @@ def measure(
         for _ in range(2):
             step(images, labels)
         seconds = min(seconds_of(partial(step, images, labels), device) for _ in range(3))
-        # Its library writes lines of no use to stderr.
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-        activities = [ProfilerActivity.CPU]
-        if device == "cuda":
-            activities.append(ProfilerActivity.CUDA)
-        with profile(activities=activities) as profiled:
-            seconds_of(partial(step, images, labels), device)
-        times = _times(profiled, device)
+        times = _times(partial(step, images, labels), device)
         # The same arithmetic, but compiled and replayed steps hide their operations.
         plain = our_step(model, precision, device=device, cuda_graphs=False)
         plain(images, labels)
@@ -161,8 +154,15 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _times(profiled: Any, device: str) -> dict[str, float]:
-    """Returns the seconds of all operations by name: on a GPU of its kernels and copies."""
+def _times(step: Callable[[], object], device: str) -> dict[str, float]:
+    """Returns the seconds of a step's operations by name: on a GPU of its kernels and copies."""
+    # Its library writes lines of no use to stderr.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    activities = [ProfilerActivity.CPU]
+    if device == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as profiled:
+        seconds_of(step, device)
     averages = profiled.key_averages()
     if device == "cpu":
         return {event.key: event.self_cpu_time_total / 1e6 for event in averages}
