@@ -30,15 +30,15 @@ class InputGradients:
     Args:
         network: Its parameters are frozen.
         objective: What is differentiated.
-        record: Capture graphs on a GPU, but for networks with hooks: a replay would not do what
+        capture: Capture graphs on a GPU, but for networks with hooks: a replay would not do what
             they do besides. Not for an objective that does anything but compute.
     """
 
-    def __init__(self, network: nn.Module, objective: Objective, *, record: bool) -> None:
+    def __init__(self, network: nn.Module, objective: Objective, *, capture: bool) -> None:
         self._network = network
         self._objective = objective
         self._graphs: _Graphs | None = None
-        if record and not has_hooks(network):
+        if capture and not has_hooks(network):
             self._graphs = _GRAPHS.setdefault(network, _Graphs())
             self._graphs.forget_if_moved(network)
 

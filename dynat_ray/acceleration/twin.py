@@ -34,7 +34,7 @@ _ALIKE_AT_LEAST = 0.5
 _COMPILED_TOLERANCE = 0.5
 
 
-def folded(model: nn.Module, images: Tensor) -> nn.Module:
+def twin_of(model: nn.Module, images: Tensor) -> nn.Module:
     """Returns a network that gives the same logits as `model` has now, for less.
 
     That is a twin which shares all weights that need no change; it is kept as long as `model` is.
@@ -76,10 +76,10 @@ def folded(model: nn.Module, images: Tensor) -> nn.Module:
 
 @contextmanager
 def settled_weights(model: nn.Module) -> Iterator[None]:
-    """Has `folded` bring twins of `model` up to date but once.
+    """Has `twin_of` bring twins of `model` up to date but once.
 
     Args:
-        model: What `folded` will get. Nobody changes its weights or statistics meanwhile.
+        model: What `twin_of` will get. Nobody changes its weights or statistics meanwhile.
     """
     _SETTLED[model] = set()
     try:
@@ -89,7 +89,7 @@ def settled_weights(model: nn.Module) -> Iterator[None]:
 
 
 def forget_twin(model: nn.Module) -> None:
-    """Has the next call of `folded` make a new twin: what is not a tensor may have changed."""
+    """Has the next call of `twin_of` make a new twin: what is not a tensor may have changed."""
     _TWINS.pop(model, None)
 
 
@@ -97,7 +97,7 @@ def twin_status(model: nn.Module) -> str:
     """Returns whether attacks on `model` have run on a twin, in a few words for a run's record.
 
     Args:
-        model: What `folded` got.
+        model: What `twin_of` got.
 
     Returns:
         `used`; `refused for N attacks: REASON`; `not needed` (nothing follows from its weights
@@ -129,7 +129,7 @@ def cpu_kernels_status(device: torch.device) -> str:
     if device.type != "cpu":
         return f"unavailable: networks are on {device.type}"
     reason = kernels.why_unavailable()
-    return f"unavailable: {reason}" if reason else "auto"
+    return f"unavailable: {reason.splitlines()[0]}" if reason else "auto"
 
 
 def _cpu_kernels() -> ModuleType | None:

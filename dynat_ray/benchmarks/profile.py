@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
-from dynat_ray.acceleration.twin import folded
+from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.benchmarks.our_loop import our_step, random_batch
 from dynat_ray.benchmarks.turns import cpu_threads, seconds_of
 from dynat_ray.training.device import Precision, usable_precision
@@ -244,7 +244,7 @@ def _rate_of_float16_convolution() -> float:
     network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     images = torch.randn(64, 256, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        convolution = folded(network, images)
+        convolution = twin_of(network, images)
         with _Counter() as counted:
             convolution(images)
         best = min(seconds_of(partial(convolution, images), "cpu") for _ in range(32))

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynat_ray.acceleration.modes import frozen
-from dynat_ray.acceleration.twin import folded
+from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.config import AttackConfig, ThreatConfig
 from dynat_ray.data import Batch
 from dynat_ray.models import Classifier
@@ -197,7 +197,7 @@ class Method(ABC, Generic[SettingsT]):
         """
         mode = self.context.attack.batch_norm
         with frozen(network, mode), torch.no_grad():
-            seen = folded(network, images) if mode == "eval" else network
+            seen = twin_of(network, images) if mode == "eval" else network
             logits: Tensor = seen(images).float()
         return logits
 
@@ -249,7 +249,7 @@ class Method(ABC, Generic[SettingsT]):
             keys=keys,
             step_noise=step_noise,
             carried=batch.carried,
-            record=settings.cuda_graphs,
+            cuda_graphs=settings.cuda_graphs,
         )
 
     def cross_entropies(self, logits: Tensor, batch: Batch) -> Tensor:

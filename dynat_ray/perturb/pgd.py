@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dynat_ray import keyed_random
 from dynat_ray.acceleration.cuda_graphs import InputGradients
 from dynat_ray.acceleration.modes import BatchNormMode, frozen
-from dynat_ray.acceleration.twin import folded
+from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.perturb.compaction import places_to_keep
 from dynat_ray.perturb.objectives import Objective, ObjectiveName, get_objective, is_named
 from dynat_ray.perturb.signals import adversarial_gap
@@ -84,7 +84,7 @@ def pgd(
     keys: Tensor | None = None,
     step_noise: float = 0.0,
     carried: Tensor | None = None,
-    record: bool = False,
+    cuda_graphs: bool = False,
 ) -> AttackOutcome:
     """Attacks every sample within its own budget (Madry et al. 2018).
 
@@ -108,7 +108,7 @@ def pgd(
         step_noise: Standard deviation of normal noise added at every step.
         carried: Changes `(B, C, H, W)` to begin with instead of a random start; see
             `starting_point`.
-        record: On a GPU, record the network's passes and replay them (`perturb.recorded`); for
+        cuda_graphs: On a GPU, capture the network's passes and replay them as CUDA graphs; for
             attacks that come again and again on one network.
 
     Returns:
@@ -134,13 +134,13 @@ def pgd(
         clean_log_probs=None if clean_logits is None else clean_logits.float().log_softmax(dim=1),
     )
     with frozen(model, batch_norm):
-        network = folded(model, images) if batch_norm == "eval" else model
+        network = twin_of(model, images) if batch_norm == "eval" else model
         places = _attacked_at_first(eps, batch.eps, whole=batch_norm == "train")
         start = _start(ball, batch, random_start, carried, places)
-        # A recording would not tell what a function of others does besides, nor in which mode the
+        # A replay would not do what a function of others does besides, nor know in which mode the
         # network was.
-        may_record = record and is_named(loss) and batch_norm == "eval"
-        gradient_at = InputGradients(network, loss, record=may_record)
+        capture = cuda_graphs and is_named(loss) and batch_norm == "eval"
+        gradient_at = InputGradients(network, loss, capture=capture)
         return _ascend(
             network,
             start,

@@ -45,7 +45,7 @@ def counted_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _gradient(network: nn.Module, size: int, objective: Any = cross_entropy) -> None:
-    gradients = InputGradients(network, objective, record=True)
+    gradients = InputGradients(network, objective, capture=True)
     gradients(torch.rand(size, 3, 2, 2), torch.zeros(size, dtype=torch.int64), None)
 
 
@@ -76,7 +76,7 @@ def test_each_objective_is_captured_and_no_function_of_others() -> None:
             step_size=0.05,
             steps=3,
             objective=objective,
-            record=True,
+            cuda_graphs=True,
         )
     assert len(CAPTURED) == 2
 
@@ -150,7 +150,7 @@ def _attack(
     precision: torch.dtype,
     stop: StopRule | None,
     *,
-    record: bool,
+    replay: bool,
 ) -> AttackOutcome:
     with torch.autocast(DEVICE, precision, enabled=precision == torch.bfloat16):
         return pgd(
@@ -166,7 +166,7 @@ def _attack(
             stop=stop,
             clean_logits=clean,
             keys=torch.arange(64, device=DEVICE),
-            record=record,
+            cuda_graphs=replay,
         )
 
 
@@ -184,8 +184,8 @@ def test_a_gpu_replays_what_it_computes(
         with torch.no_grad():
             clean = network(images)
         plain, replayed = (
-            _attack(network, images, clean, objective, precision, stop, record=record)
-            for record in (False, True)
+            _attack(network, images, clean, objective, precision, stop, replay=replay)
+            for replay in (False, True)
         )
         torch.testing.assert_close(plain.logits, replayed.logits, rtol=0.1, atol=0.02)
         return plain, replayed
@@ -214,12 +214,12 @@ def test_compiled_and_replayed_attacks_are_as_strong(
     core = _network()
     compiled = torch.compile(core, dynamic=False)
 
-    def gain(network: nn.Module, images: Tensor, *, record: bool) -> float:
+    def gain(network: nn.Module, images: Tensor, *, replay: bool) -> float:
         """Returns what an attack adds to the objective, of the network itself in float32."""
         with torch.no_grad():
             clean = core(images)
             labels, log_probs = clean.argmax(dim=1), clean.log_softmax(dim=1)
-            found = _attack(network, images, clean, objective, precision, stop, record=record)
+            found = _attack(network, images, clean, objective, precision, stop, replay=replay)
             before, after = (
                 get_objective(objective)(logits, labels, log_probs).mean()
                 for logits in (clean, core(found.images))
@@ -231,6 +231,6 @@ def test_compiled_and_replayed_attacks_are_as_strong(
             for parameter in core.parameters():
                 parameter.mul_(factor)
         images = _images(0)
-        expected = gain(core, images, record=False)
+        expected = gain(core, images, replay=False)
         assert expected > 0
-        assert gain(compiled, images, record=True) == pytest.approx(expected, rel=0.2)
+        assert gain(compiled, images, replay=True) == pytest.approx(expected, rel=0.2)

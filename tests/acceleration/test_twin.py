@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import dynat_ray  # noqa: F401  registers the networks
 from dynat_ray.acceleration.fixed_batch_norm import FixedBatchNorm
 from dynat_ray.acceleration.modes import frozen
-from dynat_ray.acceleration.twin import folded, settled_weights
+from dynat_ray.acceleration.twin import settled_weights, twin_of
 from tests.acceleration.twin_cases import Awkward, frozen_twin, with_statistics
 
 
@@ -147,7 +147,7 @@ def test_autocast_is_no_less_exact(bias: bool) -> None:
     images = torch.rand(8, 3, 32, 32)
     _, exact = _logits_and_gradient(model, images)
     with torch.autocast("cpu", torch.bfloat16), frozen(model):
-        twin = folded(model, images)
+        twin = twin_of(model, images)
         errors = [
             float((_logits_and_gradient(network, images)[1] - exact).norm() / exact.norm())
             for network in (twin, model)

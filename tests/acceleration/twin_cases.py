@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dynat_ray.acceleration.modes import frozen
-from dynat_ray.acceleration.twin import folded
+from dynat_ray.acceleration.twin import twin_of
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
@@ -23,7 +23,7 @@ def with_statistics(model: nn.Module) -> nn.Module:
 
 def frozen_twin(model: nn.Module, images: Tensor) -> nn.Module:
     with frozen(model):
-        return folded(model, images)
+        return twin_of(model, images)
 
 
 class Awkward(nn.Module):

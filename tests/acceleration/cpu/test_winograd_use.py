@@ -12,7 +12,7 @@ import dynat_ray  # noqa: F401  registers the networks
 from dynat_ray.acceleration.cpu.winograd import formats
 from dynat_ray.acceleration.cpu.winograd.convolution import WinogradConvolution
 from dynat_ray.acceleration.modes import frozen
-from dynat_ray.acceleration.twin import folded
+from dynat_ray.acceleration.twin import twin_of
 from tests.acceleration.cpu.winograd_cases import (
     convolution_of,
     multiply_in,
@@ -31,7 +31,7 @@ def test_without_a_compiler_convolutions_stay_as_they_are(
     monkeypatch.setattr(formats, "library", lambda: None)
     assert not WinogradConvolution.can_take(convolution_of(64, 64))
     with frozen(model := _network()):
-        twin = folded(model, torch.rand(2, 3, 32, 32))
+        twin = twin_of(model, torch.rand(2, 3, 32, 32))
     assert twin is not model
     assert not any(isinstance(module, WinogradConvolution) for module in twin.modules())
 
@@ -119,7 +119,7 @@ def test_attacks_use_it_and_follow_the_weights(compiled: bool) -> None:
     network = torch.compile(model) if compiled else model
     for _ in range(2):
         with frozen(model):
-            twin = folded(network, images)
+            twin = twin_of(network, images)
             assert relative_error(_gradient(twin, images), _gradient(model, images)) < 1e-3
         with torch.no_grad():
             for parameter in model.parameters():
@@ -130,9 +130,9 @@ def test_attacks_use_it_and_follow_the_weights(compiled: bool) -> None:
 def test_under_autocast_it_takes_that_precision() -> None:
     model, images = _network(), torch.rand(4, 3, 32, 32)
     with frozen(model):
-        expected = _gradient(folded(model, images), images)
+        expected = _gradient(twin_of(model, images), images)
         with torch.autocast("cpu", torch.bfloat16):
-            twin = folded(model, images)
+            twin = twin_of(model, images)
             own = next(m for m in twin.modules() if isinstance(m, WinogradConvolution))
             assert own.weight.dtype == torch.bfloat16
             assert own(images).dtype == torch.bfloat16
