@@ -198,6 +198,8 @@ def _read_value(value: Any, hint: Any) -> Any:
     if hint == int | str:
         # The section says what it allows; its type says only that it may be text.
         return int(value) if str(value).isdecimal() else str(value)
+    if "off" in get_args(hint) and _read_yaml(str(value)) is False:
+        return "off"  # which YAML takes for false
     if not isinstance(value, str) or hint is str:
         return value
     if hint is float:

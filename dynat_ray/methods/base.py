@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynat_ray.acceleration.modes import frozen
-from dynat_ray.acceleration.twin import folded
+from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.config import AttackConfig
 from dynat_ray.data import Batch
 from dynat_ray.models import Classifier
@@ -218,7 +218,7 @@ class Method(ABC, Generic[SettingsT]):
         """
         mode = self.context.attack.batch_norm
         with frozen(network, mode), torch.no_grad():
-            seen = folded(network, images) if mode == "eval" else network
+            seen = twin_of(network, images) if mode == "eval" else network
             logits: Tensor = seen(images).float()
         return logits
 

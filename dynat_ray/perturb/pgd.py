@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dynat_ray import keyed_random
 from dynat_ray.acceleration.cuda_graphs import InputGradients
 from dynat_ray.acceleration.modes import BatchNormMode, frozen
-from dynat_ray.acceleration.twin import folded
+from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.perturb.compaction import places_to_keep
 from dynat_ray.perturb.objectives import Objective, ObjectiveName, get_objective, is_named
 from dynat_ray.perturb.running import AttackOutcome, Found, Running, Samples, StopRule
@@ -89,7 +89,7 @@ class PGD:
         batch = self._batch(images, labels.to(images.device), ratios, clean_logits, keys)
         whole = self.batch_norm == "train"
         with frozen(model, self.batch_norm):
-            network = model if whole else folded(model, images)
+            network = model if whole else twin_of(model, images)
             places = _attacked_at_first(ratios, batch.eps, whole=whole)
             start = _start(self.threat, batch, self.random_start, carried, places)
             return self._ascend(network, start, batch, clean_logits, places)
@@ -133,10 +133,10 @@ class PGD:
         At first these are the samples at `places`; None: all.
         """
         loss = get_objective(self.objective)
-        # A recording would not tell what a function of others does besides, nor in which mode the
+        # A replay would not do what a function of others does besides, nor know in which mode the
         # network was.
-        may_record = self.cuda_graphs and is_named(loss) and self.batch_norm == "eval"
-        gradient_at = InputGradients(network, loss, record=may_record)
+        capture = self.cuda_graphs and is_named(loss) and self.batch_norm == "eval"
+        gradient_at = InputGradients(network, loss, capture=capture)
         if places is not None and clean_logits is None:
             with torch.no_grad():
                 clean_logits = network(start)

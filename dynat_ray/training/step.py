@@ -15,8 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from dynat_ray import keyed_random
-from dynat_ray.acceleration.cpu.winograd.gradients import WinogradGradients
 from dynat_ray.acceleration.modes import chosen_kernels, unchanged_statistics
+from dynat_ray.acceleration.switch import may_use_cpu_kernels
 from dynat_ray.acceleration.twin import settled_weights
 from dynat_ray.barrier_time import working_time
 from dynat_ray.collectives import sum_over_workers, world_size
@@ -211,7 +211,11 @@ class Stepper:
         plain = self.config.compile or self.device.type != "cpu"
         # PyTorch leaves such contexts on the way back, when activations are computed again.
         again = self.config.activation_checkpointing
-        return nullcontext() if plain or again else WinogradGradients()
+        if plain or again or not may_use_cpu_kernels():
+            return nullcontext()
+        from dynat_ray.acceleration import cpu  # the folder may be gone
+
+        return cpu.fast_gradients()
 
     def _statistics_as_they_are(self) -> AbstractContextManager[None]:
         checkpointing = self.config.activation_checkpointing

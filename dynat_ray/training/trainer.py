@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
+from dynat_ray.acceleration.switch import cpu_kernels
 from dynat_ray.config import RunConfig
 from dynat_ray.data import Batch, RawBatch
 from dynat_ray.errors import UserError
 from dynat_ray.hardware import device_name, peak_memory_bytes
 from dynat_ray.methods.contract import ContractError
 from dynat_ray.storage.checkpoint_names import checkpoint_name
+from dynat_ray.training.acceleration_record import record_acceleration
 from dynat_ray.training.agreement import (
     FiniteLossWatch,
     SharedUserError,
@@ -48,6 +50,7 @@ def train(config: RunConfig, session: Session) -> None:
     """
     torch.manual_seed(config.train.seed + session.rank)
     with (
+        cpu_kernels(config.train.cpu_kernels),
         closing(on_all_workers(lambda: build_setup(config, session))) as setup,
         closing(CheckpointWriter(session, config.train.checkpoint_minutes)) as checkpoints,
     ):
@@ -156,6 +159,8 @@ class Trainer:
         is_best = accuracy is not None and self._keep_if_best(accuracy)
         line = {} if record is None else self._metrics_line(record, accuracy, is_best)
         on_all_workers(lambda: self._write_epoch(line, record))
+        if self.session.rank == 0:
+            record_acceleration(self.session, self.networks)
         notice = self.checkpoints.look()
         due = progress.epoch % config.train.checkpoint_epochs == 0
         if last or due or notice != Notice.NOTHING:

@@ -157,9 +157,9 @@ def test_a_training_step_uses_it_unless_it_differentiates_twice(
     calls = []
     gradient = torch.ops.dynat_ray.winograd_weight_gradient
 
-    def counted(features: Tensor, upstream: Tensor) -> Tensor:
+    def counted(features: Tensor, upstream: Tensor, factors: torch.dtype) -> Tensor:
         calls.append(features.shape)
-        return gradient(features, upstream)
+        return gradient(features, upstream, factors)
 
     monkeypatch.setattr(torch.ops.dynat_ray, "winograd_weight_gradient", counted)
     core = build_model(
