@@ -18,6 +18,7 @@ from dynat_ray.benchmarks.turns import cpu_threads, seconds_of, spread
 from dynat_ray.config import RunConfig
 from dynat_ray.data import Batch, load_info, load_split
 from dynat_ray.methods import MethodContext, build_method, method_settings
+from dynat_ray.methods.dynat import DynATSettings
 from dynat_ray.models import load_model
 from dynat_ray.storage.run_folder import read_run_config
 from dynat_ray.training.device import autocast
@@ -45,7 +46,7 @@ def measure(
         DynAT's whole training step by that of PGD-AT's on the same weights and batches.
     """
     config = read_run_config(run)
-    settings = config.method if config.method.name == "dynat" else method_settings()["dynat"]()
+    settings = config.method if isinstance(config.method, DynATSettings) else DynATSettings()
     everything = replace(settings, early_stop=False, misclassified="uniform")
     network = load_model(run).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images, labels = _training_images(config, _BATCHES * batch_size)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dynat_ray.acceleration.modes import frozen
 from dynat_ray.acceleration.twin import folded
-from dynat_ray.config import AttackConfig, ThreatConfig
+from dynat_ray.config import AttackConfig, MethodSettings, ThreatConfig
 from dynat_ray.data import Batch
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.objectives import ObjectiveName
@@ -75,7 +75,7 @@ class Prepared:
         return (losses if self.weights is None else losses * self.weights).mean()
 
 
-SettingsT = TypeVar("SettingsT")
+SettingsT = TypeVar("SettingsT", bound=MethodSettings)
 
 
 class Method(ABC, Generic[SettingsT]):
@@ -98,7 +98,7 @@ class Method(ABC, Generic[SettingsT]):
             state is part of a checkpoint.
     """
 
-    settings_class: ClassVar[type]
+    settings_class: ClassVar[type[MethodSettings]]
     standard_model_key: ClassVar[str] = ""
     ablation: ClassVar[tuple[str, ...]] = ()
     differentiates_twice: ClassVar[bool] = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dynat_ray.config import MethodSettings
 from dynat_ray.methods.base import Method, MethodContext
 
 _METHODS: dict[str, type[Method[Any]]] = {}
@@ -11,11 +12,11 @@ _METHODS: dict[str, type[Method[Any]]] = {}
 
 def register(method: type[Method[Any]]) -> type[Method[Any]]:
     """Class decorator: makes a method known under its settings' default `name`."""
-    _METHODS[method.settings_class().name] = method
+    _METHODS[method.settings_class.name] = method
     return method
 
 
-def method_settings() -> dict[str, type]:
+def method_settings() -> dict[str, type[MethodSettings]]:
     """Returns the settings dataclass of every method, by name."""
     return {name: method.settings_class for name, method in _METHODS.items()}
 
@@ -31,6 +32,6 @@ def ablation(name: str) -> tuple[str, ...]:
     return _METHODS[name].ablation
 
 
-def build_method(settings: Any, context: MethodContext) -> Method[Any]:
+def build_method(settings: MethodSettings, context: MethodContext) -> Method[Any]:
     """Returns the method that `settings` (`config.method`) chose."""
     return _METHODS[settings.name](settings, context)
