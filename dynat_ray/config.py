@@ -8,11 +8,12 @@ line is in `dynat_ray.settings`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import ClassVar, Literal, get_type_hints
+from dataclasses import dataclass, field
+from typing import Literal
 
 from dynat_ray.errors import UserError
 from dynat_ray.radius import require_possible
+from dynat_ray.section import Section
 from dynat_ray.value_types import (
     AboveZeroToOne,
     MinusOneOrMore,
@@ -25,7 +26,6 @@ from dynat_ray.value_types import (
     WorkerRange,
     ZeroToHalf,
     ZeroUpToOne,
-    check_value,
 )
 
 Norm = Literal["Linf", "L2"]
@@ -35,32 +35,6 @@ def require(condition: bool, key: str, value: object, allowed: str) -> None:
     """Raises `UserError` naming `key`, its `value` and what is `allowed`, unless `condition`."""
     if not condition:
         raise UserError(f"{key} is {value!r}; it must be {allowed}")
-
-
-@dataclass(kw_only=True)
-class Section:
-    """Base of the sections: every field is checked against its type, however it was set.
-
-    Attributes:
-        section: First part of its keys, such as `train` of `train.epochs`.
-    """
-
-    section: ClassVar[str]
-
-    def __init_subclass__(cls, section: str = "") -> None:
-        super().__init_subclass__()
-        if section:
-            cls.section = section
-
-    def __post_init__(self) -> None:
-        for name, hint in field_types(type(self)).items():
-            setattr(self, name, check_value(f"{self.section}.{name}", getattr(self, name), hint))
-
-
-def field_types(section: type[Section]) -> dict[str, object]:
-    """Returns the types of a section's fields, restrictions included, by name."""
-    hints = get_type_hints(section, include_extras=True)
-    return {each.name: hints[each.name] for each in fields(section)}
 
 
 @dataclass(kw_only=True)

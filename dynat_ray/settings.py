@@ -18,16 +18,11 @@ from typing import Any, get_type_hints
 import docstring_parser
 import yaml
 
-from dynat_ray.config import (
-    ModelConfig,
-    RunConfig,
-    Section,
-    ThreatConfig,
-    field_types,
-)
+from dynat_ray.config import ModelConfig, RunConfig, ThreatConfig
 from dynat_ray.errors import UserError, unknown_name
 from dynat_ray.methods import method_settings
 from dynat_ray.radius import parse_number
+from dynat_ray.section import Section, field_types
 from dynat_ray.value_types import check_value, describe_type
 
 # A setting's full key, such as `train.epochs`, to its value.
@@ -96,8 +91,8 @@ def build_config(layers: Sequence[Settings]) -> RunConfig:
             # A section whose settings are all commented out sets nothing.
             raise unknown_name("setting", key, known)
     if arguments:
-        given = check_value(_FREE_KEY, values["model"].get("kwargs", {}), dict[str, object])
-        values["model"]["kwargs"] = given | arguments
+        given = values["model"].get("kwargs", {})
+        values["model"]["kwargs"] = _join(given, arguments)
     built: dict[str, Any] = {name: section(**values[name]) for name, section in sections.items()}
     return RunConfig(**built)
 
@@ -194,8 +189,24 @@ def _merge(layers: Iterable[Settings]) -> Settings:
             )
             if now is not None and now != before:
                 merged = {key: v for key, v in merged.items() if not key.startswith(dependent)}
+        if _FREE_KEY in layer:
+            merged = {key: v for key, v in merged.items() if not key.startswith(_FREE_KEY)}
         merged.update(layer)
     return merged
+
+
+def _join(given: object, arguments: Mapping[str, object]) -> dict[str, Any]:
+    """Returns the value of `model.kwargs` with its `arguments`, by the rest of their keys, set."""
+    joined: dict[str, Any] = check_value(_FREE_KEY, given, dict[str, object])
+    for key, value in arguments.items():
+        *parents, leaf = key.split(".")
+        place = joined
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise UserError(f"{_FREE_KEY}.{key}: {parent} is {place!r}, which has no names")
+        place[leaf] = value
+    return joined
 
 
 def _comparable(value: object) -> object:

@@ -117,8 +117,14 @@ def describe_type(hint: object) -> str:
         return f"a list, each item {describe_type(arguments[0])}"
     if origin is dict:
         return "a mapping such as {name: value}"
-    words: dict[object, str] = {bool: "true or false", str: "text", NoneType: "null"}
-    return words[hint]
+    words: dict[object, str] = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number such as 0.1 or 8/255",
+        str: "text",
+        NoneType: "null",
+    }
+    return words.get(hint, str(hint))
 
 
 @cache
@@ -148,7 +154,7 @@ def _read_text(value: object, hint: object) -> object:
         return _read_text(value, arguments[0])
     if origin is list and value is not None:
         return [_read_text(each, arguments[0]) for each in _items(value)]
-    if origin is Annotated and arguments[0] is float and isinstance(value, str):
+    if (arguments[0] if origin is Annotated else hint) is float and isinstance(value, str):
         try:
             return parse_number(value)
         except ValueError:

@@ -14,11 +14,11 @@ from dynat_ray.config import (
     DataConfig,
     OptimConfig,
     RunConfig,
-    Section,
     TrainConfig,
 )
 from dynat_ray.errors import UserError
 from dynat_ray.methods import method_settings
+from dynat_ray.section import Section
 from dynat_ray.settings import (
     build_config,
     describe_settings,
@@ -161,6 +161,12 @@ def test_arguments_of_the_model_join_those_of_the_layer_below() -> None:
     config = build_config([below, {"model.kwargs.act_layer": "silu", "model.kwargs.depth": "3"}])
     assert config.model.kwargs == {"base_width": 16, "act_layer": "silu", "depth": 3}
     assert below == {"model.kwargs": {"base_width": 16}}
+    nested = build_config([below, {"model.kwargs.norm.eps": "0.1"}])
+    assert nested.model.kwargs == {"base_width": 16, "norm": {"eps": 0.1}}
+    with pytest.raises(UserError, match="base_width is 16"):
+        build_config([below, {"model.kwargs.base_width.x": "1"}])
+    whole = [{"model.kwargs.depth": "3"}, below, {"model.kwargs": "{width: 2}"}]
+    assert build_config(whole).model.kwargs == {"width": 2}
 
 
 def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:
