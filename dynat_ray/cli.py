@@ -1,4 +1,4 @@
-"""What every command shares: how it ends, and what it prints when it does."""
+"""What commands share: options, settings on the command line, how they end and what they print."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dynat_ray import settings
 from dynat_ray.errors import Stopped, UserError, disk_error
 from dynat_ray.interrupt import SigTerm
+from dynat_ray.settings import Settings
 from dynat_ray.submitted_job import explain_missing
 
 USER_MISTAKE = 2
 TOLD_TO_END = 143
 _INTERRUPTED = 130
+_DEFAULT_RECIPE = "digits"
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -25,6 +28,58 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} ({self.prog} --help lists the options)")
+
+
+def add_run_options(
+    parser: argparse.ArgumentParser, noun: str, *, named_after: str, resume: str = ""
+) -> None:
+    """Adds what commands that train have in common.
+
+    Args:
+        parser: The command's.
+        noun: What it makes in a folder: a run, a search or a comparison.
+        named_after: What the folder's name says by default, beside the time.
+        resume: What more to say of `--resume`.
+    """
+    add = parser.add_argument
+    recipes = ", ".join(settings.recipe_names())
+    add("--recipe", default=_DEFAULT_RECIPE, help=f"one of {recipes} (default: {_DEFAULT_RECIPE})")
+    add("--config", type=Path, help="YAML file of settings, on top of the recipe")
+    add("--out", help=f"folder or s3:// address for the {noun}'s folder (default: runs)")
+    add("--name", help=f"of the {noun}'s folder (default: {named_after} and time)")
+    add("--resume", action="store_true", help=f"go on with the {noun} of that name{resume}")
+
+
+def add_settings_help(parser: argparse.ArgumentParser, method: str) -> None:
+    """Adds every setting of a run by the `method` to what `--help` shows, a group a section."""
+    for title, group in settings.describe_settings(method).items():
+        add = parser.add_argument_group(title).add_argument
+        for each in group:
+            text = f"{each.sentence} (type: {each.allowed}; default: {each.default})"
+            add(f"--{each.key}", metavar="VALUE", help=text.replace("%", "%%"))
+
+
+def parse_with_settings(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, list[Settings], Settings]:
+    """Returns the command's options and the settings that came with them.
+
+    Args:
+        parser: Has the options of `add_run_options`.
+        argv: The arguments.
+
+    Returns:
+        The options; the settings of `--recipe` and of `--config`, which wins over it; and those of
+        `--section.key VALUE`, which win over both.
+
+    Raises:
+        UserError: An option is wrong; the recipe or the file is not there.
+    """
+    overrides, rest = settings.split_arguments(argv)
+    options = parser.parse_args(rest)
+    recipe = settings.read_recipe(options.recipe)
+    given = settings.read_settings(options.config) if options.config else {}
+    return options, [recipe, given], overrides
 
 
 def run(main: Callable[[Sequence[str]], Path | str]) -> NoReturn:

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynat_ray.cli import ArgumentParser
-from dynat_ray.cli import run as run_command
+from dynat_ray import cli
 from dynat_ray.errors import UserError, unknown_name
 from dynat_ray.methods import ablation, method_settings, standard_model_key
-from dynat_ray.settings import (
-    Settings,
-    build_config,
-    flatten,
-    read_recipe,
-    read_settings,
-    recipe_names,
-    split_arguments,
-)
+from dynat_ray.settings import Settings, build_config, flatten
+from dynat_ray.value_types import PositiveInt, check_value
 
 if TYPE_CHECKING:
     from dynat_ray.distributed.comparison import ComparedRun
 
-_DEFAULT_RECIPE = "digits"
 _STANDARD = "standard"
 # What all methods have in common unless the user says otherwise: runs are independent, so one
 # worker each and many side by side is what uses a cluster best.
@@ -92,21 +82,16 @@ def _labels(written: str) -> list[str]:
 
 def main(argv: Sequence[str]) -> str:
     """Compares as the arguments say and returns the path of the page."""
-    overrides, rest = split_arguments(argv)
-    options = _parser().parse_args(rest)
+    options, (recipe, given), overrides = cli.parse_with_settings(_parser(), argv)
     for key in overrides:
         if key.startswith("method."):
             raise UserError(
                 f"--{key} would mean another thing for each method; write it as "
                 f"--methods NAME:{key.removeprefix('method.')}=VALUE"
             )
-    if options.seeds < 1:
-        raise UserError(f"--seeds is {options.seeds}; it must be at least 1")
+    check_value("--seeds", options.seeds, PositiveInt)
     variants = read_variants(options.methods)
-    layers = [read_recipe(options.recipe or _DEFAULT_RECIPE), _COMMON]
-    if options.config:
-        layers.append(read_settings(options.config))
-    layers.append(overrides)
+    layers = [recipe, _COMMON, given, overrides]
     common = build_config(layers)
 
     # Ray takes seconds to import: after the settings are known to be right.
@@ -114,7 +99,7 @@ def main(argv: Sequence[str]) -> str:
     from dynat_ray.storage.places import open_place
     from dynat_ray.storage.run_folder import default_name
 
-    name = options.name or default_name(options.recipe or _DEFAULT_RECIPE, "compare")
+    name = options.name or default_name(options.recipe, "compare")
     with open_place(common.cluster.storage, options.out, name) as place:
         runs = _plan(common.train.seed, options.seeds, variants, layers, place.folder)
         waiting = dict.fromkeys(each.config.method.name for each in runs if each.after)
@@ -157,14 +142,13 @@ def _given(layers: Sequence[Settings], key: str) -> bool:
     return any(flatten(layer).get(key) for layer in layers)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser() -> cli.ArgumentParser:
+    parser = cli.ArgumentParser(
         prog="python -m dynat_ray.compare",
         description="Trains and evaluates methods under one recipe and several seeds, as many "
         "runs side by side as fit on the cluster. Settings that all share can be given as "
         "--section.key VALUE (python -m dynat_ray.train --help lists them).",
         epilog=f"methods: {', '.join(method_settings())}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add(
@@ -174,13 +158,14 @@ def _parser() -> ArgumentParser:
         "dynat:ablation: whole and without each of its parts",
     )
     add("--seeds", type=int, default=1, help="how many, counted from train.seed (default: 1)")
-    add("--recipe", help=f"one of {', '.join(recipe_names())} (default: {_DEFAULT_RECIPE})")
-    add("--config", type=Path, help="YAML file of settings, on top of the recipe")
-    add("--out", help="folder or s3:// address for the comparison's folder (default: runs)")
-    add("--name", help="of that folder (default: recipe, compare and time)")
-    add("--resume", action="store_true", help="go on; methods and seeds may change")
+    cli.add_run_options(
+        parser,
+        "comparison",
+        named_after="recipe, compare",
+        resume="; methods and seeds may change",
+    )
     return parser
 
 
 if __name__ == "__main__":
-    run_command(main)
+    cli.run(main)

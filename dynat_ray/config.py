@@ -1,18 +1,32 @@
 """The settings of a run: one dataclass a section, checked when they are made.
 
-Every class checks its own values in `__post_init__` and raises `UserError` with a sentence that
-names the key, the value and what is allowed. Reading YAML and the command line is in
-`dynat_ray.settings`.
+A section checks every value against its field's type (`dynat_ray.value_types`) and raises
+`UserError` with a sentence that names the key, the value and what is allowed. What concerns several
+keys is checked in the `__post_init__` of the class that holds them. Reading YAML and the command
+line is in `dynat_ray.settings`.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from dynat_ray.errors import UserError
+from dynat_ray.radius import require_possible
+from dynat_ray.section import Section
+from dynat_ray.value_types import (
+    AboveZeroToOne,
+    MinusOneOrMore,
+    NonNegative,
+    NonNegativeInt,
+    OpenUnitInterval,
+    Positive,
+    PositiveInt,
+    Seed,
+    WorkerRange,
+    ZeroToHalf,
+    ZeroUpToOne,
+)
 
 Norm = Literal["Linf", "L2"]
 CpuKernels = Literal["auto", "off"]
@@ -24,14 +38,8 @@ def require(condition: bool, key: str, value: object, allowed: str) -> None:
         raise UserError(f"{key} is {value!r}; it must be {allowed}")
 
 
-def _require_finite(section: str, settings: object, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        require(math.isfinite(value), f"{section}.{name}", value, "a finite number")
-
-
 @dataclass(kw_only=True)
-class DataConfig:
+class DataConfig(Section, section="data"):
     """Which images, and how they reach the model.
 
     Attributes:
@@ -56,40 +64,25 @@ class DataConfig:
     path: str = ""
     source: str = "digits"
     loader: Literal["auto", "ffcv", "memory"] = "auto"
-    val_fraction: float = 0.02
-    limit: int = 0
+    val_fraction: ZeroToHalf = 0.02
+    limit: NonNegativeInt = 0
     augment: list[str] = field(default_factory=list)
     balance: bool = False
     extra_path: str = ""
-    extra_fraction: float = 0.0
-    image_size: int = 0
-    first_image_size: int = 0
-    size_growth: float = 0.5
-    loader_threads: int = 1
+    extra_fraction: ZeroUpToOne = 0.0
+    image_size: NonNegativeInt = 0
+    first_image_size: NonNegativeInt = 0
+    size_growth: AboveZeroToOne = 0.5
+    loader_threads: PositiveInt = 1
 
     def __post_init__(self) -> None:
-        require(
-            0 <= self.val_fraction <= 0.5, "data.val_fraction", self.val_fraction, "in [0, 0.5]"
-        )
-        require(self.limit >= 0, "data.limit", self.limit, "0 (all) or a number of images")
-        require(
-            0 <= self.extra_fraction < 1, "data.extra_fraction", self.extra_fraction, "in [0, 1)"
-        )
-        require(self.image_size >= 0, "data.image_size", self.image_size, "0 or a side in pixels")
-        require(
-            self.first_image_size >= 0,
-            "data.first_image_size",
-            self.first_image_size,
-            "0 or a side in pixels",
-        )
-        require(0 < self.size_growth <= 1, "data.size_growth", self.size_growth, "in (0, 1]")
-        require(self.loader_threads >= 1, "data.loader_threads", self.loader_threads, "at least 1")
+        super().__post_init__()
         if self.extra_fraction > 0 and not self.extra_path:
             raise UserError("data.extra_fraction is set, but data.extra_path names no folder")
 
 
 @dataclass(kw_only=True)
-class ModelConfig:
+class ModelConfig(Section, section="model"):
     """The network.
 
     Attributes:
@@ -100,13 +93,13 @@ class ModelConfig:
     """
 
     name: str = "preact_resnet18"
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    kwargs: dict[str, object] = field(default_factory=dict)
     pretrained: bool = False
     init_from: str = ""
 
 
 @dataclass(kw_only=True)
-class ThreatConfig:
+class ThreatConfig(Section, section="threat"):
     """What the attacker may do: a ball of radius `eps` around an image in [0, 1].
 
     Attributes:
@@ -115,15 +108,15 @@ class ThreatConfig:
     """
 
     norm: Norm = "Linf"
-    eps: float = 8 / 255
+    eps: NonNegative = 8 / 255
 
     def __post_init__(self) -> None:
-        _require_finite("threat", self, "eps")
-        require(self.eps >= 0, "threat.eps", self.eps, "0 or more, such as 8/255")
+        super().__post_init__()
+        require_possible(self.eps, self.norm, "threat.eps")
 
 
 @dataclass(kw_only=True)
-class AttackConfig:
+class AttackConfig(Section, section="attack"):
     """The attack that training runs against itself.
 
     Attributes:
@@ -145,27 +138,23 @@ class AttackConfig:
             for some more memory.
     """
 
-    steps: int = 10
-    step_size: float = 0.0
-    first_steps: int = 0
-    growth: float = 0.5
-    carry_epochs: int = 0
+    steps: NonNegativeInt = 10
+    step_size: NonNegative = 0.0
+    first_steps: NonNegativeInt = 0
+    growth: AboveZeroToOne = 0.5
+    carry_epochs: NonNegativeInt = 0
     random_start: Literal["auto", "uniform", "gaussian", "none"] | bool = "auto"
     batch_norm: Literal["eval", "train"] = "eval"
     cuda_graphs: bool = True
 
     def __post_init__(self) -> None:
-        _require_finite("attack", self, "step_size")
-        require(self.steps >= 0, "attack.steps", self.steps, "0 or more")
-        require(self.step_size >= 0, "attack.step_size", self.step_size, "0 (from eps) or more")
+        super().__post_init__()
         require(
-            0 <= self.first_steps <= self.steps,
+            self.first_steps <= self.steps,
             "attack.first_steps",
             self.first_steps,
             f"from 0 to attack.steps, which is {self.steps}",
         )
-        require(0 < self.growth <= 1, "attack.growth", self.growth, "in (0, 1]")
-        require(self.carry_epochs >= 0, "attack.carry_epochs", self.carry_epochs, "0 or more")
         if isinstance(self.random_start, bool):
             self.random_start = "auto" if self.random_start else "none"
 
@@ -180,7 +169,7 @@ class AttackConfig:
 
 
 @dataclass(kw_only=True)
-class OptimConfig:
+class OptimConfig(Section, section="optim"):
     """How the weights move.
 
     Attributes:
@@ -192,31 +181,21 @@ class OptimConfig:
             `constant`.
         milestones: Fractions of the run at which `piecewise` drops the rate.
         decay: Factor of a drop.
-        warmup_epochs: Epochs (may be a fraction) of linear warm-up.
+        warmup_epochs: Epochs (may be a fraction) of linear warm-up; `one-cycle` has its peak there.
     """
 
     name: str = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
+    lr: Positive = 0.1
+    momentum: ZeroUpToOne = 0.9
+    weight_decay: NonNegative = 5e-4
     schedule: Literal["piecewise", "cosine", "one-cycle", "constant"] = "piecewise"
-    milestones: list[float] = field(default_factory=lambda: [0.5, 0.75])
-    decay: float = 0.1
-    warmup_epochs: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require_finite("optim", self, "lr", "momentum", "weight_decay", "decay", "warmup_epochs")
-        require(self.lr > 0, "optim.lr", self.lr, "more than 0")
-        require(0 <= self.momentum < 1, "optim.momentum", self.momentum, "in [0, 1)")
-        require(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "0 or more")
-        require(0 < self.decay <= 1, "optim.decay", self.decay, "in (0, 1]")
-        require(self.warmup_epochs >= 0, "optim.warmup_epochs", self.warmup_epochs, "0 or more")
-        for fraction in self.milestones:
-            require(0 < fraction < 1, "optim.milestones", fraction, "fractions in (0, 1)")
+    milestones: list[OpenUnitInterval] = field(default_factory=lambda: [0.5, 0.75])
+    decay: AboveZeroToOne = 0.1
+    warmup_epochs: NonNegative = 0.0
 
 
 @dataclass(kw_only=True)
-class TrainConfig:
+class TrainConfig(Section, section="train"):
     """The training loop.
 
     Attributes:
@@ -241,62 +220,26 @@ class TrainConfig:
         checkpoint_minutes: A checkpoint also inside an epoch after so many minutes; 0: never.
     """
 
-    epochs: int = 30
-    batch_size: int = 128
-    micro_batch_size: int = 0
-    seed: int = 0
+    epochs: PositiveInt = 30
+    batch_size: PositiveInt = 128
+    micro_batch_size: NonNegativeInt = 0
+    seed: Seed = 0
     precision: Literal["float32", "bf16"] = "float32"
     channels_last: bool = True
     compile: bool = False
     cpu_kernels: CpuKernels = "auto"
     activation_checkpointing: bool = False
-    ema_decay: float = 0.0
-    awp_gamma: float = 0.0
-    awp_warmup_epochs: int = 0
-    label_smoothing: float = 0.0
-    clip_grad_norm: float = 0.0
-    checkpoint_epochs: int = 1
-    checkpoint_minutes: float = 0.0
-
-    def __post_init__(self) -> None:
-        _require_finite("train", self, "awp_gamma", "clip_grad_norm", "checkpoint_minutes")
-        require(self.epochs >= 1, "train.epochs", self.epochs, "at least 1")
-        require(self.batch_size >= 1, "train.batch_size", self.batch_size, "at least 1")
-        require(
-            self.micro_batch_size >= 0, "train.micro_batch_size", self.micro_batch_size, "0 or more"
-        )
-        require(0 <= self.seed < 2**63, "train.seed", self.seed, "0 or more, below 2^63")
-        require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in [0, 1)")
-        require(self.awp_gamma >= 0, "train.awp_gamma", self.awp_gamma, "0 or more")
-        require(
-            self.awp_warmup_epochs >= 0,
-            "train.awp_warmup_epochs",
-            self.awp_warmup_epochs,
-            "0 or more",
-        )
-        require(
-            0 <= self.label_smoothing < 1,
-            "train.label_smoothing",
-            self.label_smoothing,
-            "in [0, 1)",
-        )
-        require(self.clip_grad_norm >= 0, "train.clip_grad_norm", self.clip_grad_norm, "0 or more")
-        require(
-            self.checkpoint_epochs >= 1,
-            "train.checkpoint_epochs",
-            self.checkpoint_epochs,
-            "at least 1",
-        )
-        require(
-            self.checkpoint_minutes >= 0,
-            "train.checkpoint_minutes",
-            self.checkpoint_minutes,
-            "0 (never) or more",
-        )
+    ema_decay: ZeroUpToOne = 0.0
+    awp_gamma: NonNegative = 0.0
+    awp_warmup_epochs: NonNegativeInt = 0
+    label_smoothing: ZeroUpToOne = 0.0
+    clip_grad_norm: NonNegative = 0.0
+    checkpoint_epochs: PositiveInt = 1
+    checkpoint_minutes: NonNegative = 0.0
 
 
 @dataclass(kw_only=True)
-class EvalConfig:
+class EvalConfig(Section, section="eval"):
     """What is measured.
 
     Attributes:
@@ -309,20 +252,14 @@ class EvalConfig:
     """
 
     attacks: list[str] = field(default_factory=lambda: ["clean", "pgd-20", "autoattack"])
-    samples: int = 1000
-    every_epochs: int = 1
-    steps: int = 10
-    batch_size: int = 256
-
-    def __post_init__(self) -> None:
-        require(self.samples >= 0, "eval.samples", self.samples, "0 (all) or a number of images")
-        require(self.every_epochs >= 1, "eval.every_epochs", self.every_epochs, "at least 1")
-        require(self.steps >= 1, "eval.steps", self.steps, "at least 1")
-        require(self.batch_size >= 1, "eval.batch_size", self.batch_size, "at least 1")
+    samples: NonNegativeInt = 1000
+    every_epochs: PositiveInt = 1
+    steps: PositiveInt = 10
+    batch_size: PositiveInt = 256
 
 
 @dataclass(kw_only=True)
-class ClusterConfig:
+class ClusterConfig(Section, section="cluster"):
     """Where it runs.
 
     Attributes:
@@ -333,26 +270,22 @@ class ClusterConfig:
         storage: Where run folders go, instead of `--out`: a shared path or `s3://...`.
     """
 
-    workers: int | str = "auto"
+    workers: PositiveInt | WorkerRange = "auto"
     gpu: bool | Literal["auto"] = "auto"
-    cpus_per_worker: int = 1
-    max_failures: int = 3
+    cpus_per_worker: PositiveInt = 1
+    max_failures: MinusOneOrMore = 3
     storage: str = ""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.worker_range()
-        require(
-            self.cpus_per_worker >= 1, "cluster.cpus_per_worker", self.cpus_per_worker, "at least 1"
-        )
-        require(self.max_failures >= -1, "cluster.max_failures", self.max_failures, "-1, 0 or more")
 
     def worker_range(self) -> tuple[int, int] | None:
         """Returns the smallest and largest number of workers; None for `auto`."""
-        text = str(self.workers)
-        if text == "auto":
+        if self.workers == "auto":
             return None
-        match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", text)
-        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        first, _, last = str(self.workers).partition("..")
+        low, high = int(first), int(last or first)
         require(
             1 <= low <= high,
             "cluster.workers",
@@ -363,26 +296,47 @@ class ClusterConfig:
 
 
 @dataclass(kw_only=True)
+class MethodSettings(Section, section="method"):
+    """How a batch becomes a loss; every method (`dynat_ray.methods`) has settings of its own.
+
+    Attributes:
+        name: Which method.
+    """
+
+    name: str = ""
+
+
+@dataclass(kw_only=True)
 class RunConfig:
-    """A whole run. `method` is the dataclass of the chosen method (`dynat_ray.methods`)."""
+    """A whole run."""
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     threat: ThreatConfig = field(default_factory=ThreatConfig)
     attack: AttackConfig = field(default_factory=AttackConfig)
-    method: Any = None
+    method: MethodSettings
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
-        low_high = self.cluster.worker_range()
-        if low_high is not None and self.train.batch_size < low_high[1]:
+        _, most = self.cluster.worker_range() or (1, 1)
+        self.smallest_share(most)
+
+    def smallest_share(self, workers: int) -> int:
+        """Returns how many samples of a batch each of `workers` gets at least.
+
+        Raises:
+            UserError: None.
+        """
+        share = self.train.batch_size // workers
+        if share == 0:
             raise UserError(
-                f"train.batch_size is {self.train.batch_size}, but cluster.workers is "
-                f"{self.cluster.workers}; every worker needs at least one sample of a batch"
+                f"train.batch_size is {self.train.batch_size}, but there are {workers} workers, "
+                "and each needs at least one sample of a batch; raise it or lower cluster.workers"
             )
+        return share
 
     def step_size(self) -> float:
         """Returns the length of a step of the training attack at the full budget."""

@@ -13,11 +13,13 @@ from dynat_ray.attacks.registry import DISTANCES
 from dynat_ray.distributed.measurement import evaluate
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.reference_radius import MULTIPLES, in_units_of
-from dynat_ray.evaluation.request import complete, require_possible
+from dynat_ray.evaluation.request import complete
 from dynat_ray.evaluation.subject import Subject, load_subject
+from dynat_ray.radius import require_possible
 from dynat_ray.report.side_by_side import read_evaluation, side_by_side_table
 from dynat_ray.storage.mirror import is_address
 from dynat_ray.storage.places import fetched, lasting_file, written_at
+from dynat_ray.value_types import PositiveInt, check_value
 
 _REQUESTED = (
     *("data", "norm", "eps", "attacks", "samples", "seed", "batch_size", "out"),
@@ -42,7 +44,7 @@ def _evaluate(options: Namespace, subject: Subject) -> Path:
     request = complete(subject, **{name: getattr(options, name) for name in _REQUESTED})
     if options.eps_ref:
         request = in_units_of(options.eps_ref, request)
-    require_possible(request)
+    require_possible(max(request.eps), request.norm)
     what = f"{subject.name} {replace(request, out=Path())}"
     request = replace(request, out=lasting_file(request.out, given=bool(options.out), of=what))
     others = [read_evaluation(Path(file)) for file in options.compare]
@@ -106,8 +108,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     add("--out", metavar="FILE", help="JSON file; default: evaluation.json in the run's folder")
     add("--resume", action="store_true", help="go on where a stopped evaluation was")
     options = parser.parse_args(argv)
-    if options.workers is not None and options.workers < 1:
-        raise UserError(f"--workers is {options.workers}; it must be at least 1")
+    check_value("--workers", options.workers, PositiveInt | None)
     if options.out and is_address(options.out):
         raise UserError(
             f"--out is {options.out}, but an evaluation is written to a file; give one, or leave "

@@ -8,36 +8,36 @@ and its step size when the threat is: steps made for one would never reach the e
 
 from __future__ import annotations
 
-import argparse
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
-import jsonargparse
+import docstring_parser
 import yaml
 
 from dynat_ray.config import ModelConfig, RunConfig, ThreatConfig
 from dynat_ray.errors import UserError, unknown_name
 from dynat_ray.methods import method_settings
+from dynat_ray.radius import parse_number
+from dynat_ray.section import Section, field_types
+from dynat_ray.value_types import check_value, describe_type
 
 # A setting's full key, such as `train.epochs`, to its value.
 Settings = dict[str, Any]
 
-_NUMBER = r"(?:\d+\.?\d*|\.\d+)"
-_FRACTION = re.compile(rf"\s*(-?{_NUMBER})\s*/\s*({_NUMBER})\s*")
-_DEFAULT_METHOD = "dynat"
+DEFAULT_METHOD = "dynat"
 # A setting, its default, and the keys that are meaningless once it is changed.
 _CHOICES = (
-    ("method.name", _DEFAULT_METHOD, "method."),
+    ("method.name", DEFAULT_METHOD, "method."),
     ("model.name", ModelConfig().name, "model.kwargs"),
     ("threat.norm", ThreatConfig().norm, "attack.step_size"),
     ("threat.eps", ThreatConfig().eps, "attack.step_size"),
 )
-# Keys below these are the user's own names.
-_FREE_KEYS = ("model.kwargs",)
+# Keys below this one are the user's own names.
+_FREE_KEY = "model.kwargs"
 
 
 def recipe_names() -> list[str]:
@@ -76,28 +76,25 @@ def build_config(layers: Sequence[Settings]) -> RunConfig:
     Raises:
         UserError: A key that does not exist, a value of the wrong type or out of range.
     """
-    # A section whose settings are all commented out sets nothing.
-    section_names = [field.name for field in fields(RunConfig)]
-    merged = {
-        key: value
-        for key, value in _merge(layers).items()
-        if value is not None or key not in section_names
-    }
-    parser = _section_parser(_method_class(merged))
-    known = _known_keys(parser)
-    types = _key_types(_method_class(merged))
-    for key in merged:
-        if key not in known and not key.startswith(tuple(f"{free}." for free in _FREE_KEYS)):
+    merged = _merge(layers)
+    sections = _sections(str(merged.get("method.name", DEFAULT_METHOD)))
+    known = [f"{name}.{key}" for name, section in sections.items() for key in field_types(section)]
+    values: dict[str, dict[str, Any]] = {name: {} for name in sections}
+    arguments: dict[str, Any] = {}
+    for key, value in merged.items():
+        name, _, setting = key.partition(".")
+        if key in known:
+            values[name][setting] = value
+        elif key.startswith(f"{_FREE_KEY}."):
+            arguments[key.removeprefix(f"{_FREE_KEY}.")] = _read_yaml(value)
+        elif key not in sections or value is not None:
+            # A section whose settings are all commented out sets nothing.
             raise unknown_name("setting", key, known)
-    values = {key: _read_value(value, types.get(key)) for key, value in merged.items()}
-    for key, value in values.items():
-        if value is None and key in known and type(None) not in get_args(types[key]):
-            raise UserError(f"{key} has no value; give it one, or leave it out for its default")
-    try:
-        sections = parser.instantiate(parser.parse_object(_nest(values)))
-    except (argparse.ArgumentError, jsonargparse.ArgumentError) as error:
-        raise UserError(_readable(str(error))) from None
-    return RunConfig(**{field.name: sections[field.name] for field in fields(RunConfig)})
+    if arguments:
+        given = values["model"].get("kwargs", {})
+        values["model"]["kwargs"] = _join(given, arguments)
+    built: dict[str, Any] = {name: section(**values[name]) for name, section in sections.items()}
+    return RunConfig(**built)
 
 
 def dump_config(config: RunConfig) -> str:
@@ -133,95 +130,105 @@ def split_arguments(argv: Sequence[str]) -> tuple[Settings, list[str]]:
     return overrides, rest
 
 
-def describe_settings() -> str:
-    """Returns every key with its default, a line each, for `--help`."""
-    config = RunConfig(method=method_settings()[_DEFAULT_METHOD]())
-    lines = [f"  --{key} {value!r}" for key, value in flatten(asdict(config)).items()]
-    return "settings and their defaults:\n" + "\n".join(lines)
+@dataclass(frozen=True)
+class Setting:
+    """What `--help` says of a setting.
+
+    Attributes:
+        key: Its full key.
+        allowed: What it may be, in words.
+        default: As YAML writes it.
+        sentence: What it does.
+    """
+
+    key: str
+    allowed: str
+    default: str
+    sentence: str
 
 
-def _merge(layers: Sequence[Settings]) -> Settings:
+def describe_settings(method: str = DEFAULT_METHOD) -> dict[str, list[Setting]]:
+    """Returns every setting of a run by the `method`, by the titles of their sections."""
+    sections = _sections(method)
+    defaults = RunConfig(method=method_settings()[method]())
+    described = {}
+    for name, section in sections.items():
+        sentences = _sentences(section)
+        title = docstring_parser.parse(section.__doc__ or "").short_description or ""
+        described[f"{name}: {title.rstrip('.')}"] = [
+            Setting(
+                f"{name}.{key}",
+                describe_type(hint),
+                _written(getattr(getattr(defaults, name), key)),
+                sentences.get(key, ""),
+            )
+            for key, hint in field_types(section).items()
+        ]
+    return described
+
+
+def _sentences(section: type[Section]) -> dict[str, str]:
+    """Returns what the docstrings of a section and its base classes say of each field."""
+    return {
+        each.arg_name: " ".join((each.description or "").split())
+        for owner in reversed(section.__mro__)
+        for each in docstring_parser.parse(owner.__doc__ or "").params
+    }
+
+
+def _written(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
+
+
+def _merge(layers: Iterable[Settings]) -> Settings:
     merged: Settings = {}
     for layer in layers:
         for chosen, default, dependent in _CHOICES:
             before, now = (
-                _read_value(each, float)
-                for each in (merged.get(chosen, default), layer.get(chosen))
+                _comparable(each) for each in (merged.get(chosen, default), layer.get(chosen))
             )
             if now is not None and now != before:
                 merged = {key: v for key, v in merged.items() if not key.startswith(dependent)}
+        if _FREE_KEY in layer:
+            merged = {key: v for key, v in merged.items() if not key.startswith(_FREE_KEY)}
         merged.update(layer)
     return merged
 
 
-def _method_class(settings: Settings) -> type:
-    methods = method_settings()
-    name = str(settings.get("method.name", _DEFAULT_METHOD))
-    if name not in methods:
-        raise unknown_name("method", name, methods)
-    return methods[name]
+def _join(given: object, arguments: Mapping[str, object]) -> dict[str, Any]:
+    """Returns the value of `model.kwargs` with its `arguments`, by the rest of their keys, set."""
+    joined: dict[str, Any] = check_value(_FREE_KEY, given, dict[str, object])
+    for key, value in arguments.items():
+        *parents, leaf = key.split(".")
+        place = joined
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise UserError(f"{_FREE_KEY}.{key}: {parent} is {place!r}, which has no names")
+        place[leaf] = value
+    return joined
 
 
-def _sections(method: type) -> dict[str, type]:
-    hints = get_type_hints(RunConfig)
-    return {name: method if name == "method" else hint for name, hint in hints.items()}
-
-
-def _section_parser(method: type) -> jsonargparse.ArgumentParser:
-    parser = jsonargparse.ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    for name, section in _sections(method).items():
-        parser.add_class_arguments(section, name)
-    return parser
-
-
-def _known_keys(parser: jsonargparse.ArgumentParser) -> list[str]:
-    # A Namespace iterates over its sections, not its full keys.
-    return [key for key in parser.get_defaults().keys() if "." in key]  # noqa: SIM118
-
-
-def _key_types(method: type) -> dict[str, Any]:
-    return {
-        f"{name}.{key}": hint
-        for name, section in _sections(method).items()
-        for key, hint in get_type_hints(section).items()
-    }
-
-
-def _read_value(value: Any, hint: Any) -> Any:
-    """Reads what YAML leaves as text: fractions, `1e-3`, comma-separated lists, flags."""
-    if hint == list[float] and value is not None:
-        numbers = _list_of_text(value) if isinstance(value, str) else value
-        return [
-            _read_value(each, float)
-            for each in (numbers if isinstance(numbers, list) else [numbers])
-        ]
-    if hint == int | str:
-        # The section says what it allows; its type says only that it may be text.
-        return int(value) if str(value).isdecimal() else str(value)
-    if "off" in get_args(hint) and _read_yaml(str(value)) is False:
-        return "off"  # which YAML takes for false
-    if not isinstance(value, str) or hint is str:
-        return value
-    if hint is float:
-        match = _FRACTION.fullmatch(value)
-        if match and float(match[2]) != 0:
-            return float(match[1]) / float(match[2])
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    return _list_of_text(value) if hint == list[str] else _read_yaml(value)
-
-
-def _list_of_text(value: str) -> Any:
-    if value.lstrip().startswith("["):
-        return _read_yaml(value)
-    return [part.strip() for part in value.split(",") if part.strip()]
-
-
-def _read_yaml(value: str) -> Any:
+def _comparable(value: object) -> object:
+    """Returns a value, a number if it is text that says one: `8/255` is what it stands for."""
     try:
-        return yaml.safe_load(value)
+        return parse_number(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _sections(method: str) -> dict[str, type[Section]]:
+    """Returns the classes of all sections, by name; that of `method` depends on the method's."""
+    methods = method_settings()
+    if method not in methods:
+        raise unknown_name("method", method, methods)
+    hints = get_type_hints(RunConfig)
+    return hints | {"method": methods[method]}
+
+
+def _read_yaml(value: object) -> object:
+    try:
+        return yaml.safe_load(value) if isinstance(value, str) else value
     except yaml.YAMLError:
         return value
 
@@ -231,36 +238,8 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> Settings:
     settings: Settings = {}
     for name, value in content.items():
         key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and key not in _FREE_KEYS:
+        if isinstance(value, Mapping) and key != _FREE_KEY:
             settings.update(flatten(value, f"{key}."))
         else:
             settings[key] = value
     return settings
-
-
-def _nest(settings: Settings) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in settings.items():
-        *parents, leaf = key.split(".")
-        place = nested
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        place[leaf] = value
-    return nested
-
-
-def _readable(message: str) -> str:
-    """Turns jsonargparse's message into one sentence: key, value, what is allowed."""
-    message = " ".join(message.split())
-    match = re.search(r'Parser key "([^"]+)": (.*)', message)
-    if not match:
-        return message
-    key, rest = match[1], match[2]
-    expected = re.search(r"Expected an? (.+?)\. Got value: (.*)$", rest)
-    if not expected:
-        return f"{key}: {rest}"
-    allowed = re.sub(r"<class '(\w+)'>", r"\1", expected[1]).replace("typing.", "")
-    allowed = {"int": "a whole number", "float": "a number such as 0.1 or 8/255"}.get(
-        allowed, allowed.replace("Literal", "one of ")
-    )
-    return f"{key} is {expected[2]!r}; it must be {allowed}"

@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from dynat_ray.cli import ArgumentParser
-from dynat_ray.cli import run as run_command
-from dynat_ray.errors import UserError
+from dynat_ray import cli
 from dynat_ray.searching.space import check_space, read_space
 from dynat_ray.searching.study import Search, SearchOptions
-from dynat_ray.settings import (
-    build_config,
-    read_recipe,
-    read_settings,
-    recipe_names,
-    split_arguments,
-)
-
-_DEFAULT_RECIPE = "digits"
+from dynat_ray.settings import build_config
+from dynat_ray.value_types import Positive, PositiveInt, check_value
 
 
 def main(argv: Sequence[str]) -> str:
     """Searches as the arguments say and returns the path of the report."""
-    overrides, rest = split_arguments(argv)
-    options = _parser().parse_args(rest)
-    for name in ("max_concurrent", "time_budget"):
-        value = getattr(options, name)
-        if value is not None and value <= 0:
-            raise UserError(f"--{name.replace('_', '-')} is {value}; it must be more than 0")
+    options, layers, overrides = cli.parse_with_settings(_parser(), argv)
+    check_value("--max-concurrent", options.max_concurrent, PositiveInt | None)
+    check_value("--time-budget", options.time_budget, Positive | None)
     space = read_space(options.space)
-    layers = [read_recipe(options.recipe or _DEFAULT_RECIPE)]
-    if options.config:
-        layers.append(read_settings(options.config))
     default = build_config([*layers, space.fixed, overrides])
     check_space(space, default)
     # A quarter of the run is what tells a bad setting from a good one.
@@ -63,9 +47,7 @@ def main(argv: Sequence[str]) -> str:
     from dynat_ray.storage.places import open_place
     from dynat_ray.storage.run_folder import default_name
 
-    name = options.name or default_name(
-        options.recipe or _DEFAULT_RECIPE, f"search-{options.space.stem}"
-    )
+    name = options.name or default_name(options.recipe, f"search-{options.space.stem}")
     with open_place(default.cluster.storage, options.out, name) as place:
         plan = check(search, max_concurrent=options.max_concurrent, out_given=place.given)
         if options.check:
@@ -76,23 +58,17 @@ def main(argv: Sequence[str]) -> str:
     return place.written("report.html")
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser() -> cli.ArgumentParser:
+    parser = cli.ArgumentParser(
         prog="python -m dynat_ray.tune",
         description="Searches settings through Ray Tune. Trial 0 is always the default setting. "
         "Settings that all trials share can be given as --section.key VALUE "
         "(python -m dynat_ray.train --help lists them).",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("space", type=Path, metavar="SPACE.yaml", help="what to search; see tune_spaces/")
     add("--trials", type=int, required=True, help="how many, the default setting included")
-    add("--recipe", help=f"one of {', '.join(recipe_names())} (default: {_DEFAULT_RECIPE})")
-    add("--config", type=Path, help="YAML file of settings, on top of the recipe")
-    add("--out", help="folder or s3:// address for the search's folder (default: runs)")
-    add("--name", help="of the search's folder (default: recipe, space and time)")
-    add("--resume", action="store_true", help="go on with the search of that name")
+    cli.add_run_options(parser, "search", named_after="recipe, space")
     add("--max-concurrent", type=int, help="most trials side by side (default: as many as fit)")
     add("--time-budget", type=float, metavar="SECONDS", help="start no trial and stop all then")
     add("--search", choices=("tpe", "random", "grid"), default="tpe", help="default: tpe")
@@ -107,4 +83,4 @@ def _parser() -> ArgumentParser:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    cli.run(main)

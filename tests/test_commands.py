@@ -21,6 +21,7 @@ def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["dynat_ray.train", "--train.epochs", "0"], "train.epochs"),
         (["dynat_ray.train", "--recipe", "digit"], "digits"),
         (["dynat_ray.train", "--nonsense"], "--nonsense"),
+        (["dynat_ray.train", "--threat.eps", "8"], "threat.eps 8 under Linf"),
         (["dynat_ray.prepare", "folder:nowhere", "--out", "out"], "nowhere"),
         (["dynat_ray.evaluate", "nowhere"], "nowhere"),
     ],
@@ -48,3 +49,13 @@ def test_help_lists_recipes_and_settings(tmp_path: Path) -> None:
     assert done.returncode == 0
     for word in ("cifar10-small", "--threat.eps", "--method.skew_coef", "--resume"):
         assert word in done.stdout
+    text = " ".join(done.stdout.split())
+    assert "Passes over the training set. (type: a whole number, at least 1; default: 30)" in text
+    assert "train: The training loop:" in done.stdout
+
+
+def test_help_shows_the_settings_of_the_chosen_method(tmp_path: Path) -> None:
+    done = call("dynat_ray.train", "--method.name", "trades", "--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "--method.beta" in done.stdout
+    assert "--method.skew_coef" not in done.stdout

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from ray import cloudpickle
 
-from dynat_ray.config import ClusterConfig, RunConfig
+from dynat_ray.config import (
+    AttackConfig,
+    ClusterConfig,
+    DataConfig,
+    OptimConfig,
+    RunConfig,
+    TrainConfig,
+)
 from dynat_ray.errors import UserError
 from dynat_ray.methods import method_settings
+from dynat_ray.section import Section
 from dynat_ray.settings import (
     build_config,
+    describe_settings,
     dump_config,
+    flatten,
     override,
     read_recipe,
     read_settings,
@@ -47,6 +59,16 @@ def build(*arguments: str) -> RunConfig:
         (["--train.epochs", ""], ["train.epochs", "no value"]),
         (["--optim.milestones", "null"], ["optim.milestones", "number"]),
         (["--train.seed", str(2**63)], ["train.seed", "below 2^63"]),
+        (["--threat.eps", "8"], ["threat.eps 8 under Linf", "8/255"]),
+        (["--optim.lr", "inf"], ["optim.lr", "finite"]),
+        (["--optim.milestones", "0.5,1.5"], ["optim.milestones", "0.5,1.5", "in (0, 1)"]),
+        (["--method.beta", "-1"], ["method.beta", "-1", "0 or more"]),
+        (["--method.eps_max_ratio", "0.5"], ["method.eps_max_ratio", "0.5", "at least 1"]),
+        (["--cluster.max_failures", "-2"], ["cluster.max_failures", "-2", "-1, 0 or more"]),
+        (["--cluster.gpu", "2"], ["cluster.gpu", "2", "true or false", "auto"]),
+        (["--model.kwargs", "3"], ["model.kwargs", "3", "mapping"]),
+        (["--train.compile", "3"], ["train.compile", "3", "true or false"]),
+        (["--method.name", "mail", "--method.slope", "x"], ["method.slope", "x", "null"]),
     ],
 )
 def test_mistakes_name_key_value_and_what_is_allowed(
@@ -56,6 +78,46 @@ def test_mistakes_name_key_value_and_what_is_allowed(
         build(*arguments)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "words"),
+    [
+        (TrainConfig, {"epochs": 0}, "train.epochs is 0; it must be a whole number, at least 1"),
+        (OptimConfig, {"milestones": [0.5, 1]}, r"optim.milestones is \[0.5, 1\]"),
+        (DataConfig, {"extra_fraction": 0.5}, "extra_path"),
+        (DataConfig, {"loader": "cv2"}, "data.loader is 'cv2'; .*auto, ffcv, memory"),
+        (AttackConfig, {"growth": 0}, "attack.growth is 0"),
+        (method_settings()["dynat"], {"min_steps": 1.5}, "method.min_steps is 1.5"),
+        (method_settings()["mwpb"], {"alpha": float("nan")}, "method.alpha is nan"),
+    ],
+)
+def test_a_section_made_in_python_refuses_the_same(
+    section: type[Section], values: dict[str, object], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        section(**values)
+
+
+@pytest.mark.parametrize("name", method_settings())
+def test_values_are_plain_and_travel_to_workers(name: str) -> None:
+    config = build("--method.name", name, "--cluster.workers", "1..4", "--optim.milestones", "0.5")
+    plain = {int, float, str, bool, list, dict, type(None)}
+    for key, value in flatten(asdict(config)).items():
+        inside = value if isinstance(value, list) else []
+        assert {type(value), *map(type, inside)} <= plain, key
+    assert cloudpickle.loads(cloudpickle.dumps(config)) == config
+
+
+@pytest.mark.parametrize("name", method_settings())
+def test_every_setting_is_described(name: str) -> None:
+    settings = [each for group in describe_settings(name).values() for each in group]
+    config = build("--method.name", name)
+    assert [each.key for each in settings] == list(flatten(asdict(config)))
+    for each in settings:
+        assert each.allowed, each.key
+        assert each.default, each.key
+        assert each.sentence.endswith((".", ")")), each.key
 
 
 def test_numbers_lists_and_free_keys_are_understood() -> None:
@@ -92,6 +154,19 @@ def test_another_model_drops_the_arguments_of_the_first() -> None:
     layers = [{"model.name": "preact_resnet10", "model.kwargs": {"base_width": 16}}]
     assert build_config([*layers, {"train.seed": 1}]).model.kwargs == {"base_width": 16}
     assert build_config([*layers, {"model.name": "mlp"}]).model.kwargs == {}
+
+
+def test_arguments_of_the_model_join_those_of_the_layer_below() -> None:
+    below = {"model.kwargs": {"base_width": 16}}
+    config = build_config([below, {"model.kwargs.act_layer": "silu", "model.kwargs.depth": "3"}])
+    assert config.model.kwargs == {"base_width": 16, "act_layer": "silu", "depth": 3}
+    assert below == {"model.kwargs": {"base_width": 16}}
+    nested = build_config([below, {"model.kwargs.norm.eps": "0.1"}])
+    assert nested.model.kwargs == {"base_width": 16, "norm": {"eps": 0.1}}
+    with pytest.raises(UserError, match="base_width is 16"):
+        build_config([below, {"model.kwargs.base_width.x": "1"}])
+    whole = [{"model.kwargs.depth": "3"}, below, {"model.kwargs": "{width: 2}"}]
+    assert build_config(whole).model.kwargs == {"width": 2}
 
 
 def test_a_dumped_config_reads_back_the_same(tmp_path: Path) -> None:

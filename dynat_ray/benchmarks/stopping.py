@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from dynat_ray.benchmarks.turns import cpu_threads, seconds_of, spread
-from dynat_ray.config import RunConfig
+from dynat_ray.config import MethodSettings, RunConfig
 from dynat_ray.data import Batch, load_info, load_split
 from dynat_ray.methods import MethodContext, build_method, method_settings
+from dynat_ray.methods.dynat import DynATSettings
 from dynat_ray.models import load_model
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.storage.run_folder import read_run_config
@@ -74,8 +75,8 @@ class _Trained:
 
     def __init__(self, run: Path, batch_size: int, device: torch.device) -> None:
         self.config = config = read_run_config(run)
-        is_dynat = config.method.name == "dynat"
-        self.settings: Any = config.method if is_dynat else method_settings()["dynat"]()
+        method = config.method
+        self.settings = method if isinstance(method, DynATSettings) else DynATSettings()
         self.device = device
         self.network = load_model(run).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.context = MethodContext(
@@ -96,7 +97,7 @@ class _Trained:
             )
         ]
 
-    def attack(self, settings: Any) -> tuple[int, float]:
+    def attack(self, settings: MethodSettings) -> tuple[int, float]:
         """Returns the passes of a method's attacks on all batches, and the seconds they took."""
         method, passes = build_method(settings, self.context), 0
 
@@ -109,7 +110,7 @@ class _Trained:
             seconds = seconds_of(every_batch, self.device.type)
         return passes, seconds
 
-    def step_of(self, settings: Any) -> Callable[[], None]:
+    def step_of(self, settings: MethodSettings) -> Callable[[], None]:
         """Returns a function that takes a method's training steps, one a batch."""
         core = deepcopy(self.network)
         # The weights stay those of the run.

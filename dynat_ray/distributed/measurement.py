@@ -43,9 +43,9 @@ from dynat_ray.evaluation.shards import Shard, plan_shards
 from dynat_ray.evaluation.state_file import StateFile, open_state
 from dynat_ray.evaluation.subject import Subject, require_fit
 from dynat_ray.evaluation.transfer import check_transfer
+from dynat_ray.radius import format_radius
 from dynat_ray.report.evaluation_page import write_evaluation_page
 from dynat_ray.report.side_by_side import Evaluation
-from dynat_ray.storage.description import describe_eps
 
 _STATE = ".state.jsonl"
 
@@ -122,7 +122,7 @@ def evaluate(
         largest = max(request.eps)
         threat = {"norm": request.norm, "eps": largest, "seed": request.seed, **batch}
         for eps, found in outcomes.items():
-            radius = describe_eps(eps, request.norm) if len(outcomes) > 1 else ""
+            radius = format_radius(eps, request.norm) if len(outcomes) > 1 else ""
             checks += check_outcomes(found, radius)
         if largest > 0 and any(attack.costly for attack in attacks):
             checks += check_attacks(model, *checked, **threat)

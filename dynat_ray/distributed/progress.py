@@ -9,7 +9,7 @@ from typing import Any
 
 from dynat_ray.config import RunConfig
 from dynat_ray.distributed.polling import Watching
-from dynat_ray.storage.description import describe_eps
+from dynat_ray.radius import format_radius
 from dynat_ray.storage.metrics import read_metrics
 
 _SECONDS_BETWEEN_LOOKS = 0.5
@@ -72,7 +72,7 @@ def describe_epoch(line: dict[str, Any], config: RunConfig) -> str:
     if line["attacked_share"] is not None and line["attacked_share"] < 100:
         parts.append(f"attacked {line['attacked_share']:.0f} %")
     if line["mean_eps"] is not None:
-        parts.append(f"eps {describe_eps(line['mean_eps'], config.threat.norm)}")
+        parts.append(f"eps {format_radius(line['mean_eps'], config.threat.norm)}")
         parts.append(f"steps {line['mean_attack_steps']:.1f}")
     parts.append(f"{line['images_per_second']:,.0f} images/s")
     left = line["elapsed"] / (line["epoch"] + 1) * (epochs - line["epoch"] - 1)

@@ -81,11 +81,7 @@ def fit(
     """
     connect()
     low, high, gpu = resolve_workers(config.cluster)
-    if config.train.batch_size < high:
-        raise UserError(
-            f"train.batch_size {config.train.batch_size} is less than one image for each of {high} "
-            "workers; raise it or lower cluster.workers"
-        )
+    config.smallest_share(high)
     resources = {"CPU": float(config.cluster.cpus_per_worker)} | ({"GPU": 1.0} if gpu else {})
     # Ray's static types are those of its older API.
     mirror = Mirror.of(run_folder)

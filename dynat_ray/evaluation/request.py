@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 from dynat_ray.attacks.corruptions import get_corruptions
@@ -11,6 +11,7 @@ from dynat_ray.attacks.registry import get_attacks, get_distances
 from dynat_ray.config import EvalConfig, Norm, ThreatConfig
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.subject import Subject
+from dynat_ray.radius import parse_number
 
 DEFAULT_NAME = "evaluation.json"
 
@@ -132,16 +133,6 @@ def complete(
     )
 
 
-def require_possible(request: Request) -> None:
-    """Raises `UserError` if a radius is larger than any two pixels are apart."""
-    largest = max(request.eps)
-    if request.norm == "Linf" and largest > 1:
-        raise UserError(
-            f"eps {largest:g} under Linf is more than all of [0, 1], where pixels are; "
-            "8/255 is usual"
-        )
-
-
 def _split(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
@@ -153,10 +144,10 @@ def parse_radius(text: str) -> float:
         UserError: It is none, or negative.
     """
     try:
-        radius = float(Fraction(text.strip()))
-    except (ValueError, ZeroDivisionError):
+        radius = parse_number(text)
+    except ValueError:
         radius = -1.0
-    if radius < 0:
+    if not 0 <= radius < math.inf:
         raise UserError(f"--eps has '{text.strip()}'; it must be 0 or more, such as 8/255 or 0.5")
     return radius
 

@@ -17,6 +17,7 @@ from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.outcomes import Outcome
 from dynat_ray.evaluation.request import DEFAULT_NAME
+from dynat_ray.radius import format_radius
 
 # For each eps an outcome for each attack.
 Outcomes = Mapping[float, Mapping[str, Outcome]]
@@ -110,7 +111,7 @@ def table_of(outcomes: Outcomes, norm: Norm) -> str:
     """Returns a plain-text table: a row for each attack, a block for each eps."""
     lines = []
     for eps, found in outcomes.items():
-        lines.append(f"eps {255 * eps:.4g}/255" if norm == "Linf" else f"eps {eps:.4g}")
+        lines.append(f"eps {format_radius(eps, norm)}")
         lines.append(f"  {'attack':<18}{'accuracy %':>10}  {'95 % interval':>15}  {'samples':>8}")
         for name, outcome in found.items():
             low, high = outcome.interval

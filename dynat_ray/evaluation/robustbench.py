@@ -12,6 +12,7 @@ from dynat_ray.evaluation.outcomes import Outcome
 from dynat_ray.evaluation.shards import WRONG_WHEN_CLEAN
 from dynat_ray.evaluation.subject import Subject
 from dynat_ray.models import Classifier
+from dynat_ray.radius import exact_radius
 
 # The radii of the leaderboards; of a curve, the first of these that it has is entered.
 _LEADERBOARD_EPS = {"Linf": (8 / 255, 4 / 255), "L2": (0.5,)}
@@ -77,11 +78,3 @@ def robustbench_entry(
         "footnote": " ".join(footnotes) or None,
         "unreliable": any(check.flagged for check in checks),
     }
-
-
-def exact_radius(eps: float) -> str:
-    """Returns a radius as leaderboards write it: `8/255` where it is one, else a decimal."""
-    in_255ths = round(255 * eps)
-    if in_255ths and abs(255 * eps - in_255ths) < _TOLERANCE * 255:
-        return f"{in_255ths}/255"
-    return f"{eps:g}"

@@ -24,6 +24,7 @@ from dynat_ray.methods.registration import (
     build_method,
     method_settings,
     register,
+    register_as,
     standard_model_key,
 )
 
@@ -36,5 +37,6 @@ __all__ = [
     "build_method",
     "method_settings",
     "register",
+    "register_as",
     "standard_model_key",
 ]

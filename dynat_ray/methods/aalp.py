@@ -23,20 +23,21 @@ from torch import Tensor, nn
 
 from dynat_ray import keyed_random
 from dynat_ray.acceleration.modes import frozen
-from dynat_ray.config import require
+from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.features import channel_axis, per_channel
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.models import Classifier
+from dynat_ray.value_types import AboveZeroToOne, NonNegative
 
 # Of the random numbers that belong to a sample; the attack draws from the ones before.
 _MASK_STREAM = 11
 
 
 @dataclass(kw_only=True)
-class AALPSettings:
+class AALPSettings(MethodSettings):
     """Settings of AALP.
 
     Attributes:
@@ -47,14 +48,10 @@ class AALPSettings:
     """
 
     name: str = "aalp"
-    pairing: float = 0.5
+    pairing: NonNegative = 0.5
     guided_dropout: bool = True
-    min_keep: float = 0.5
+    min_keep: AboveZeroToOne = 0.5
     weights: bool = True
-
-    def __post_init__(self) -> None:
-        require(self.pairing >= 0, "method.pairing", self.pairing, "0 or more")
-        require(0 < self.min_keep <= 1, "method.min_keep", self.min_keep, "in (0, 1]")
 
 
 @register

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from dynat_ray.config import require
+from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
+from dynat_ray.value_types import ClosedUnitInterval, NonNegative
 
 
 @dataclass(kw_only=True)
-class ALPSettings:
+class ALPSettings(MethodSettings):
     """Settings of ALP.
 
     Attributes:
@@ -28,12 +29,8 @@ class ALPSettings:
     """
 
     name: str = "alp"
-    pairing: float = 0.5
-    clean_share: float = 0.5
-
-    def __post_init__(self) -> None:
-        require(self.pairing >= 0, "method.pairing", self.pairing, "0 or more")
-        require(0 <= self.clean_share <= 1, "method.clean_share", self.clean_share, "in [0, 1]")
+    pairing: NonNegative = 0.5
+    clean_share: ClosedUnitInterval = 0.5
 
 
 @register

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dynat_ray.acceleration.modes import frozen
 from dynat_ray.acceleration.twin import twin_of
-from dynat_ray.config import AttackConfig
+from dynat_ray.config import AttackConfig, MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.objectives import ObjectiveName
@@ -93,7 +93,7 @@ class MethodLoss:
     passes: int = 0
 
 
-SettingsT = TypeVar("SettingsT")
+SettingsT = TypeVar("SettingsT", bound=MethodSettings)
 
 
 class Method(ABC, Generic[SettingsT]):
@@ -118,7 +118,7 @@ class Method(ABC, Generic[SettingsT]):
             state is part of a checkpoint.
     """
 
-    settings_class: ClassVar[type]
+    settings_class: ClassVar[type[MethodSettings]]
     standard_model_key: ClassVar[str] = ""
     ablation: ClassVar[tuple[str, ...]] = ()
     differentiates_twice: ClassVar[bool] = False

@@ -15,19 +15,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dynat_ray.config import require
+from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
 from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
 from dynat_ray.methods.registration import register
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.deepfool import deepfool, relative_length
+from dynat_ray.value_types import NonNegative, Positive, PositiveInt
 
 _LARGEST_EXPONENT = 3.0
 
 
 @dataclass(kw_only=True)
-class DeepDefenseSettings:
+class DeepDefenseSettings(MethodSettings):
     """Settings of Deep Defense; the defaults are those of its MNIST LeNet run.
 
     Attributes:
@@ -40,20 +41,12 @@ class DeepDefenseSettings:
     """
 
     name: str = "deep_defense"
-    regularisation: float = 15.0
-    correct_rate: float = 25.0
-    wrong_rate: float = 5.0
-    steps: int = 5
-    candidates: int = 10
-    lr_ratio: float = 0.05
-
-    def __post_init__(self) -> None:
-        require(self.regularisation >= 0, "method.regularisation", self.regularisation, "0 or more")
-        require(self.correct_rate >= 0, "method.correct_rate", self.correct_rate, "0 or more")
-        require(self.wrong_rate >= 0, "method.wrong_rate", self.wrong_rate, "0 or more")
-        require(self.steps >= 1, "method.steps", self.steps, "at least 1")
-        require(self.candidates >= 1, "method.candidates", self.candidates, "at least 1")
-        require(self.lr_ratio > 0, "method.lr_ratio", self.lr_ratio, "more than 0")
+    regularisation: NonNegative = 15.0
+    correct_rate: NonNegative = 25.0
+    wrong_rate: NonNegative = 5.0
+    steps: PositiveInt = 5
+    candidates: PositiveInt = 10
+    lr_ratio: Positive = 0.05
 
 
 @register

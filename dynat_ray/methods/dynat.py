@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dynat_ray.config import require
+from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
 from dynat_ray.methods.pgd_at import adversarial_loss
@@ -29,11 +29,20 @@ from dynat_ray.perturb.budget import BudgetRule
 from dynat_ray.perturb.compaction import places_to_keep
 from dynat_ray.perturb.running import StopRule
 from dynat_ray.perturb.signals import signed_gap
+from dynat_ray.value_types import (
+    ClosedUnitInterval,
+    Finite,
+    MinusOneToOne,
+    NonNegative,
+    OneOrMore,
+    Positive,
+    PositiveInt,
+)
 from dynat_ray.weighting import fragility, mean_over_attacked, softmax_weights
 
 
 @dataclass(kw_only=True)
-class DynATSettings:
+class DynATSettings(MethodSettings):
     """Settings of DynAT; the coefficients are what `tune_spaces/dynat.yaml` searches.
 
     Attributes:
@@ -59,32 +68,20 @@ class DynATSettings:
 
     name: str = "dynat"
     objective: Literal["trades", "at"] = "trades"
-    beta: float = 5.0
+    beta: NonNegative = 5.0
     budgets: bool = True
-    gap_coef: float = 0.6
-    skew_coef: float = 0.3
-    eps_min_ratio: float = 0.5
-    eps_max_ratio: float = 1.5
+    gap_coef: Finite = 0.6
+    skew_coef: Finite = 0.3
+    eps_min_ratio: ClosedUnitInterval = 0.5
+    eps_max_ratio: OneOrMore = 1.5
     misclassified: Literal["clean", "uniform"] = "clean"
     early_stop: bool = True
-    stop_margin: float = 0.3
-    min_steps: int = 1
+    stop_margin: MinusOneToOne = 0.3
+    min_steps: PositiveInt = 1
     weights: bool = True
-    kl_temperature: float = 4.0
-    min_weight: float = 0.5
-    max_weight: float = 2.0
-
-    def __post_init__(self) -> None:
-        require(self.beta >= 0, "method.beta", self.beta, "0 or more")
-        require(
-            0 <= self.eps_min_ratio <= 1, "method.eps_min_ratio", self.eps_min_ratio, "in [0, 1]"
-        )
-        require(self.eps_max_ratio >= 1, "method.eps_max_ratio", self.eps_max_ratio, "at least 1")
-        require(-1 <= self.stop_margin <= 1, "method.stop_margin", self.stop_margin, "in [-1, 1]")
-        require(self.min_steps >= 1, "method.min_steps", self.min_steps, "at least 1")
-        require(self.kl_temperature > 0, "method.kl_temperature", self.kl_temperature, "above 0")
-        require(0 <= self.min_weight <= 1, "method.min_weight", self.min_weight, "in [0, 1]")
-        require(self.max_weight >= 1, "method.max_weight", self.max_weight, "at least 1")
+    kl_temperature: Positive = 4.0
+    min_weight: ClosedUnitInterval = 0.5
+    max_weight: OneOrMore = 2.0
 
 
 @register

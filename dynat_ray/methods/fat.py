@@ -10,17 +10,18 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from dynat_ray.config import require
+from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.pgd_at import adversarial_loss
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.perturb.running import StopRule
+from dynat_ray.value_types import ClosedUnitInterval, NonNegative
 
 
 @dataclass(kw_only=True)
-class FATSettings:
+class FATSettings(MethodSettings):
     """Settings of FAT.
 
     Attributes:
@@ -29,13 +30,8 @@ class FATSettings:
     """
 
     name: str = "fat"
-    tau_milestones: list[float] = field(default_factory=lambda: [50 / 120, 90 / 120])
-    step_noise: float = 0.001
-
-    def __post_init__(self) -> None:
-        for mark in self.tau_milestones:
-            require(0 <= mark <= 1, "method.tau_milestones", mark, "parts of the run, in [0, 1]")
-        require(self.step_noise >= 0, "method.step_noise", self.step_noise, "0 or more")
+    tau_milestones: list[ClosedUnitInterval] = field(default_factory=lambda: [50 / 120, 90 / 120])
+    step_noise: NonNegative = 0.001
 
 
 @register

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from dynat_ray.collectives import sum_over_workers
-from dynat_ray.config import require
+from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.pgd_at import adversarial_loss
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
+from dynat_ray.value_types import ClosedUnitInterval, Finite
 
 
 @dataclass(kw_only=True)
-class GAIRATSettings:
+class GAIRATSettings(MethodSettings):
     """Settings of GAIRAT.
 
     Attributes:
@@ -29,11 +30,8 @@ class GAIRATSettings:
     """
 
     name: str = "gairat"
-    shift: float = -1.0
-    start: float = 0.5
-
-    def __post_init__(self) -> None:
-        require(0 <= self.start <= 1, "method.start", self.start, "in [0, 1]")
+    shift: Finite = -1.0
+    start: ClosedUnitInterval = 0.5
 
 
 @register

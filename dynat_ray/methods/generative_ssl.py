@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from dynat_ray import keyed_random
 from dynat_ray.acceleration.modes import unchanged_statistics
-from dynat_ray.config import require
+from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.methods.autoencoder import ScreeningAutoencoder
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
@@ -37,6 +37,7 @@ from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.objectives import kl_divergence
+from dynat_ray.value_types import ClosedUnitInterval, NonNegative, PositiveInt, ZeroUpToOne
 
 # Masks are drawn on a grid of so many cells a side; smaller images have a cell a pixel.
 _MASK_CELLS = 8
@@ -45,7 +46,7 @@ _MASK_STREAM, _NOISE_STREAM = 14, 15
 
 
 @dataclass(kw_only=True)
-class GenerativeSSLSettings:
+class GenerativeSSLSettings(MethodSettings):
     """Settings of the method.
 
     Attributes:
@@ -67,34 +68,19 @@ class GenerativeSSLSettings:
     """
 
     name: str = "generative_ssl"
-    width: int = 16
-    mask: float = 0.5
-    noise: float = 0.1
-    pretraining: float = 0.3
-    lr_ratio: float = 0.1
-    attack_ratio: float = 0.5
-    adversarial: float = 0.5
-    reconstruction: float = 10.0
-    consistency: float = 0.5
-    sparsity: float = 0.01
+    width: PositiveInt = 16
+    mask: ZeroUpToOne = 0.5
+    noise: NonNegative = 0.1
+    pretraining: ClosedUnitInterval = 0.3
+    lr_ratio: NonNegative = 0.1
+    attack_ratio: NonNegative = 0.5
+    adversarial: NonNegative = 0.5
+    reconstruction: NonNegative = 10.0
+    consistency: NonNegative = 0.5
+    sparsity: NonNegative = 0.01
     screening: Literal["gate", "none", "raw"] = "gate"
     attack_images: bool = True
     train_jointly: bool = True
-
-    def __post_init__(self) -> None:
-        require(self.width >= 1, "method.width", self.width, "at least 1")
-        require(0 <= self.mask < 1, "method.mask", self.mask, "in [0, 1)")
-        require(0 <= self.pretraining <= 1, "method.pretraining", self.pretraining, "in [0, 1]")
-        for key in (
-            "noise",
-            "lr_ratio",
-            "attack_ratio",
-            "adversarial",
-            "reconstruction",
-            "consistency",
-            "sparsity",
-        ):
-            require(getattr(self, key) >= 0, f"method.{key}", getattr(self, key), "0 or more")
 
 
 @register

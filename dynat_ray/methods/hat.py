@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynat_ray.acceleration.modes import frozen
-from dynat_ray.config import require
+from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
@@ -19,10 +19,11 @@ from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.methods.trades import trades_loss
 from dynat_ray.models import Classifier, load_model
+from dynat_ray.value_types import NonNegative, OneOrMore
 
 
 @dataclass(kw_only=True)
-class HATSettings:
+class HATSettings(MethodSettings):
     """Settings of HAT.
 
     Attributes:
@@ -34,14 +35,9 @@ class HATSettings:
 
     name: str = "hat"
     standard_model: str = ""
-    beta: float = 2.5
-    gamma: float = 0.5
-    reach: float = 2.0
-
-    def __post_init__(self) -> None:
-        require(self.beta >= 0, "method.beta", self.beta, "0 or more")
-        require(self.gamma >= 0, "method.gamma", self.gamma, "0 or more")
-        require(self.reach >= 1, "method.reach", self.reach, "at least 1")
+    beta: NonNegative = 2.5
+    gamma: NonNegative = 0.5
+    reach: OneOrMore = 2.0
 
 
 @register

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dynat_ray import keyed_random
-from dynat_ray.config import require
+from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
 from dynat_ray.methods.pgd_at import adversarial_loss
@@ -22,10 +22,11 @@ from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.methods.sample_memory import SampleMemory
 from dynat_ray.models import Classifier
+from dynat_ray.value_types import AboveZeroToOne, ClosedUnitInterval, Positive
 
 
 @dataclass(kw_only=True)
-class IAATSettings:
+class IAATSettings(MethodSettings):
     """Settings of IAAT.
 
     Attributes:
@@ -35,14 +36,9 @@ class IAATSettings:
     """
 
     name: str = "iaat"
-    gamma: float = 0.2375
-    rate: float = 0.1
-    warmup: float = 0.09
-
-    def __post_init__(self) -> None:
-        require(self.gamma > 0, "method.gamma", self.gamma, "more than 0")
-        require(0 < self.rate <= 1, "method.rate", self.rate, "in (0, 1]")
-        require(0 <= self.warmup <= 1, "method.warmup", self.warmup, "in [0, 1]")
+    gamma: Positive = 0.2375
+    rate: AboveZeroToOne = 0.1
+    warmup: ClosedUnitInterval = 0.09
 
 
 @register

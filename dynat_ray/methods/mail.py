@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dynat_ray.config import require
+from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.mart import mart_terms
@@ -21,6 +21,7 @@ from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.perturb.objectives import kl_divergence
 from dynat_ray.perturb.signals import adversarial_gap
+from dynat_ray.value_types import ClosedUnitInterval, Finite, NonNegative
 
 _SCALE = 3.0
 # Slope and bias of the sigmoid, by objective.
@@ -28,7 +29,7 @@ _SIGMOIDS = {"at": (10.0, -0.5), "trades": (2.0, 0.0), "mart": (2.0, 0.0)}
 
 
 @dataclass(kw_only=True)
-class MAILSettings:
+class MAILSettings(MethodSettings):
     """Settings of MAIL.
 
     Attributes:
@@ -42,14 +43,10 @@ class MAILSettings:
 
     name: str = "mail"
     objective: Literal["trades", "at", "mart"] = "trades"
-    beta: float = 5.0
-    slope: float | None = None
-    bias: float | None = None
-    start: float = 0.625
-
-    def __post_init__(self) -> None:
-        require(self.beta >= 0, "method.beta", self.beta, "0 or more")
-        require(0 <= self.start <= 1, "method.start", self.start, "in [0, 1]")
+    beta: NonNegative = 5.0
+    slope: Finite | None = None
+    bias: Finite | None = None
+    start: ClosedUnitInterval = 0.625
 
 
 @register

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dynat_ray.config import require
+from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.pgd_at import adversarial_loss
@@ -24,12 +24,13 @@ from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.methods.trades import trades_loss
 from dynat_ray.perturb.signals import signed_gap
+from dynat_ray.value_types import ClosedUnitInterval, Finite, NonNegative
 
 _ALPHA = {"at": 0.58, "trades": 0.42}
 
 
 @dataclass(kw_only=True)
-class MWPBSettings:
+class MWPBSettings(MethodSettings):
     """Settings of MWPB.
 
     Attributes:
@@ -41,13 +42,9 @@ class MWPBSettings:
 
     name: str = "mwpb"
     objective: Literal["at", "trades"] = "at"
-    beta: float = 6.0
-    alpha: float | None = None
-    start: float = 2 / 3
-
-    def __post_init__(self) -> None:
-        require(self.beta >= 0, "method.beta", self.beta, "0 or more")
-        require(0 <= self.start <= 1, "method.start", self.start, "in [0, 1]")
+    beta: NonNegative = 6.0
+    alpha: Finite | None = None
+    start: ClosedUnitInterval = 2 / 3
 
 
 @register

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.registration import register
@@ -15,7 +16,7 @@ from dynat_ray.methods.sample_columns import attack_record
 
 
 @dataclass(kw_only=True)
-class PGDATSettings:
+class PGDATSettings(MethodSettings):
     """PGD-AT has no settings beside the attack's."""
 
     name: str = "pgd_at"

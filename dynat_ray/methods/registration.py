@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import make_dataclass
 from typing import Any
 
+from dynat_ray.config import MethodSettings
 from dynat_ray.methods.base import Method, MethodContext
 
 _METHODS: dict[str, type[Method[Any]]] = {}
@@ -11,11 +14,26 @@ _METHODS: dict[str, type[Method[Any]]] = {}
 
 def register(method: type[Method[Any]]) -> type[Method[Any]]:
     """Class decorator: makes a method known under its settings' default `name`."""
-    _METHODS[method.settings_class().name] = method
+    _METHODS[method.settings_class.name] = method
     return method
 
 
-def method_settings() -> dict[str, type]:
+def register_as(name: str) -> Callable[[type[Method[Any]]], type[Method[Any]]]:
+    """Class decorator: makes a method known under `name`, with the settings of its base class."""
+
+    def register_named(method: type[Method[Any]]) -> type[Method[Any]]:
+        method.settings_class = make_dataclass(
+            f"{method.__name__}Settings",
+            [("name", str, name)],
+            bases=(method.settings_class,),
+            kw_only=True,
+        )
+        return register(method)
+
+    return register_named
+
+
+def method_settings() -> dict[str, type[MethodSettings]]:
     """Returns the settings dataclass of every method, by name."""
     return {name: method.settings_class for name, method in _METHODS.items()}
 
@@ -31,6 +49,6 @@ def ablation(name: str) -> tuple[str, ...]:
     return _METHODS[name].ablation
 
 
-def build_method(settings: Any, context: MethodContext) -> Method[Any]:
+def build_method(settings: MethodSettings, context: MethodContext) -> Method[Any]:
     """Returns the method that `settings` (`config.method`) chose."""
     return _METHODS[settings.name](settings, context)

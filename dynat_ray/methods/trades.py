@@ -8,16 +8,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dynat_ray.config import require
+from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.perturb.objectives import kl_divergence
+from dynat_ray.value_types import NonNegative
 
 
 @dataclass(kw_only=True)
-class TRADESSettings:
+class TRADESSettings(MethodSettings):
     """Settings of TRADES.
 
     Attributes:
@@ -25,10 +26,7 @@ class TRADESSettings:
     """
 
     name: str = "trades"
-    beta: float = 6.0
-
-    def __post_init__(self) -> None:
-        require(self.beta >= 0, "method.beta", self.beta, "0 or more")
+    beta: NonNegative = 6.0
 
 
 @register

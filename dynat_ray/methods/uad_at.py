@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from dynat_ray import keyed_random
 from dynat_ray.acceleration.modes import unchanged_statistics
 from dynat_ray.collectives import gather_over_workers
-from dynat_ray.config import require
+from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
@@ -38,6 +38,7 @@ from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.objectives import kl_divergence
+from dynat_ray.value_types import ClosedUnitInterval, NonNegative
 
 # Of the random numbers that belong to a sample; the attack draws from the ones before.
 _CHOICE_STREAM, _STATISTICS_STREAM = 12, 13
@@ -46,7 +47,7 @@ _FLAT = 1e-6
 
 
 @dataclass(kw_only=True)
-class UADATSettings:
+class UADATSettings(MethodSettings):
     """Settings of UAD-AT.
 
     Attributes:
@@ -57,15 +58,10 @@ class UADATSettings:
     """
 
     name: str = "uad_at"
-    alignment: float = 5.0
-    gradients: float = 0.1
-    sample_share: float = 0.5
+    alignment: NonNegative = 5.0
+    gradients: NonNegative = 0.1
+    sample_share: ClosedUnitInterval = 0.5
     refine: bool = True
-
-    def __post_init__(self) -> None:
-        require(self.alignment >= 0, "method.alignment", self.alignment, "0 or more")
-        require(self.gradients >= 0, "method.gradients", self.gradients, "0 or more")
-        require(0 <= self.sample_share <= 1, "method.sample_share", self.sample_share, "in [0, 1]")
 
 
 @register

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dynat_ray.evaluation.examples import STEPS, Example
 from dynat_ray.evaluation.probe_results import probe_lines
 from dynat_ray.evaluation.results import beside
+from dynat_ray.radius import format_radius
 from dynat_ray.report.evaluation_figures import (
     MOST_CLASSES,
     class_bars,
@@ -34,7 +35,6 @@ from dynat_ray.report.side_by_side import (
     strongest,
 )
 from dynat_ray.report.text import interval_text
-from dynat_ray.storage.description import describe_eps
 
 # Columns of per-sample values, one array each.
 _Columns = dict[str, NDArray[Any]]
@@ -81,7 +81,7 @@ def _content(
         "attacks": list(dict.fromkeys(a for found in points.values() for a in found)),
         "rows": [
             {
-                "eps": describe_eps(eps, evaluation.norm),
+                "eps": format_radius(eps, evaluation.norm),
                 "cells": found,
             }
             for eps, found in points.items()
@@ -92,7 +92,7 @@ def _content(
             {e["note"] for found in points.values() for e in found.values() if "note" in e}
         ),
         "strongest": attack,
-        "largest": describe_eps(largest, evaluation.norm),
+        "largest": format_radius(largest, evaluation.norm),
         "norm": evaluation.norm,
         "flagged": [check for check in checks if check["flagged"]],
         "passed": [check for check in checks if not check["flagged"]],
@@ -191,7 +191,7 @@ def _distances(evaluation: Evaluation, columns: _Columns, eps: float) -> dict[st
         tiles["rho_2 (DeepFool, 5 steps), images in [0, 1]"] = f"{deepfool['rho_2']:.4f}"
         tiles["median L2 length of DeepFool's perturbation"] = f"{deepfool['median']:.3f}"
     if median is not None:
-        tiles[f"median {evaluation.norm} distance (FAB), images right unattacked"] = describe_eps(
+        tiles[f"median {evaluation.norm} distance (FAB), images right unattacked"] = format_radius(
             median, evaluation.norm
         )
     lines = probe_lines({"distances": found})

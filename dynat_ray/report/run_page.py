@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from dynat_ray.radius import format_radius
 from dynat_ray.report.curves import learning_curves, speed_curves
 from dynat_ray.report.fragile import FOLDER, find_fragile
 from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Columns, Run, read_run
 from dynat_ray.report.sample_figures import budgets_and_steps, confidence_gaps, gap_figure
 from dynat_ray.report.text import MODELS, attack_names, interval_text
-from dynat_ray.storage.description import describe_eps
 
 # Points by which PGD may lie above AutoAttack before the page says so loudly: PGD-AT and TRADES
 # show 3 to 5 on CIFAR-10, published models that mask gradients 10 to 40.
@@ -118,9 +118,9 @@ def _spread(run: Run, samples: Columns) -> dict[str, str] | None:
     norm = run.config.threat.norm
     low, high = np.quantile(samples["eps"], [0.05, 0.95])
     return {
-        "mean": describe_eps(float(samples["eps"].mean()), norm),
-        "low": describe_eps(float(low), norm),
-        "high": describe_eps(float(high), norm),
+        "mean": format_radius(float(samples["eps"].mean()), norm),
+        "low": format_radius(float(low), norm),
+        "high": format_radius(float(high), norm),
         "steps": f"{samples['attack_steps'].mean():.1f}" if "attack_steps" in samples else "",
     }
 
@@ -138,7 +138,7 @@ def _fragile(run: Run, samples: Columns) -> dict[str, Any]:
                 "label": run.class_name(image.label),
                 "predicted": "" if image.predicted is None else run.class_name(image.predicted),
                 "wrong": image.predicted is not None and image.predicted != image.label,
-                "budget": "" if image.budget is None else describe_eps(image.budget, norm),
+                "budget": "" if image.budget is None else format_radius(image.budget, norm),
             }
             for image in images
         ],

@@ -12,9 +12,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dynat_ray.errors import UserError
+from dynat_ray.radius import format_radius
 from dynat_ray.report.drawing import NEUTRAL, draw
 from dynat_ray.report.text import interval_text
-from dynat_ray.storage.description import describe_eps
 
 # Colours that stay apart for readers who do not see all of them.
 _COLOURS = ("#1f6f9f", "#c4502b", "#4f8a5b", "#8a5fa8", "#b08a2e", "#3d4750", "#59a5b5", "#c77da0")
@@ -56,7 +56,7 @@ class Evaluation:
         """Returns all entries by column: `clean`, or attack and eps."""
         cells: dict[str, dict[str, Any]] = {}
         for eps, results in self.points.items():
-            radius = describe_eps(eps, self.norm)
+            radius = format_radius(eps, self.norm)
             for attack, entry in results.items():
                 if attack == "clean":
                     cells.setdefault(attack, entry)

@@ -8,6 +8,7 @@ from typing import Any
 
 from dynat_ray.config import AttackConfig, RunConfig
 from dynat_ray.data import DatasetInfo
+from dynat_ray.radius import format_radius
 
 
 def describe_run(
@@ -59,7 +60,7 @@ def run_facts(
             [config.model.name, *(f"{k}={v}" for k, v in config.model.kwargs.items())]
         ),
         "method": config.method.name,
-        "threat": f"{threat.norm}, eps {describe_eps(threat.eps, threat.norm)}; "
+        "threat": f"{threat.norm}, eps {format_radius(threat.eps, threat.norm)}; "
         f"training attack: {_steps(attack)} steps{_shortfall(config)}",
         "training": f"{config.train.epochs} epochs, batch {config.train.batch_size}, {precision}",
         "seed": str(config.train.seed),
@@ -78,8 +79,3 @@ def _shortfall(config: RunConfig) -> str:
     if config.attack.carry_epochs or not 0 < reach < (1 - 1e-6) * config.threat.eps:
         return ""
     return f", which reach {100 * reach / config.threat.eps:.0f} % of eps"
-
-
-def describe_eps(eps: float, norm: str) -> str:
-    """Returns a radius as people write it: in 255ths under Linf."""
-    return f"{255 * eps:.3g}/255" if norm == "Linf" else f"{eps:.3g}"

@@ -158,7 +158,7 @@ def check_run(config: RunConfig, info: DatasetInfo) -> str:
 
 def _check_smallest_batch(config: RunConfig, model: Classifier) -> None:
     _, workers = config.cluster.worker_range() or (1, 1)
-    share = config.train.batch_size // workers
+    share = config.smallest_share(workers)
     if min(share, config.train.micro_batch_size or share) > 1:
         return
     try:

@@ -9,7 +9,7 @@ from torch import nn
 from dynat_ray.data import DatasetInfo, load_info
 from dynat_ray.evaluation.checks import Check
 from dynat_ray.evaluation.outcomes import Outcome
-from dynat_ray.evaluation.robustbench import exact_radius, robustbench_entry
+from dynat_ray.evaluation.robustbench import robustbench_entry
 from dynat_ray.evaluation.subject import Subject
 
 # The keys that every entry of RobustBench's model_info has.
@@ -58,8 +58,3 @@ def test_flagged_models_are_unreliable(data: DatasetInfo) -> None:
 def test_without_autoattack_there_is_no_entry(data: DatasetInfo) -> None:
     found = {0.3: {"pgd-20": _outcome("pgd-20", [-1])}}
     assert robustbench_entry(found, Subject("mine", nn.Identity()), data, [], "L2") is None
-
-
-@pytest.mark.parametrize(("eps", "text"), [(8 / 255, "8/255"), (0.5, "0.5"), (0.031, "0.031")])
-def test_exact_radius(eps: float, text: str) -> None:
-    assert exact_radius(eps) == text

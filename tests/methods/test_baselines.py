@@ -42,7 +42,7 @@ def test_mail(network: Classifier, batch: Batch, objective: str, slope: int, bia
     for n, label in enumerate(batch.labels.tolist()):
         wrong = max(float(q[n, k]) for k in range(4) if k != label)
         weight = 3 / (1 + math.exp(-slope * (wrong - float(q[n, label]) + bias)))
-        assert float(prepared.weights[n]) == pytest.approx(weight, rel=1e-3)
+        assert float(prepared.record["weight"][n]) == pytest.approx(weight, rel=1e-3)
         kl = float((p[n] * (p[n] / q[n]).log()).sum())
         ce = -math.log(q[n, label])
         if objective == "at":
