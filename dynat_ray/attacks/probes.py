@@ -33,7 +33,7 @@ class Probe(ABC):
     """One measurement.
 
     Attributes:
-        stages: None: what is shared with attacks asks for them.
+        stages: Always empty; what attacks and probes share asks for them.
     """
 
     stages: ClassVar[tuple[()]] = ()

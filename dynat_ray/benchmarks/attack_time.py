@@ -18,7 +18,7 @@ from dynat_ray.benchmarks.turns import cpu_threads, seconds_of, spread
 from dynat_ray.data import load_test_images
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation import evaluate_attacks
-from dynat_ray.evaluation.shards import plan_shards
+from dynat_ray.evaluation.plan import plan_shards
 from dynat_ray.models import build_model, load_model
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.storage.run_folder import read_run_config

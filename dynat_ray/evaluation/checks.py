@@ -91,7 +91,8 @@ class Target:
             at: Another threat; None: its own.
             source: Another model that is attacked instead; None: the model itself.
         """
-        attacked, setting = source or self.model, at or self.at
+        attacked = self.model if source is None else source
+        setting = at or self.at
 
         def some_fooled(images: Tensor, labels: Tensor) -> Tensor:
             adversarial = stage.perturb(attacked, images, labels, setting).detach()

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from dynat_ray.attacks.probes import Probe
 from dynat_ray.attacks.registry import Attack
 from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome, collect
-from dynat_ray.evaluation.shards import FinishedShard, Shard, plan_shards
+from dynat_ray.evaluation.shards import FinishedShard, Shard
 from dynat_ray.perturb.threat import Threat
+
+# Samples and the names of what is run on them.
+_Piece = tuple[NDArray[np.int64], tuple[str, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,3 +78,60 @@ class EvaluationPlan:
         """Returns what came out for each probe, by name, from the finished shards."""
         probed = [(shard, found) for shard, found in finished if shard.probes]
         return collect(probed, self.probes, self.classes).get(self.threats[0].at(0.0), {})
+
+
+def plan_shards(
+    samples: int,
+    attacks: Sequence[Attack | Probe],
+    threats: Sequence[Threat],
+    *,
+    batch_size: int,
+    costly_positions: NDArray[np.int64] | None = None,
+    probes: Sequence[Attack | Probe] = (),
+) -> list[Shard]:
+    """Cuts an evaluation into shards of at most `batch_size` samples, as equal as they can be.
+
+    Args:
+        samples: Number of samples.
+        attacks: What to run.
+        threats: Of one norm, at least one; each has its own shards, with the same numbers.
+        batch_size: Most samples in a shard, at least 1.
+        costly_positions: The samples that costly attacks see; None: all.
+        probes: What else to run, once; in shards of their own with the numbers that follow.
+    """
+
+    def cut(wanted: Sequence[Attack | Probe]) -> list[_Piece]:
+        return _cut(samples, wanted, batch_size, costly_positions)
+
+    pieces = cut(attacks)
+    shards = [
+        Shard(number, threat, positions, names)
+        for threat in threats
+        for number, (positions, names) in enumerate(pieces)
+    ]
+    return shards + [
+        Shard(number, threats[0].at(0.0), positions, names, probes=True)
+        for number, (positions, names) in enumerate(cut(probes), start=len(pieces))
+    ]
+
+
+def _cut(
+    samples: int,
+    attacks: Sequence[Attack | Probe],
+    batch_size: int,
+    costly_positions: NDArray[np.int64] | None,
+) -> list[_Piece]:
+    everywhere = np.arange(samples)
+    names = tuple(attack.name for attack in attacks)
+    cheap = tuple(attack.name for attack in attacks if not attack.costly)
+    if costly_positions is None or len(cheap) == len(names):
+        groups = [(everywhere, names)]
+    else:
+        groups = [(costly_positions, names), (np.setdiff1d(everywhere, costly_positions), cheap)]
+    pieces: list[_Piece] = []
+    for positions, wanted in groups:
+        count = -(-len(positions) // batch_size)
+        # Dealt out in turn: data sets are often sorted by class, and classes differ in how long
+        # they stand an attack.
+        pieces += [(positions[start::count], wanted) for start in range(count) if wanted]
+    return pieces

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -67,76 +66,6 @@ class ShardOutcome:
 
 
 FinishedShard = tuple[Shard, dict[str, ShardOutcome]]
-
-
-class Planned(Protocol):
-    """An attack or a probe, as far as planning goes."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def costly(self) -> bool: ...
-
-
-def plan_shards(
-    samples: int,
-    attacks: Sequence[Planned],
-    threats: Sequence[Threat],
-    *,
-    batch_size: int,
-    costly_positions: NDArray[np.int64] | None = None,
-    probes: Sequence[Planned] = (),
-) -> list[Shard]:
-    """Cuts an evaluation into shards of at most `batch_size` samples, as equal as they can be.
-
-    Args:
-        samples: Number of samples.
-        attacks: What to run.
-        threats: Of one norm, at least one; each has its own shards, with the same numbers.
-        batch_size: Most samples in a shard, at least 1.
-        costly_positions: The samples that costly attacks see; None: all.
-        probes: What else to run, once; in shards of their own with the numbers that follow.
-    """
-
-    def cut(wanted: Sequence[Planned]) -> list[_Piece]:
-        return _cut(samples, wanted, batch_size, costly_positions)
-
-    pieces = cut(attacks)
-    shards = [
-        Shard(number, threat, positions, names)
-        for threat in threats
-        for number, (positions, names) in enumerate(pieces)
-    ]
-    return shards + [
-        Shard(number, threats[0].at(0.0), positions, names, probes=True)
-        for number, (positions, names) in enumerate(cut(probes), start=len(pieces))
-    ]
-
-
-_Piece = tuple[NDArray[np.int64], tuple[str, ...]]
-
-
-def _cut(
-    samples: int,
-    attacks: Sequence[Planned],
-    batch_size: int,
-    costly_positions: NDArray[np.int64] | None,
-) -> list[_Piece]:
-    everywhere = np.arange(samples)
-    names = tuple(attack.name for attack in attacks)
-    cheap = tuple(attack.name for attack in attacks if not attack.costly)
-    if costly_positions is None or len(cheap) == len(names):
-        groups = [(everywhere, names)]
-    else:
-        groups = [(costly_positions, names), (np.setdiff1d(everywhere, costly_positions), cheap)]
-    pieces: list[_Piece] = []
-    for positions, wanted in groups:
-        count = -(-len(positions) // batch_size)
-        # Dealt out in turn: data sets are often sorted by class, and classes differ in how long
-        # they stand an attack.
-        pieces += [(positions[start::count], wanted) for start in range(count) if wanted]
-    return pieces
 
 
 def run_shards(

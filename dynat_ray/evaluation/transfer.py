@@ -53,9 +53,9 @@ def check_transfer(
         target = Target.among(ready, images, labels, threat, seed=seed, batch_size=batch_size)
         if len(target.labels) == 0:
             return []
-        other = surrogate or train_substitute(
-            ready, images, threat, seed=seed, batch_size=batch_size
-        )
+        other = surrogate
+        if other is None:
+            other = train_substitute(ready, images, threat, seed=seed, batch_size=batch_size)
         with exact(other.to(device)) as source:
             transferred = _fooled_by_gradients(target, source)
         white_box = _fooled_by_gradients(target, ready)

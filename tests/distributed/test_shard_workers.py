@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.distributed.shard_workers import run_shards_on_ray
 from dynat_ray.errors import UserError
-from dynat_ray.evaluation.shards import FinishedShard, Shard, plan_shards, run_shards
+from dynat_ray.evaluation.plan import plan_shards
+from dynat_ray.evaluation.shards import FinishedShard, Shard, run_shards
 from dynat_ray.perturb.threat import Threat
 
 

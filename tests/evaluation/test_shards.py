@@ -6,7 +6,8 @@ import torch
 
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.evaluation.outcomes import collect
-from dynat_ray.evaluation.shards import Shard, evaluate_shard, plan_shards, shard_seed
+from dynat_ray.evaluation.plan import plan_shards
+from dynat_ray.evaluation.shards import Shard, evaluate_shard, shard_seed
 from dynat_ray.perturb.threat import Threat
 from tests.victim import EPS, Victim
 
