@@ -10,10 +10,10 @@ from pathlib import Path
 from dynat_ray import cli
 from dynat_ray.acceleration.switch import cpu_kernels
 from dynat_ray.attacks.registry import DISTANCES
-from dynat_ray.distributed.measurement import evaluate
+from dynat_ray.distributed.evaluation_run import evaluate
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.reference_radius import MULTIPLES, in_units_of
-from dynat_ray.evaluation.request import complete
+from dynat_ray.evaluation.request import Options, complete
 from dynat_ray.evaluation.subject import Subject, load_subject
 from dynat_ray.radius import require_possible
 from dynat_ray.report.side_by_side import read_evaluation, side_by_side_table
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> Path | str:
 def _evaluate(options: Namespace, subject: Subject) -> Path:
     if options.eps_ref and options.eps is None:
         options.eps = MULTIPLES
-    request = complete(subject, **{name: getattr(options, name) for name in _REQUESTED})
+    request = complete(subject, Options(**{name: getattr(options, name) for name in _REQUESTED}))
     if options.eps_ref:
         request = in_units_of(options.eps_ref, request)
     require_possible(max(request.eps), request.norm)

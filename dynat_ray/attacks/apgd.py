@@ -92,8 +92,8 @@ def _apgd_settings(images: Tensor, at: Setting) -> dict[str, Any]:
     return {
         "n_restarts": 1,
         "n_iter": ITERATIONS,
-        "eps": at.eps,
-        "norm": at.norm,
+        "eps": at.threat.eps,
+        "norm": at.threat.norm,
         "rho": STEP_SIZE_DECAY,
         "seed": at.seed,
         "device": images.device,

@@ -39,9 +39,9 @@ class TargetedFab:
         left = torch.arange(len(images), device=images.device)
         for rank in range(target_count(at.classes)):
             found, distances = nearest_towards(
-                model, images[left], labels[left], rank, norm=at.norm, enough=at.eps
+                model, images[left], labels[left], rank, norm=at.threat.norm, enough=at.threat.eps
             )
-            fooled = distances <= at.eps
+            fooled = distances <= at.threat.eps
             result[left[fooled]] = found[fooled]
             left = left[~fooled]
             if len(left) == 0:
@@ -118,7 +118,7 @@ def _linearised(model: nn.Module, point: Tensor, labels: Tensor, target: Tensor)
         both = logits.gather(1, torch.stack([target, labels], dim=1))
         difference = both[:, 0] - both[:, 1]
         (normal,) = torch.autograd.grad(difference.sum(), point)
-    # No plane can be told along a pixel whose slope is not finite.
+    # No plane can be drawn along a pixel whose slope is not finite.
     point, normal = point.detach(), normal.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
     return _Plane(normal, difference.detach() - (normal * point).flatten(1).sum(dim=1))
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from dynat_ray import keyed_random
 from dynat_ray.attacks.stages import Setting
 from dynat_ray.perturb.pgd import PGD
-from dynat_ray.perturb.threat import Threat
 
 # 2/255 for 8/255, the step of PGD-20 in the adversarial-training literature since Madry et al.
 _STEP_SHARE = 0.25
@@ -37,12 +36,13 @@ class GradientAttack:
     restarts: int = 1
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
+        eps = at.threat.eps
         result = images.clone()
         left = torch.arange(len(images), device=images.device)
         attack = PGD(
-            threat=Threat(at.norm, at.eps),
+            threat=at.threat,
             steps=self.steps,
-            step_size=min(at.eps, max(_STEP_SHARE * at.eps, 2.5 * at.eps / self.steps)),
+            step_size=min(eps, max(_STEP_SHARE * eps, 2.5 * eps / self.steps)),
             objective=self.objective,
             random_start="uniform" if self.random_start else "none",
         )

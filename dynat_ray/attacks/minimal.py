@@ -79,7 +79,7 @@ class Fab(Probe):
         searched = twin_of(model, images)
         for rank in range(target_count(at.classes) if len(right) else 0):
             found, lengths = nearest_towards(
-                searched, images[right], labels[right], rank, norm=at.norm
+                searched, images[right], labels[right], rank, norm=at.threat.norm
             )
             with torch.no_grad():
                 answer = model(found).argmax(dim=1)

@@ -33,7 +33,7 @@ class Probe(ABC):
     """One measurement.
 
     Attributes:
-        stages: None: what is shared with attacks asks for them.
+        stages: Always empty; what attacks and probes share asks for them.
     """
 
     stages: ClassVar[tuple[()]] = ()
@@ -63,7 +63,7 @@ class Probe(ABC):
             model: In eval mode, with frozen parameters, in float32.
             images: float32 `(n, C, H, W)` in [0, 1] on the model's device.
             labels: int64 `(n,)`.
-            at: Norm, classes and seed; eps does not count.
+            at: Norm, classes and seed; the radius does not count.
             positions: Places of the images in the evaluation, `(n,)`; with the seed they key
                 random numbers, so that shards do not matter.
         """

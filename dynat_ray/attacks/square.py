@@ -20,6 +20,7 @@ from dynat_ray.attacks.stages import Setting
 from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
 from dynat_ray.perturb.objectives import cw_margin
+from dynat_ray.perturb.threat import Threat
 
 _QUERIES = 5000
 # Share of the pixels in the first squares, and after which queries it is halved.
@@ -35,8 +36,8 @@ class Square:
     queries: int = _QUERIES
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
-        require_square(images, at.norm)
-        if at.norm == "Linf":
+        require_square(images, at.threat.norm)
+        if at.threat.norm == "Linf":
             return _linf_search(model, images, labels, at, self.queries)
         return _l2_search(logits_of(model), images, labels, at, self.queries)
 
@@ -61,7 +62,7 @@ def square_fits(images: Tensor, norm: Norm) -> bool:
         return min(images.shape[-2:]) > 1
     # Under L2 the library starts with tiles that cross the edge of some images, and then fails.
     image, label = torch.zeros(1, *images.shape[1:]), torch.zeros(1, dtype=torch.long)
-    at = Setting(norm=norm, eps=1.0, classes=2, seed=0)
+    at = Setting(threat=Threat(norm, 1.0), classes=2, seed=0)
     try:
         _l2_search(lambda batch: torch.eye(2)[:1].repeat(len(batch), 1), image, label, at, 1)
     except (RuntimeError, ZeroDivisionError):
@@ -74,9 +75,9 @@ def _l2_search(
 ) -> Tensor:
     attack = SquareAttack(
         logits,
-        norm=at.norm,
+        norm=at.threat.norm,
         n_queries=queries,
-        eps=at.eps,
+        eps=at.threat.eps,
         p_init=_FIRST_SHARE,
         n_restarts=1,
         seed=at.seed,
@@ -99,9 +100,10 @@ def _linf_search(
     def place(room: int) -> int:
         return int(room * torch.rand(1, generator=random))
 
+    eps = at.threat.eps
     images = images.contiguous(memory_format=torch.channels_last)
-    low, high = (images - at.eps).clamp(min=0), (images + at.eps).clamp(max=1)
-    stripes = images + at.eps * signs(count, channels, 1, width)
+    low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
+    stripes = images + eps * signs(count, channels, 1, width)
     best = stripes.clamp(0, 1).contiguous(memory_format=torch.channels_last)
     margin = -cw_margin(model(best), labels, None)
     result = best.clone()
@@ -118,7 +120,7 @@ def _linf_search(
         top, start = place(height - side), place(width - side)
         square = (..., slice(top, top + side), slice(start, start + side))
         before = best[square].clone()
-        moved = before + 2 * at.eps * signs(channels, 1, 1)
+        moved = before + 2 * eps * signs(channels, 1, 1)
         best[square] = torch.minimum(torch.maximum(moved, low[square]), high[square])
         now = -cw_margin(model(best), labels, None)
         better = now < margin

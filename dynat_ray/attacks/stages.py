@@ -11,24 +11,22 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from dynat_ray.config import Norm
+from dynat_ray.perturb.threat import Threat
 
 _MOST_TARGETS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a stage is told beside the samples.
+    """What a stage needs beside the samples.
 
     Attributes:
-        norm: `Linf` or `L2`.
-        eps: Radius of the ball in units of [0, 1] pixels, more than 0.
+        threat: Norm and radius, more than 0 (a probe, which knows no radius, has 0).
         classes: Number of logits of the model, at least 2.
         seed: All randomness of the stage follows from it.
     """
 
-    norm: Norm
-    eps: float
+    threat: Threat
     classes: int
     seed: int
 
@@ -42,7 +40,7 @@ class Stage(Protocol):
         ...
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
-        """Returns images `(B, C, H, W)` within `at.eps` of `images` and in [0, 1].
+        """Returns images `(B, C, H, W)` within `at.threat` of `images` and in [0, 1].
 
         Args:
             model: In eval mode, with frozen parameters, in float32.

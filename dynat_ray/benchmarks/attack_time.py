@@ -18,8 +18,9 @@ from dynat_ray.benchmarks.turns import cpu_threads, seconds_of, spread
 from dynat_ray.data import load_test_images
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation import evaluate_attacks
-from dynat_ray.evaluation.shards import plan_shards
+from dynat_ray.evaluation.plan import plan_shards
 from dynat_ray.models import build_model, load_model
+from dynat_ray.perturb.threat import Threat
 from dynat_ray.storage.run_folder import read_run_config
 
 # The smallest is so small that no sample falls and every stage attacks all of them; at the others
@@ -97,15 +98,16 @@ def _two_workers(model: str, width: int) -> float:
 
     network, pixels, labels = _random(model, width, _SHARDS * _SHARD)
     shards = plan_shards(
-        len(labels), get_attacks(["apgd-ce"]), eps=[_RADII["none fall"]], batch_size=_SHARD
+        len(labels),
+        get_attacks(["apgd-ce"]),
+        [Threat("Linf", _RADII["none fall"])],
+        batch_size=_SHARD,
     )
     rates = {}
     for workers in (1, 2):
         ends = [
             time.perf_counter()
-            for _ in run_shards_on_ray(
-                network, pixels, labels, shards, norm="Linf", seed=0, workers=workers
-            )
+            for _ in run_shards_on_ray(network, pixels, labels, shards, seed=0, workers=workers)
         ]
         # The first shard of each has the worker's start in it.
         rates[workers] = (len(ends) - workers) / (ends[-1] - ends[workers - 1])
@@ -145,7 +147,7 @@ def _time(
 
     def ours() -> None:
         outcome = evaluate_attacks(
-            ours_network, pixels, labels, ["autoattack"], norm="Linf", eps=eps, batch_size=images
+            ours_network, pixels, labels, ["autoattack"], Threat("Linf", eps), batch_size=images
         )
         kept["ours"] = torch.from_numpy(outcome["autoattack"].correct)
 

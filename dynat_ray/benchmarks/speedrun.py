@@ -11,6 +11,7 @@ import torch
 from dynat_ray.data import load_test_images
 from dynat_ray.evaluation import evaluate_attacks
 from dynat_ray.models import load_model
+from dynat_ray.perturb.threat import Threat
 from dynat_ray.settings import build_config, read_recipe
 from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.storage.run_folder import open_run_folder
@@ -76,8 +77,7 @@ def _run(
         images,
         labels,
         _ATTACKS,
-        norm=config.threat.norm,
-        eps=config.threat.eps,
+        Threat(config.threat.norm, config.threat.eps),
         batch_size=config.eval.batch_size,
     )
     seconds = sum(line["seconds"] for line in lines)

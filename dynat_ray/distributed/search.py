@@ -19,11 +19,11 @@ from torch import Tensor
 
 from dynat_ray.config import RunConfig
 from dynat_ray.data import load_labels, load_split
+from dynat_ray.distributed.final_table import measure
 from dynat_ray.distributed.mirror_follower import fetch_measured
 from dynat_ray.distributed.placement_groups import remove_all_groups
 from dynat_ray.distributed.ray_trainer import resolve_workers
 from dynat_ray.distributed.search_progress import SearchPrinter
-from dynat_ray.distributed.table import measure
 from dynat_ray.distributed.training_run import finish, resolve
 from dynat_ray.distributed.trials import EarlyStopper, Proposer, run_trial, trial_config
 from dynat_ray.errors import UserError

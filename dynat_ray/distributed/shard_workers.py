@@ -14,11 +14,16 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from torch import Tensor, nn
 
 from dynat_ray.acceleration.switch import cpu_kernels, cpu_kernels_choice
-from dynat_ray.config import CpuKernels, Norm
+from dynat_ray.config import CpuKernels
 from dynat_ray.distributed.cluster import cluster_total
 from dynat_ray.errors import UserError
-from dynat_ray.evaluation.outcomes import FinishedShard
-from dynat_ray.evaluation.shards import Shard, ShardOutcome, evaluate_shard
+from dynat_ray.evaluation.shards import (
+    FinishedShard,
+    Shard,
+    ShardOutcome,
+    evaluate_shard,
+    samples_of,
+)
 
 # A worker that dies is started again, and its shard done again, this often.
 _RESTARTS = 3
@@ -30,7 +35,6 @@ def run_shards_on_ray(
     labels: Tensor,
     shards: Sequence[Shard],
     *,
-    norm: Norm,
     seed: int,
     workers: int,
     gpu: bool | None = None,
@@ -46,7 +50,6 @@ def run_shards_on_ray(
         images: uint8 `(N, C, H, W)`, or float32 in [0, 1].
         labels: int64 `(N,)`.
         shards: What to do.
-        norm: `Linf` or `L2`.
         seed: Of the evaluation.
         workers: How many, at least 1.
         gpu: Whether they have GPUs; None: if the cluster has any.
@@ -60,30 +63,16 @@ def run_shards_on_ray(
     """
     if gpu is None:
         gpu = cluster_total("GPU") > 0
-    kind, present = ("GPUs", cluster_total("GPU")) if gpu else ("CPUs", cluster_total("CPU"))
-    if workers > present:
-        raise UserError(f"{workers} workers were asked for, but the cluster has {present:g} {kind}")
+    _require_present(workers, gpu)
     _carry_own_modules(model)
     shared = ray.put(model)
-    start = ray.remote(
-        num_cpus=1,
-        num_gpus=1 if gpu else 0,
-        max_restarts=_RESTARTS,
-        max_task_retries=_RESTARTS,
-    )(_Evaluator)
-    actors: list[Any] = [
-        start.remote(gpu, cpu_kernels_choice()) for _ in range(min(workers, len(shards)))
-    ]
+    actors = _start_workers(min(workers, len(shards)), gpu)
     waiting, running = deque(shards), {}
 
     def deal(actor: Any) -> None:
         shard = waiting.popleft()
-        positions = torch.from_numpy(shard.positions)
-        own = images[positions]
-        if own.dtype == torch.uint8:
-            own = own.float().div_(255)
-        answer = actor.evaluate.remote([shared], own, labels[positions], shard, norm, seed)
-        running[answer] = (actor, shard)
+        own = samples_of(shard, images, labels)
+        running[actor.evaluate.remote([shared], *own, shard, seed)] = actor, shard
 
     try:
         for actor in actors:
@@ -92,12 +81,29 @@ def run_shards_on_ray(
             (answer, *_), _ = ray.wait(list(running), num_returns=1)
             actor, shard = running.pop(answer)
             outcomes = _fetch(answer, shard)
+            # Before whoever takes the outcomes spends time on them.
             if waiting:
                 deal(actor)
             yield shard, outcomes
     finally:
         for actor in actors:
             ray.kill(actor)
+
+
+def _require_present(workers: int, gpu: bool) -> None:
+    kind, present = ("GPUs", cluster_total("GPU")) if gpu else ("CPUs", cluster_total("CPU"))
+    if workers > present:
+        raise UserError(f"{workers} workers were asked for, but the cluster has {present:g} {kind}")
+
+
+def _start_workers(count: int, gpu: bool) -> list[Any]:
+    start = ray.remote(
+        num_cpus=1,
+        num_gpus=1 if gpu else 0,
+        max_restarts=_RESTARTS,
+        max_task_retries=_RESTARTS,
+    )(_ShardWorker)
+    return [start.remote(gpu, cpu_kernels_choice()) for _ in range(count)]
 
 
 def _carry_own_modules(model: nn.Module) -> None:
@@ -127,7 +133,7 @@ def _fetch(answer: Any, shard: Shard) -> dict[str, ShardOutcome]:
     return outcomes
 
 
-class _Evaluator:
+class _ShardWorker:
     """Holds the model on one worker.
 
     The model comes with the first call and not when the actor is made: Ray could not start an
@@ -151,7 +157,6 @@ class _Evaluator:
         images: Tensor,
         labels: Tensor,
         shard: Shard,
-        norm: Norm,
         seed: int,
     ) -> dict[str, ShardOutcome]:
         if self._model is None:
@@ -162,4 +167,4 @@ class _Evaluator:
                 raise UserError(f"the model can't be loaded on a worker: {reason}") from error
             self._model = model.to(self._device).to(memory_format=torch.channels_last)
         with cpu_kernels(self._cpu_kernels):
-            return evaluate_shard(self._model, images, labels, shard, norm=norm, seed=seed)
+            return evaluate_shard(self._model, images, labels, shard, seed=seed)

@@ -15,8 +15,8 @@ from dynat_ray.distributed.cluster import (
     require_everywhere,
     require_shared_storage,
 )
+from dynat_ray.distributed.final_table import measure_run
 from dynat_ray.distributed.ray_trainer import fit, resolve_workers
-from dynat_ray.distributed.table import measure_run
 from dynat_ray.errors import UserError
 from dynat_ray.methods import standard_model_key
 from dynat_ray.report import write_report

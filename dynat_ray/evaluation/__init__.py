@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dynat_ray.evaluation.in_process import evaluate_attacks
 from dynat_ray.evaluation.outcomes import Outcome
-from dynat_ray.evaluation.progress_bar import progress_bar
-from dynat_ray.evaluation.shards import evaluate_shard
+from dynat_ray.evaluation.robust_accuracy import evaluate_attacks
 
-__all__ = ["Outcome", "evaluate_attacks", "evaluate_shard", "progress_bar"]
+__all__ = ["Outcome", "evaluate_attacks"]

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from dynat_ray.attacks.gradient import GradientAttack
 from dynat_ray.attacks.stages import Setting
-from dynat_ray.config import Norm
 from dynat_ray.data import balanced_subset
 from dynat_ray.evaluation.batches import BATCH_SIZE, in_batches
 from dynat_ray.evaluation.exact import device_of, exact
+from dynat_ray.perturb.threat import Threat
 
 COUNT = 10
 STEPS = 40
@@ -47,9 +47,8 @@ def find_examples(
     labels: Tensor,
     indices: NDArray[np.int64],
     fooled: NDArray[np.int64],
+    threat: Threat,
     *,
-    norm: Norm,
-    eps: float,
     seed: int,
     batch_size: int = BATCH_SIZE,
 ) -> list[Example]:
@@ -61,8 +60,7 @@ def find_examples(
         labels: int64 `(N,)`.
         indices: Their places in the test split, `(N,)`.
         fooled: Which of them are known to be fooled by some attack, `(n,)`.
-        norm: `Linf` or `L2`.
-        eps: Radius in units of [0, 1] pixels, more than 0.
+        threat: Norm and radius, more than 0.
         seed: Of the attack's starts.
         batch_size: Most images in a pass.
     """
@@ -72,18 +70,8 @@ def find_examples(
     device = device_of(model)
     some, true = images[tried].to(device), labels[tried].to(device)
     with exact(model) as ready:
-        with torch.no_grad():
-            logits = in_batches(ready, batch_size, some)
-        at = Setting(norm=norm, eps=eps, classes=logits.shape[1], seed=seed)
-        attack = GradientAttack("pgd", steps=STEPS, objective="cw")
-
-        def attacked(images: Tensor, labels: Tensor) -> Tensor:
-            return attack.perturb(ready, images, labels, at).detach()
-
-        changed = in_batches(attacked, batch_size, some, true)
-        with torch.no_grad():
-            predicted = in_batches(ready, batch_size, changed).argmax(dim=1)
-    by_pgd = ((logits.argmax(dim=1) == true) & (predicted != true)).nonzero().squeeze(1).cpu()
+        clean, changed, predicted = _attack(ready, some, true, threat, seed, batch_size)
+    by_pgd = ((clean == true) & (predicted != true)).nonzero().squeeze(1).cpu()
     if len(by_pgd) == 0:
         return []
     kept = by_pgd[torch.from_numpy(balanced_subset(true.cpu()[by_pgd].numpy(), COUNT))]
@@ -97,3 +85,21 @@ def find_examples(
         )
         for place in kept.tolist()
     ]
+
+
+def _attack(
+    model: nn.Module, images: Tensor, labels: Tensor, threat: Threat, seed: int, batch_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns predicted classes `(n,)`, adversarial images, and the classes predicted for them."""
+    with torch.no_grad():
+        logits = in_batches(model, batch_size, images)
+    at = Setting(threat=threat, classes=logits.shape[1], seed=seed)
+    attack = GradientAttack("pgd", steps=STEPS, objective="cw")
+
+    def attacked(images: Tensor, labels: Tensor) -> Tensor:
+        return attack.perturb(model, images, labels, at).detach()
+
+    changed = in_batches(attacked, batch_size, images, labels)
+    with torch.no_grad():
+        predicted = in_batches(model, batch_size, changed).argmax(dim=1)
+    return logits.argmax(dim=1), changed, predicted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 
 from dynat_ray.attacks.probes import Probe
 from dynat_ray.attacks.registry import Attack
-from dynat_ray.evaluation.intervals import wilson_interval
-from dynat_ray.evaluation.shards import STILL_RIGHT, Shard, ShardOutcome
-
-FinishedShard = tuple[Shard, dict[str, ShardOutcome]]
+from dynat_ray.evaluation.shards import STILL_RIGHT, FinishedShard
+from dynat_ray.perturb.threat import Threat
 
 
 @dataclass(frozen=True)
@@ -79,26 +77,47 @@ class Outcome:
         return entry
 
 
+# For each threat, by ascending radius, an outcome for each attack.
+AttackOutcomes = Mapping[Threat, Mapping[str, Outcome]]
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """Returns the 95 % confidence interval of a proportion, in percent.
+
+    Wilson's score interval (E. B. Wilson 1927): unlike the normal approximation it stays inside
+    [0, 100] and is right near both ends, where robust accuracies often are.
+
+    Args:
+        successes: Samples that were right, in [0, trials].
+        trials: Samples looked at, at least 1.
+    """
+    # It takes a second to import, which workers need not wait for.
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return 100 * float(interval.low), 100 * float(interval.high)
+
+
 def collect(
     finished: Iterable[FinishedShard], attacks: Sequence[Attack | Probe], classes: int
-) -> dict[float, dict[str, Outcome]]:
-    """Puts shards together: for each eps an outcome for each attack, in the order of `attacks`.
+) -> dict[Threat, dict[str, Outcome]]:
+    """Puts shards together: for each threat an outcome for each attack, in the order of `attacks`.
 
     Args:
         finished: Shards in any order, each once, with what came out.
-        attacks: All attacks of the evaluation, or all probes (their eps is 0).
+        attacks: All attacks of the evaluation, or all probes (their radius is 0).
         classes: Number of classes of the model.
     """
-    by_eps: dict[float, list[FinishedShard]] = {}
+    by_threat: dict[Threat, list[FinishedShard]] = {}
     for shard, outcomes in finished:
-        by_eps.setdefault(shard.eps, []).append((shard, outcomes))
+        by_threat.setdefault(shard.threat, []).append((shard, outcomes))
     return {
-        eps: {
+        threat: {
             attack.name: _join(attack, parts, attack.note(classes))
             for attack in attacks
             if any(attack.name in outcomes for _, outcomes in parts)
         }
-        for eps, parts in sorted(by_eps.items())
+        for threat, parts in sorted(by_threat.items(), key=lambda item: item[0].eps)
     }
 
 

@@ -96,30 +96,3 @@ def summarise_corruptions(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
             kind: {**found, "mean": round(means[kind], 3)} for kind, found in by_kind.items()
         },
     }
-
-
-def probe_lines(content: Mapping[str, Any]) -> list[str]:
-    """Returns what probes found, a plain line each, from an evaluation's JSON content."""
-    lines = []
-    distances = content.get("distances", {})
-    if "deepfool" in distances:
-        found = distances["deepfool"]
-        lines.append(
-            f"DeepFool: rho_2 {found['rho_2']:.4f}, median L2 distance {found['median']:.4f} "
-            f"({found['samples']} images, {found['steps']} steps)"
-        )
-    if "fab" in distances:
-        found = distances["fab"]
-        median = found.get("median")
-        distance = f"{median:.4f}" if median is not None else "not reached"
-        lines.append(
-            f"FAB: median {found['norm']} distance {distance} over the "
-            f"{found['right_without_attack']} of {found['samples']} images right unattacked"
-        )
-    if "corruptions" in content:
-        found = content["corruptions"]
-        lines.append(
-            f"common corruptions: {found['mean']:.2f} % right on average over "
-            f"{len(found['accuracy'])} kinds ({found['samples']} images)"
-        )
-    return lines

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dynat_ray.evaluation.shards import STILL_RIGHT, Shard, ShardOutcome
+from dynat_ray.perturb.threat import Threat
 
 # Called after each shard.
 OnShard = Callable[[Shard, dict[str, ShardOutcome]], None]
@@ -19,18 +20,18 @@ OnShard = Callable[[Shard, dict[str, ShardOutcome]], None]
 def progress_bar(
     samples: int, *, radii: int = 1, probed: int = 0, shown: bool = True
 ) -> Iterator[OnShard]:
-    """Shows samples done on stderr, and how robust the model can be at most at each eps.
+    """Shows samples done on stderr, and how robust the model can be at most at each radius.
 
     The upper bound of robust accuracy counts every sample that no attack has fooled yet, those
     not yet attacked included, so it only falls.
 
     Args:
         samples: How many samples are evaluated.
-        radii: At how many eps.
+        radii: At how many.
         probed: Samples in shards of probes, which bound nothing.
         shown: False draws nothing.
     """
-    left: dict[float, int] = {}
+    left: dict[Threat, int] = {}
     with tqdm(
         total=samples * radii + probed,
         unit="img",
@@ -44,8 +45,8 @@ def progress_bar(
                 bar.update(len(shard.positions))
                 return
             fooled = np.any([found.fooled_by != STILL_RIGHT for found in outcomes.values()], axis=0)
-            left[shard.eps] = left.get(shard.eps, samples) - int(fooled.sum())
-            bound = 100 * left[shard.eps] / samples
+            left[shard.threat] = left.get(shard.threat, samples) - int(fooled.sum())
+            bound = 100 * left[shard.threat] / samples
             bar.set_postfix_str(f"robust <= {bound:.1f} %", refresh=False)
             bar.update(len(shard.positions))
 

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
+from dynat_ray.evaluation.batches import BATCH_SIZE
 from dynat_ray.evaluation.exact import best_device
-from dynat_ray.evaluation.in_process import evaluate_attacks
 from dynat_ray.evaluation.request import Reference, Request
+from dynat_ray.evaluation.robust_accuracy import evaluate_attacks
 from dynat_ray.evaluation.samples import load_samples
 from dynat_ray.evaluation.subject import load_subject
+from dynat_ray.perturb.threat import Threat
 
 # Multiples of it at which that paper reports accuracy.
 MULTIPLES = "0.2,0.5,1"
@@ -39,12 +41,12 @@ def in_units_of(reference: str, request: Request) -> Request:
         batch_size=request.batch_size,
     )
     print(f"eps_ref {radius:.4g}: FGSM leaves half of the images right for {subject.name}")
-    eps = tuple(radius * multiple for multiple in request.eps)
-    return replace(request, eps=eps, eps_ref=Reference(subject.name, radius))
+    threats = tuple(threat.at(radius * threat.eps) for threat in request.threats)
+    return replace(request, threats=threats, eps_ref=Reference(subject.name, radius))
 
 
 def reference_radius(
-    model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm, batch_size: int = 256
+    model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm, batch_size: int = BATCH_SIZE
 ) -> float:
     """Returns the radius at which the fast gradient method leaves half of the images right.
 
@@ -64,7 +66,7 @@ def reference_radius(
 
     def accuracy(eps: float) -> float:
         found = evaluate_attacks(
-            model, images, labels, ["fgsm"], norm=norm, eps=eps, batch_size=batch_size
+            model, images, labels, ["fgsm"], Threat(norm, eps), batch_size=batch_size
         )
         return float(found["fgsm"].correct.mean())
 

@@ -11,7 +11,9 @@ from dynat_ray.attacks.registry import get_attacks, get_distances
 from dynat_ray.config import EvalConfig, Norm, ThreatConfig
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.subject import Subject
+from dynat_ray.perturb.threat import Threat
 from dynat_ray.radius import parse_number
+from dynat_ray.settings import Settings
 
 DEFAULT_NAME = "evaluation.json"
 
@@ -35,8 +37,7 @@ class Request:
 
     Attributes:
         data: Prepared data set whose test split is used.
-        norm: `Linf` or `L2`.
-        eps: Radii in units of [0, 1] pixels, ascending.
+        threats: Of one norm, by ascending radius, at least one.
         attacks: Their names.
         samples: Class-balanced number of test images that every attack sees; 0: all.
         costly_samples: Of those, how many costly attacks see; 0: all.
@@ -45,12 +46,11 @@ class Request:
         out: JSON file to write.
         distances: What measures how far the nearest adversarial images are; none: nothing does.
         corruptions: Common corruptions by name, such as `fog-3`.
-        eps_ref: What `eps` are multiples of; None: of nothing.
+        eps_ref: What the radii are multiples of; None: of nothing.
     """
 
     data: Path
-    norm: Norm
-    eps: tuple[float, ...]
+    threats: tuple[Threat, ...]
     attacks: tuple[str, ...]
     samples: int
     costly_samples: int
@@ -61,25 +61,22 @@ class Request:
     corruptions: tuple[str, ...] = ()
     eps_ref: Reference | None = None
 
+    @property
+    def norm(self) -> Norm:
+        """Of every threat."""
+        return self.threats[0].norm
 
-def complete(
-    subject: Subject,
-    *,
-    data: str | None = None,
-    norm: Norm | None = None,
-    eps: str | None = None,
-    attacks: str | None = None,
-    samples: int | None = None,
-    seed: int | None = None,
-    batch_size: int | None = None,
-    out: str | None = None,
-    distances: str | None = None,
-    corruptions: str | None = None,
-) -> Request:
-    """Returns the evaluation of `subject`: what is None comes from its run, else from defaults.
+    @property
+    def eps(self) -> tuple[float, ...]:
+        """Radii in units of [0, 1] pixels, ascending."""
+        return tuple(threat.eps for threat in self.threats)
 
-    Args:
-        subject: The model.
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a user asks for; what is None comes from the model's run, else from defaults.
+
+    Attributes:
         data: Prepared folder.
         norm: `Linf` or `L2`.
         eps: Radii, comma-separated, such as `8/255` or `0,0.5,1`.
@@ -90,47 +87,81 @@ def complete(
         out: JSON file.
         distances: Names, comma-separated.
         corruptions: Names, comma-separated, such as `all` or `fog-3,snow`.
+    """
+
+    data: str | None = None
+    norm: Norm | None = None
+    eps: str | None = None
+    attacks: str | None = None
+    samples: int | None = None
+    seed: int | None = None
+    batch_size: int | None = None
+    out: str | None = None
+    distances: str | None = None
+    corruptions: str | None = None
+
+
+def complete(subject: Subject, options: Options) -> Request:
+    """Returns the evaluation of `subject` that a user asks for.
 
     Raises:
         UserError: A value is not allowed; no data are given and there is no run that has; or
             another norm than the run's is given without a radius.
     """
-    run = subject.settings
-    threat, evaluation = ThreatConfig(), EvalConfig()
-    folder = data or run.get("data.path")
+    run, default = subject.settings, EvalConfig()
+    folder = options.data or run.get("data.path")
     if not folder:
         raise UserError(f"'{subject.name}' comes without a run that names its data; give --data")
-    own_norm = run.get("threat.norm", threat.norm)
-    if norm not in (None, own_norm) and eps is None:
-        usual = "8/255" if norm == "Linf" else "0.5"
-        raise UserError(f"--norm {norm} needs a radius of its own: give --eps, such as {usual}")
-    radii = (
-        tuple(sorted({parse_radius(text) for text in eps.split(",")}))
-        if eps is not None
-        else (float(run.get("threat.eps", threat.eps)),)
-    )
-    if out and Path(out).expanduser().is_dir():
-        raise UserError(f"--out is {out}, which is a folder; give a file, such as {out}/a.json")
-    names = _split(attacks) if attacks is not None else run.get("eval.attacks", evaluation.attacks)
-    costly = 0 if samples is not None else int(run.get("eval.samples", evaluation.samples))
-    default_out = (subject.run / DEFAULT_NAME) if subject.run else Path(DEFAULT_NAME)
+    attacks = run.get("eval.attacks", default.attacks)
+    if options.attacks is not None:
+        attacks = _split(options.attacks)
+    # A number that is asked for is what every attack sees.
+    samples, costly_samples = 0, int(run.get("eval.samples", default.samples))
+    if options.samples is not None:
+        samples, costly_samples = _at_least("--samples", 1, options.samples), 0
+    seed, batch_size = options.seed, options.batch_size
+    if seed is None:
+        seed = int(run.get("train.seed", 0))
+    if batch_size is None:
+        batch_size = int(run.get("eval.batch_size", default.batch_size))
     return Request(
         data=Path(folder).expanduser(),
-        norm=norm or own_norm,
-        eps=radii,
-        attacks=tuple(attack.name for attack in get_attacks(names)),
-        samples=_at_least("--samples", 1, samples) if samples is not None else 0,
-        costly_samples=costly,
-        seed=_at_least("--seed", 0, run.get("train.seed", 0) if seed is None else seed),
-        batch_size=_at_least(
-            "--batch-size",
-            1,
-            run.get("eval.batch_size", evaluation.batch_size) if batch_size is None else batch_size,
-        ),
-        out=Path(out).expanduser() if out else default_out,
-        distances=tuple(probe.name for probe in get_distances(_split(distances or ""))),
-        corruptions=tuple(probe.name for probe in get_corruptions(_split(corruptions or ""))),
+        threats=_threats(run, options),
+        attacks=tuple(attack.name for attack in get_attacks(attacks)),
+        samples=samples,
+        costly_samples=costly_samples,
+        seed=_at_least("--seed", 0, seed),
+        batch_size=_at_least("--batch-size", 1, batch_size),
+        out=_out(subject, options),
+        distances=tuple(probe.name for probe in get_distances(_split(options.distances or ""))),
+        corruptions=tuple(p.name for p in get_corruptions(_split(options.corruptions or ""))),
     )
+
+
+def _threats(run: Settings, options: Options) -> tuple[Threat, ...]:
+    default = ThreatConfig()
+    norm: Norm = run.get("threat.norm", default.norm)
+    if options.eps is not None:
+        radii = sorted({parse_radius(text) for text in options.eps.split(",")})
+    elif options.norm in (None, norm):
+        radii = [float(run.get("threat.eps", default.eps))]
+    else:
+        usual = "8/255" if options.norm == "Linf" else "0.5"
+        raise UserError(
+            f"--norm {options.norm} needs a radius of its own: give --eps, such as {usual}"
+        )
+    return tuple(Threat(options.norm or norm, radius) for radius in radii)
+
+
+def _out(subject: Subject, options: Options) -> Path:
+    if not options.out:
+        return (subject.run or Path()) / DEFAULT_NAME
+    out = Path(options.out).expanduser()
+    if out.is_dir():
+        raise UserError(
+            f"--out is {options.out}, which is a folder; give a file, such as {options.out}/a.json"
+        )
+    return out
 
 
 def _split(names: str) -> list[str]:

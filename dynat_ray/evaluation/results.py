@@ -1,10 +1,10 @@
-"""The files and the table an evaluation leaves behind."""
+"""The files that an evaluation leaves behind."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +13,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
-from dynat_ray.evaluation.outcomes import Outcome
+from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome
 from dynat_ray.evaluation.request import DEFAULT_NAME
-from dynat_ray.radius import format_radius
-
-# For each eps an outcome for each attack.
-Outcomes = Mapping[float, Mapping[str, Outcome]]
+from dynat_ray.storage.atomic import written_whole
 
 
-def results_of(outcomes: Outcomes) -> dict[str, Any]:
+def results_of(outcomes: AttackOutcomes) -> dict[str, Any]:
     """Returns `{"results": ...}` for one eps, `{"curve": [...]}` for several, JSON values."""
     curve = [
-        {"eps": eps, "results": {name: outcome.entry() for name, outcome in found.items()}}
-        for eps, found in outcomes.items()
+        {"eps": threat.eps, "results": {name: outcome.entry() for name, outcome in found.items()}}
+        for threat, found in outcomes.items()
     ]
     return {"results": curve[0]["results"]} if len(curve) == 1 else {"curve": curve}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file as a whole or not at all."""
-    _replace(path, lambda target: target.write_text(json.dumps(content, indent=2) + "\n"))
+    with _replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def write_samples(
     path: Path,
-    outcomes: Outcomes,
+    outcomes: AttackOutcomes,
     probed: Mapping[str, Outcome],
     indices: NDArray[np.int64],
     labels: NDArray[np.int64],
@@ -53,9 +50,9 @@ def write_samples(
     distances, and `CORRUPTION.predicted` and `CORRUPTION.correct`.
     """
     tables = []
-    for eps, found in outcomes.items():
+    for threat, found in outcomes.items():
         columns: dict[str, pa.Array] = {
-            "eps": pa.array(np.full(len(indices), eps)),
+            "eps": pa.array(np.full(len(indices), threat.eps)),
             "index": pa.array(indices),
             "label": pa.array(labels),
         }
@@ -81,8 +78,8 @@ def write_samples(
                 correct=(outcome.correct, pa.bool_()),
             )
         tables.append(pa.table(columns))
-    table = pa.concat_tables(tables)
-    _replace(path, lambda target: pq.write_table(table, target))
+    with _replacing(path) as partial:
+        pq.write_table(pa.concat_tables(tables), partial)
 
 
 def _columns(outcome: Outcome, samples: int, **values: Any) -> dict[str, pa.Array]:
@@ -107,29 +104,12 @@ def robustbench_path(out: Path) -> Path:
     return beside(out, ".robustbench.json")
 
 
-def table_of(outcomes: Outcomes, norm: Norm) -> str:
-    """Returns a plain-text table: a row for each attack, a block for each eps."""
-    lines = []
-    for eps, found in outcomes.items():
-        lines.append(f"eps {format_radius(eps, norm)}")
-        lines.append(f"  {'attack':<18}{'accuracy %':>10}  {'95 % interval':>15}  {'samples':>8}")
-        for name, outcome in found.items():
-            low, high = outcome.interval
-            interval = f"{low:.1f} to {high:.1f}"
-            lines.append(
-                f"  {name:<18}{outcome.accuracy:>10.2f}  {interval:>15}  {outcome.samples:>8}"
-            )
-    notes = {o.note for found in outcomes.values() for o in found.values() if o.note}
-    return "\n".join([*lines, *(f"  note: {note}" for note in sorted(notes))])
-
-
-def _replace(path: Path, write: Any) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """Gives a file to write, which takes the place of `path`; `UserError` if it can't be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(partial)
-        partial.replace(path)
+        with written_whole(path) as partial:
+            yield partial
     except OSError as error:
         raise UserError(f"{path} can't be written: {error.strerror or error}") from None
-    finally:
-        partial.unlink(missing_ok=True)

@@ -7,9 +7,8 @@ same outcome for every sample.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,10 +19,9 @@ from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.attacks.probes import Probe
 from dynat_ray.attacks.registry import Attack, get_attack, get_probe
 from dynat_ray.attacks.stages import Setting
-from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.exact import device_of, exact
-from dynat_ray.perturb.threat import change_sizes
+from dynat_ray.perturb.threat import Threat
 
 # In `ShardOutcome.fooled_by`.
 STILL_RIGHT, WRONG_WHEN_CLEAN = -1, -2
@@ -37,14 +35,14 @@ class Shard:
 
     Attributes:
         number: From 0; with the seed it gives the shard's random numbers.
-        eps: Radius in units of [0, 1] pixels.
+        threat: Norm and radius; at radius 0 images stay as they are.
         positions: Which samples, int64 `(n,)`, places in the evaluated images.
         attacks: Names of the attacks to run on them, or of the probes.
-        probes: Whether it is probes (corruptions, distances) that are run; their eps is 0.
+        probes: Whether it is probes (corruptions, distances) that are run; their radius is 0.
     """
 
     number: int
-    eps: float
+    threat: Threat
     positions: NDArray[np.int64]
     attacks: tuple[str, ...]
     probes: bool = False
@@ -67,78 +65,42 @@ class ShardOutcome:
     distances: NDArray[np.float64] | None = None
 
 
-class Planned(Protocol):
-    """An attack or a probe, as far as planning goes."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def costly(self) -> bool: ...
+FinishedShard = tuple[Shard, dict[str, ShardOutcome]]
 
 
-def plan_shards(
-    samples: int,
-    attacks: Sequence[Planned],
-    *,
-    eps: Sequence[float],
-    batch_size: int,
-    costly_positions: NDArray[np.int64] | None = None,
-    probes: Sequence[Planned] = (),
-) -> list[Shard]:
-    """Cuts an evaluation into shards of at most `batch_size` samples, as equal as they can be.
+def run_shards(
+    model: nn.Module, images: Tensor, labels: Tensor, shards: Sequence[Shard], *, seed: int
+) -> Iterator[FinishedShard]:
+    """Does shards one after the other in this process.
 
     Args:
-        samples: Number of samples.
-        attacks: What to run.
-        eps: Radii; every one has its own shards, with the same numbers.
-        batch_size: Most samples in a shard, at least 1.
-        costly_positions: The samples that costly attacks see; None: all.
-        probes: What else to run, once; in shards of their own with the numbers that follow.
+        model: On its device.
+        images: uint8 `(N, C, H, W)`, or float32 in [0, 1].
+        labels: int64 `(N,)`.
+        shards: What to do.
+        seed: Of the evaluation.
     """
-
-    def cut(wanted: Sequence[Planned]) -> list[_Piece]:
-        return _cut(samples, wanted, batch_size, costly_positions)
-
-    pieces = cut(attacks)
-    shards = [
-        Shard(number, radius, positions, names)
-        for radius in eps
-        for number, (positions, names) in enumerate(pieces)
-    ]
-    return shards + [
-        Shard(number, 0.0, positions, names, probes=True)
-        for number, (positions, names) in enumerate(cut(probes), start=len(pieces))
-    ]
+    for shard in shards:
+        yield shard, evaluate_shard(model, *samples_of(shard, images, labels), shard, seed=seed)
 
 
-_Piece = tuple[NDArray[np.int64], tuple[str, ...]]
+def samples_of(shard: Shard, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns a shard's images, as float32 in [0, 1], and labels.
 
-
-def _cut(
-    samples: int,
-    attacks: Sequence[Planned],
-    batch_size: int,
-    costly_positions: NDArray[np.int64] | None,
-) -> list[_Piece]:
-    everywhere = np.arange(samples)
-    names = tuple(attack.name for attack in attacks)
-    cheap = tuple(attack.name for attack in attacks if not attack.costly)
-    if costly_positions is None or len(cheap) == len(names):
-        groups = [(everywhere, names)]
-    else:
-        groups = [(costly_positions, names), (np.setdiff1d(everywhere, costly_positions), cheap)]
-    pieces: list[_Piece] = []
-    for positions, wanted in groups:
-        count = -(-len(positions) // batch_size)
-        # Dealt out in turn: data sets are often sorted by class, and classes differ in how long
-        # they stand an attack.
-        pieces += [(positions[start::count], wanted) for start in range(count) if wanted]
-    return pieces
+    Args:
+        shard: Which samples.
+        images: All, uint8 `(N, C, H, W)`, or float32 in [0, 1].
+        labels: int64 `(N,)`.
+    """
+    positions = torch.from_numpy(shard.positions)
+    images = images[positions]
+    if images.dtype == torch.uint8:
+        images = images.float().div_(255)
+    return images, labels[positions]
 
 
 def evaluate_shard(
-    model: nn.Module, images: Tensor, labels: Tensor, shard: Shard, *, norm: Norm, seed: int
+    model: nn.Module, images: Tensor, labels: Tensor, shard: Shard, *, seed: int
 ) -> dict[str, ShardOutcome]:
     """Attacks the samples of one shard; its outcome follows from its arguments alone.
 
@@ -146,8 +108,7 @@ def evaluate_shard(
         model: On its device; is left as it was.
         images: The shard's, float32 `(n, C, H, W)` in [0, 1], on any device.
         labels: int64 `(n,)`.
-        shard: What to do; at eps 0 images stay as they are.
-        norm: `Linf` or `L2`.
+        shard: What to do.
         seed: Of the evaluation.
 
     Returns:
@@ -170,7 +131,7 @@ def evaluate_shard(
                 f"the model's logits are not finite for {bad} of {len(images)} clean images"
             )
         own = seed if shard.probes else shard_seed(seed, shard.number)
-        at = Setting(norm=norm, eps=shard.eps, classes=classes, seed=own)
+        at = Setting(threat=shard.threat, classes=classes, seed=own)
         if shard.probes:
             return {
                 name: _measure(get_probe(name), ready, images, labels, clean, at, shard.positions)
@@ -188,12 +149,12 @@ def _attack(
     predicted = clean.clone()
     attacked = twin_of(model, images)
     fooled_by = torch.where(clean == labels, STILL_RIGHT, WRONG_WHEN_CLEAN)
-    for place, stage in enumerate(attack.stages if at.eps > 0 else ()):
+    for place, stage in enumerate(attack.stages if at.threat.eps > 0 else ()):
         right = (fooled_by == STILL_RIGHT).nonzero().squeeze(1)
         if len(right) == 0:
             break
         adversarial = stage.perturb(attacked, images[right], labels[right], at).detach()
-        _check_ball(stage.name, adversarial, images[right], at)
+        _check_ball(stage.name, adversarial, images[right], at.threat)
         # What counts is what the model itself says.
         predicted[right], _ = _predict(model, adversarial)
         fooled_by[right[predicted[right] != labels[right]]] = place
@@ -220,11 +181,11 @@ def _measure(
     )
 
 
-def _check_ball(stage: str, adversarial: Tensor, images: Tensor, at: Setting) -> None:
-    sizes = change_sizes(adversarial - images, at.norm)
+def _check_ball(stage: str, adversarial: Tensor, images: Tensor, threat: Threat) -> None:
+    sizes = threat.sizes(adversarial - images)
     # Comparisons with NaN are false, so that a NaN fails here too.
-    inside = bool((sizes <= at.eps * (1 + 1e-4) + 1e-6).all())
-    assert inside, f"{stage} left the {at.norm} ball of {at.eps}: {float(sizes.max())}"
+    inside = bool((sizes <= threat.eps * (1 + 1e-4) + 1e-6).all())
+    assert inside, f"{stage} left {threat}: {float(sizes.max())}"
     assert float(adversarial.min()) >= 0, stage
     assert float(adversarial.max()) <= 1, stage
 

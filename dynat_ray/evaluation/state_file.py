@@ -50,7 +50,7 @@ class StateFile:
         """Writes a finished shard; it is on disk when this returns."""
         now = time.monotonic()
         line = {
-            "eps": shard.eps,
+            "eps": shard.threat.eps,
             "shard": shard.number,
             "seconds": round(now - self._last, 3),
             "outcomes": {
@@ -177,7 +177,7 @@ def _write_line(file: IO[bytes], line: _Line) -> None:
 
 
 def _key(shard: Shard) -> _Key:
-    return shard.eps, shard.number
+    return shard.threat.eps, shard.number
 
 
 def _outcomes(line: _Line) -> dict[str, ShardOutcome]:

@@ -11,11 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynat_ray.attacks.gradient import GradientAttack
-from dynat_ray.attacks.stages import Setting
-from dynat_ray.config import Norm
 from dynat_ray.evaluation.batches import BATCH_SIZE, in_batches
-from dynat_ray.evaluation.checks import CHECK_SAMPLES, Check, notable
+from dynat_ray.evaluation.checks import Check, Target, notable
 from dynat_ray.evaluation.exact import device_of, exact
+from dynat_ray.perturb.threat import Threat
 
 _STEPS = 50
 # The substitute: how often each image is shown to the model, each time with other noise, and
@@ -31,9 +30,8 @@ def check_transfer(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
+    threat: Threat,
     *,
-    norm: Norm,
-    eps: float,
     seed: int,
     surrogate: nn.Module | None = None,
     batch_size: int = BATCH_SIZE,
@@ -44,8 +42,7 @@ def check_transfer(
         model: On its device.
         images: float32 `(n, C, H, W)` in [0, 1]; up to `CHECK_SAMPLES` right ones are attacked.
         labels: int64 `(n,)`.
-        norm: `Linf` or `L2`.
-        eps: Radius in units of [0, 1] pixels, more than 0.
+        threat: Norm and radius, more than 0.
         seed: Of all randomness.
         surrogate: Another model with the same classes; None: a substitute is trained.
         batch_size: Most images in a pass.
@@ -53,59 +50,49 @@ def check_transfer(
     device = device_of(model)
     images, labels = images.to(device), labels.to(device)
     with exact(model) as ready:
-        with torch.no_grad():
-            logits = in_batches(ready, batch_size, images)
-        right = (logits.argmax(dim=1) == labels).nonzero().squeeze(1)[:CHECK_SAMPLES]
-        if len(right) == 0:
+        target = Target.among(ready, images, labels, threat, seed=seed, batch_size=batch_size)
+        if len(target.labels) == 0:
             return []
-        at = Setting(norm=norm, eps=eps, classes=logits.shape[1], seed=seed)
-        other = surrogate or train_substitute(
-            ready, images, norm=norm, eps=eps, seed=seed, batch_size=batch_size
-        )
-        images, labels = images[right].contiguous(), labels[right]
-
-        def fooled(source: nn.Module, objective: str) -> Tensor:
-            attack = GradientAttack(
-                "transfer", steps=_STEPS, objective="cw" if objective == "cw" else "ce"
-            )
-
-            def some_fooled(images: Tensor, labels: Tensor) -> Tensor:
-                changed = attack.perturb(source, images, labels, at)
-                with torch.no_grad():
-                    return ready(changed).argmax(dim=1) != labels
-
-            return in_batches(some_fooled, batch_size, images, labels)
-
+        other = surrogate
+        if other is None:
+            other = train_substitute(ready, images, threat, seed=seed, batch_size=batch_size)
         with exact(other.to(device)) as source:
-            transferred = fooled(source, "ce") | fooled(source, "cw")
-        white_box = fooled(ready, "ce") | fooled(ready, "cw")
-    alone = int((transferred & ~white_box).sum())
-    flagged = notable(alone, len(labels))
+            transferred = _fooled_by_gradients(target, source)
+        white_box = _fooled_by_gradients(target, ready)
     whose = "another model" if surrogate is not None else "a substitute that learned its answers"
-    numbers = {
-        "samples": float(len(labels)),
-        "only_transfer_percent": 100 * alone / len(labels),
-        "gradient_percent": 100 * float(white_box.float().mean()),
-        "transfer_percent": 100 * float(transferred.float().mean()),
-    }
-    return [
-        Check(
-            "transfer against white box",
-            flagged,
-            f"images made with the gradients of {whose} fool {alone} of {len(labels)} samples that "
-            "PGD and CW on the model itself leave right"
-            + ("; the model's own gradients may mislead the attacks" if flagged else ""),
-            numbers,
-        )
-    ]
+    return [_compare(transferred, white_box, whose)]
+
+
+def _fooled_by_gradients(target: Target, source: nn.Module) -> Tensor:
+    """Returns which images the gradients of `source` find an adversarial image for, `(n,)`."""
+    pgd = GradientAttack("transfer", steps=_STEPS)
+    cw = GradientAttack("transfer", steps=_STEPS, objective="cw")
+    return target.fooled(pgd, source=source) | target.fooled(cw, source=source)
+
+
+def _compare(transferred: Tensor, white_box: Tensor, whose: str) -> Check:
+    samples, alone = len(white_box), int((transferred & ~white_box).sum())
+    flagged = notable(alone, samples)
+    return Check(
+        "transfer against white box",
+        flagged,
+        f"images made with the gradients of {whose} fool {alone} of {samples} samples that "
+        "PGD and CW on the model itself leave right"
+        + ("; the model's own gradients may mislead the attacks" if flagged else ""),
+        {
+            "samples": float(samples),
+            "only_transfer_percent": 100 * alone / samples,
+            "gradient_percent": 100 * float(white_box.float().mean()),
+            "transfer_percent": 100 * float(transferred.float().mean()),
+        },
+    )
 
 
 def train_substitute(
     model: nn.Module,
     images: Tensor,
+    threat: Threat,
     *,
-    norm: Norm,
-    eps: float,
     seed: int,
     batch_size: int = BATCH_SIZE,
 ) -> nn.Module:
@@ -114,13 +101,12 @@ def train_substitute(
     Args:
         model: In eval mode; only its predicted classes are used.
         images: float32 `(n, C, H, W)` in [0, 1].
-        norm: Of the noise that images are shown with.
-        eps: Its size is up to twice this.
+        threat: Images are shown with noise of up to twice its radius.
         seed: Of all randomness.
         batch_size: Most images in a pass.
     """
     generator = torch.Generator().manual_seed(seed)
-    per_pixel = eps if norm == "Linf" else eps / images[0].numel() ** 0.5
+    per_pixel = threat.eps / (1 if threat.norm == "Linf" else images[0].numel() ** 0.5)
     shown, classes = [], []
     with torch.no_grad():
         for _ in range(_QUERIES_PER_IMAGE):

@@ -13,7 +13,6 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dynat_ray.evaluation.examples import STEPS, Example
-from dynat_ray.evaluation.probe_results import probe_lines
 from dynat_ray.evaluation.results import beside
 from dynat_ray.radius import format_radius
 from dynat_ray.report.evaluation_figures import (
@@ -23,6 +22,7 @@ from dynat_ray.report.evaluation_figures import (
     distance_curve,
     eps_curve,
 )
+from dynat_ray.report.evaluation_text import probe_lines
 from dynat_ray.report.fragile import enlarged
 from dynat_ray.report.page import write_page
 from dynat_ray.report.side_by_side import (

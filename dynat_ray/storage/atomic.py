@@ -15,8 +15,11 @@ def written_whole(file: Path) -> Iterator[Path]:
     Whoever reads meanwhile, or after a full disk or a kill, finds the one before.
     """
     partial = file.with_name(f"{file.name}.tmp")
-    yield partial
-    os.replace(partial, file)
+    try:
+        yield partial
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -11,6 +11,7 @@ from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation import evaluate_attacks
 from dynat_ray.evaluation.shards import Shard, evaluate_shard, shard_seed
+from dynat_ray.perturb.threat import Threat
 from tests.victim import EPS, Victim, train_victim
 
 
@@ -24,8 +25,8 @@ def test_a_shard_is_exactly_what_the_library_does(
     victim = robust if version == "standard" else plain
     images, labels = victim.images[:16], victim.labels[:16]
     name = "autoattack" if version == "standard" else "autoattack-rand"
-    shard = Shard(5, eps, np.arange(16), (name,))
-    ours = evaluate_shard(victim.model, images, labels, shard, norm=norm, seed=3)[name]
+    shard = Shard(5, Threat(norm, eps), np.arange(16), (name,))
+    ours = evaluate_shard(victim.model, images, labels, shard, seed=3)[name]
     direct = AutoAttack(victim.model, norm=norm, eps=eps, seed=shard_seed(3, 5), version=version)
     with torch.random.fork_rng():
         _, predicted = direct.run_standard_evaluation(images, labels, batch_size=100)
@@ -37,7 +38,7 @@ def test_sharded_autoattack_agrees_with_the_library(robust: Victim) -> None:
     """Other seeds and other batches may decide a sample on the edge otherwise, hardly any."""
     images, labels = robust.images[:120], robust.labels[:120]
     found = evaluate_attacks(
-        robust.model, images, labels, ["autoattack"], norm="Linf", eps=EPS, batch_size=60
+        robust.model, images, labels, ["autoattack"], Threat("Linf", EPS), batch_size=60
     )["autoattack"]
     direct = AutoAttack(robust.model, norm="Linf", eps=EPS, seed=0)
     with torch.random.fork_rng():
@@ -61,7 +62,7 @@ def test_sharded_autoattack_agrees_with_the_library(robust: Victim) -> None:
 def test_few_classes(attack: str, classes: int, expected: str) -> None:
     victim = train_victim(classes, steps=60, eps=0.0)
     images, labels = victim.images[:40], victim.labels[:40]
-    found = evaluate_attacks(victim.model, images, labels, [attack], norm="Linf", eps=0.4)[attack]
+    found = evaluate_attacks(victim.model, images, labels, [attack], Threat("Linf", 0.4))[attack]
     assert (expected in found.note) if expected else not found.note
     clean = (victim.model(images).argmax(dim=1) == labels).numpy()
     assert clean.mean() > 0.95
@@ -74,7 +75,7 @@ def test_targeted_attacks_take_all_wrong_classes() -> None:
     model = _OneWeakClass()
     images = torch.full((4, 1, 4, 4), 0.5)
     labels = torch.zeros(4, dtype=torch.long)
-    found = evaluate_attacks(model, images, labels, ["apgd-t"], norm="Linf", eps=0.1)["apgd-t"]
+    found = evaluate_attacks(model, images, labels, ["apgd-t"], Threat("Linf", 0.1))["apgd-t"]
     assert (found.predicted == 4).all()
 
 
@@ -93,4 +94,4 @@ def test_images_too_small_for_square_under_l2(plain: Victim) -> None:
     with torch.no_grad():
         model[1].bias.copy_(torch.tensor([9.0, 0, 0]))
     with pytest.raises(UserError, match="images of 4 x 4 pixels"):
-        evaluate_attacks(model, images, labels, ["square"], norm="L2", eps=0.1)
+        evaluate_attacks(model, images, labels, ["square"], Threat("L2", 0.1))

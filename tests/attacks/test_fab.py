@@ -10,6 +10,7 @@ from pyautoattack.fab_pt import FABAttack_PT
 from dynat_ray.attacks.fab import TargetedFab, nearest_towards, step_to_plane
 from dynat_ray.attacks.stages import Setting
 from dynat_ray.config import Norm
+from dynat_ray.perturb.threat import Threat
 from tests.victim import EPS, Victim
 
 
@@ -58,7 +59,7 @@ def test_within_eps_the_same_samples_fall(robust: Victim) -> None:
     images, labels = robust.images[:40], robust.labels[:40]
     keep = robust.model(images).argmax(dim=1) == labels
     images, labels = images[keep], labels[keep]
-    at = Setting(norm="Linf", eps=EPS, classes=10, seed=0)
+    at = Setting(threat=Threat("Linf", EPS), classes=10, seed=0)
     ours = TargetedFab().perturb(robust.model, images, labels, at)
     assert ((ours - images).abs() <= EPS * (1 + 1e-5)).all()
     library = FABAttack_PT(robust.model, eps=EPS, targeted=True, device=images.device)

@@ -9,6 +9,7 @@ import torchattacks
 
 from dynat_ray.config import Norm
 from dynat_ray.evaluation import evaluate_attacks
+from dynat_ray.perturb.threat import Threat
 from tests.victim import EPS, Victim
 
 L2_EPS = 0.8
@@ -22,7 +23,7 @@ def _accuracy(victim: Victim, adversarial: torch.Tensor) -> float:
 
 def _ours(victim: Victim, attack: str, norm: Norm, eps: float) -> float:
     return evaluate_attacks(
-        victim.model, victim.images, victim.labels, [attack], norm=norm, eps=eps
+        victim.model, victim.images, victim.labels, [attack], Threat(norm, eps)
     )[attack].accuracy
 
 
@@ -47,7 +48,7 @@ def test_pgd_is_as_strong_as_in_foolbox(robust: Victim) -> None:
 def test_fgsm_fools_the_same_samples_as_torchattacks(robust: Victim) -> None:
     theirs = torchattacks.FGSM(robust.model, eps=EPS)(robust.images, robust.labels)
     ours = evaluate_attacks(
-        robust.model, robust.images, robust.labels, ["clean", "fgsm"], norm="Linf", eps=EPS
+        robust.model, robust.images, robust.labels, ["clean", "fgsm"], Threat("Linf", EPS)
     )
     right = (robust.model(theirs).argmax(dim=1) == robust.labels).numpy()
     # Ours leaves alone what is wrong without an attack.
@@ -62,8 +63,7 @@ def test_restarts_only_fool_more(robust: Victim) -> None:
         robust.images,
         robust.labels,
         ["pgd-3", "pgd-3x1", "pgd-3x6"],
-        norm="Linf",
-        eps=EPS,
+        Threat("Linf", EPS),
     )
     once, same, often = (found[name].correct for name in ("pgd-3", "pgd-3x1", "pgd-3x6"))
     assert (once == same).all()
@@ -80,7 +80,7 @@ def test_cw_maximises_the_margin(robust: Victim) -> None:
             return 1000 * logits
 
     found = evaluate_attacks(
-        Saturating(), robust.images, robust.labels, ["pgd-30", "cw"], norm="Linf", eps=EPS
+        Saturating(), robust.images, robust.labels, ["pgd-30", "cw"], Threat("Linf", EPS)
     )
     honest = _ours(robust, "cw", "Linf", EPS)
     assert found["cw"].accuracy == pytest.approx(honest, abs=1.0)
@@ -103,10 +103,10 @@ def test_a_model_may_be_changed_between_two_evaluations(robust: Victim) -> None:
 
     model = Rounding()
     images, labels = robust.images[:64], robust.labels[:64]
-    evaluate_attacks(model, images, labels, ["fgsm"], norm="Linf", eps=EPS)
+    evaluate_attacks(model, images, labels, ["fgsm"], Threat("Linf", EPS))
     model.levels = 0
-    found = evaluate_attacks(model, images, labels, ["fgsm"], norm="Linf", eps=EPS)["fgsm"]
-    own = evaluate_attacks(robust.model, images, labels, ["fgsm"], norm="Linf", eps=EPS)["fgsm"]
+    found = evaluate_attacks(model, images, labels, ["fgsm"], Threat("Linf", EPS))["fgsm"]
+    own = evaluate_attacks(robust.model, images, labels, ["fgsm"], Threat("Linf", EPS))["fgsm"]
     assert found.predicted.tolist() == own.predicted.tolist()
 
 
@@ -126,7 +126,7 @@ def test_a_gradient_that_is_nan_somewhere_stops_no_attack(
     eps = EPS if norm == "Linf" else L2_EPS
     images, labels = robust.images[:48], robust.labels[:48]
     broken, honest = (
-        evaluate_attacks(model, images, labels, [attack], norm=norm, eps=eps)[attack].accuracy
+        evaluate_attacks(model, images, labels, [attack], Threat(norm, eps))[attack].accuracy
         for model in (Broken(), robust.model)
     )
     assert broken == pytest.approx(honest, abs=5.0)

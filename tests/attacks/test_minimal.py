@@ -11,7 +11,9 @@ from dynat_ray.attacks.minimal import DeepFool, Fab
 from dynat_ray.attacks.stages import Setting
 from dynat_ray.config import Norm
 from dynat_ray.evaluation.outcomes import Outcome
-from dynat_ray.evaluation.probe_results import probe_lines, summarise_deepfool, summarise_fab
+from dynat_ray.evaluation.probe_results import summarise_deepfool, summarise_fab
+from dynat_ray.perturb.threat import Threat
+from dynat_ray.report.evaluation_text import probe_lines
 from tests.victim import EPS, Victim
 
 POSITIONS = np.arange(4)
@@ -60,7 +62,7 @@ def test_fab_finds_the_exact_distance_of_a_linear_model(
     linear: tuple[Linear, Tensor, Tensor], norm: Norm
 ) -> None:
     model, images, labels = linear
-    at = Setting(norm=norm, eps=0, classes=3, seed=0)
+    at = Setting(threat=Threat(norm, 0), classes=3, seed=0)
     found = Fab().measure(model, images, labels, at, POSITIONS)
     assert found.distances is not None
     exact = _nearest(model, images, norm)
@@ -72,7 +74,7 @@ def test_fab_counts_wrong_images_as_distance_0(linear: tuple[Linear, Tensor, Ten
     model, images, labels = linear
     wrong = labels.clone()
     wrong[0] = (labels[0] + 1) % 3
-    at = Setting(norm="L2", eps=0, classes=3, seed=0)
+    at = Setting(threat=Threat("L2", 0), classes=3, seed=0)
     distances = Fab().measure(model, images, wrong, at, POSITIONS).distances
     assert distances is not None
     assert distances[0] == 0
@@ -82,7 +84,7 @@ def test_fab_counts_wrong_images_as_distance_0(linear: tuple[Linear, Tensor, Ten
 def test_rho_2_is_the_mean_relative_length(linear: tuple[Linear, Tensor, Tensor]) -> None:
     model, images, labels = linear
     # Away from the predicted class, whatever the label.
-    at = Setting(norm="Linf", eps=0, classes=3, seed=0)
+    at = Setting(threat=Threat("Linf", 0), classes=3, seed=0)
     found = DeepFool().measure(model, images, (labels + 1) % 3, at, POSITIONS)
     assert found.distances is not None
     exact = 1.02 * _nearest(model, images, "L2")
@@ -101,11 +103,11 @@ def test_distances_agree_with_accuracy_at_an_eps(robust: Victim) -> None:
     from dynat_ray.evaluation import evaluate_attacks
 
     images, labels = robust.images[:16], robust.labels[:16]
-    at = Setting(norm="Linf", eps=0, classes=10, seed=0)
+    at = Setting(threat=Threat("Linf", 0), classes=10, seed=0)
     distances = Fab().measure(robust.model, images, labels, at, np.arange(16)).distances
     assert distances is not None
     found = evaluate_attacks(
-        robust.model, images, labels, ["autoattack"], norm="Linf", eps=EPS * 0.999
+        robust.model, images, labels, ["autoattack"], Threat("Linf", EPS * 0.999)
     )["autoattack"]
     within = (distances <= EPS * 0.999).numpy()
     assert within.any()

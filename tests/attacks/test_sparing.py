@@ -13,6 +13,7 @@ from dynat_ray.attacks.apgd import AutoPgd, TargetedAutoPgd
 from dynat_ray.attacks.library import run_library_attack
 from dynat_ray.attacks.sparing import SparingApgd, SparingTargetedApgd
 from dynat_ray.attacks.stages import Setting
+from dynat_ray.perturb.threat import Threat
 from tests.victim import EPS, Victim
 
 
@@ -74,7 +75,7 @@ class _AtRandom(torch.nn.Module):
 def test_a_model_that_answers_at_random_is_attacked_as_by_the_library(plain: Victim) -> None:
     """It is not fooled for good by one wrong answer."""
     model, images, labels = _AtRandom(plain.model), plain.images[:24], plain.labels[:24]
-    at = Setting(norm="Linf", eps=0.03, classes=10, seed=3)
+    at = Setting(threat=Threat("Linf", 0.03), classes=10, seed=3)
     for stage, kind, settings in (
         (AutoPgd("ce"), APGDAttack, {"loss": "ce"}),
         (TargetedAutoPgd(), APGDAttack_targeted, {"n_target_classes": 9}),
@@ -82,8 +83,8 @@ def test_a_model_that_answers_at_random_is_attacked_as_by_the_library(plain: Vic
         library = kind(
             lambda batch: model(batch.contiguous(memory_format=torch.channels_last)).clone(),
             n_iter=100,
-            eps=at.eps,
-            norm=at.norm,
+            eps=at.threat.eps,
+            norm=at.threat.norm,
             seed=at.seed,
             device=images.device,
             **settings,

@@ -10,6 +10,7 @@ from dynat_ray.attacks.square import Square, square_fits
 from dynat_ray.attacks.stages import Setting
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation import evaluate_attacks
+from dynat_ray.perturb.threat import Threat
 from tests.victim import EPS, Victim
 
 
@@ -17,7 +18,7 @@ def test_images_are_the_librarys(robust: Victim) -> None:
     images, labels = robust.images[:24], robust.labels[:24]
     keep = robust.model(images).argmax(dim=1) == labels
     images, labels = images[keep], labels[keep]
-    at = Setting(norm="Linf", eps=EPS, classes=10, seed=7)
+    at = Setting(threat=Threat("Linf", EPS), classes=10, seed=7)
     before = torch.get_rng_state()
     ours = Square(queries=300).perturb(robust.model, images, labels, at)
     assert torch.equal(torch.get_rng_state(), before)
@@ -45,10 +46,10 @@ def test_which_images_can_be_attacked_under_l2(height: int, width: int, fits: bo
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(height * width, 3))
     labels = model(images).argmax(dim=1)
     if fits:
-        at = Setting(norm="L2", eps=1e-3, classes=3, seed=0)
+        at = Setting(threat=Threat("L2", 1e-3), classes=3, seed=0)
         changed = Square(queries=60).perturb(model, images, labels, at)
         assert ((changed - images).flatten(1).norm(dim=1) <= 1.001e-3).all()
     else:
         # Nothing is computed first.
         with pytest.raises(UserError, match=f"{height} x {width} pixels"):
-            evaluate_attacks(torch.nn.Flatten(), images, labels, ["autoattack"], norm="L2", eps=0.5)
+            evaluate_attacks(torch.nn.Flatten(), images, labels, ["autoattack"], Threat("L2", 0.5))

@@ -15,9 +15,9 @@ from dynat_ray.acceleration.switch import cpu_kernels, cpu_kernels_choice
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.distributed.shard_workers import run_shards_on_ray
 from dynat_ray.errors import UserError
-from dynat_ray.evaluation.in_process import run_shards
-from dynat_ray.evaluation.outcomes import FinishedShard
-from dynat_ray.evaluation.shards import Shard, plan_shards
+from dynat_ray.evaluation.plan import plan_shards
+from dynat_ray.evaluation.shards import FinishedShard, Shard, run_shards
+from dynat_ray.perturb.threat import Threat
 
 
 class Mortal(nn.Module):
@@ -61,7 +61,9 @@ def images() -> Tensor:
 @pytest.fixture
 def shards() -> list[Shard]:
     # Sizes 5, 6, 6, 6, 6.
-    return plan_shards(29, get_attacks(["clean", "pgd-5", "apgd-ce"]), eps=[0.02], batch_size=6)
+    return plan_shards(
+        29, get_attacks(["clean", "pgd-5", "apgd-ce"]), [Threat("Linf", 0.02)], batch_size=6
+    )
 
 
 def test_many_workers_give_what_one_process_gives_though_one_dies(
@@ -70,11 +72,9 @@ def test_many_workers_give_what_one_process_gives_though_one_dies(
     marker = tmp_path / "died"
     model = Mortal(marker)
     labels = model(images).argmax(dim=1)
-    alone = _plain(list(run_shards(model, images, labels, shards, norm="Linf", seed=2)))
+    alone = _plain(list(run_shards(model, images, labels, shards, seed=2)))
     assert not marker.exists()
-    together = _plain(
-        list(run_shards_on_ray(model, images, labels, shards, norm="Linf", seed=2, workers=2))
-    )
+    together = _plain(list(run_shards_on_ray(model, images, labels, shards, seed=2, workers=2)))
     assert marker.exists()
     assert together == alone
     fooled = sum(
@@ -92,15 +92,13 @@ def test_a_users_mistake_on_a_worker_arrives_as_such(images: Tensor, shards: lis
     nn.init.constant_(model[1].weight, float("nan"))
     labels = torch.zeros(29, dtype=torch.long)
     with pytest.raises(UserError, match="not finite for 5 of 5") as caught:
-        list(run_shards_on_ray(model, images, labels, shards[-1:], norm="Linf", seed=0, workers=2))
+        list(run_shards_on_ray(model, images, labels, shards[-1:], seed=0, workers=2))
     assert "\n" not in str(caught.value)
 
 
 def test_more_workers_than_the_cluster_has(images: Tensor, shards: list[Shard]) -> None:
     labels = torch.zeros(29, dtype=torch.long)
-    running = run_shards_on_ray(
-        nn.Flatten(), images, labels, shards, norm="Linf", seed=0, workers=10_000
-    )
+    running = run_shards_on_ray(nn.Flatten(), images, labels, shards, seed=0, workers=10_000)
     with pytest.raises(UserError, match="10000 workers were asked for, but the cluster has"):
         next(running)
 
@@ -121,8 +119,8 @@ def test_a_model_from_the_working_directory_reaches_the_workers(
     monkeypatch.syspath_prepend(tmp_path)
     model = importlib.import_module("own_network").Network()
     labels = model(images).argmax(dim=1)
-    alone = _plain(list(run_shards(model, images, labels, shards, norm="Linf", seed=2)))
-    together = run_shards_on_ray(model, images, labels, shards, norm="Linf", seed=2, workers=1)
+    alone = _plain(list(run_shards(model, images, labels, shards, seed=2)))
+    together = run_shards_on_ray(model, images, labels, shards, seed=2, workers=1)
     assert _plain(list(together)) == alone
 
 
@@ -139,9 +137,7 @@ def _import_nothing() -> None:
 
 def test_a_model_that_workers_cannot_load(images: Tensor, shards: list[Shard]) -> None:
     labels = torch.zeros(29, dtype=torch.long)
-    running = run_shards_on_ray(
-        Unreachable(), images, labels, shards, norm="Linf", seed=0, workers=1
-    )
+    running = run_shards_on_ray(Unreachable(), images, labels, shards, seed=0, workers=1)
     with pytest.raises(UserError, match=r"can't be loaded on a worker.*no_such_module_anywhere"):
         next(running)
 

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dynat_ray.config import Norm
-from dynat_ray.evaluation.checks import Check, check_attacks, check_model, check_outcomes
+from dynat_ray.evaluation.attack_checks import check_attacks, check_outcomes
+from dynat_ray.evaluation.checks import Check
 from dynat_ray.evaluation.examples import find_examples
+from dynat_ray.evaluation.model_checks import check_model
 from dynat_ray.evaluation.outcomes import Outcome
 from dynat_ray.evaluation.transfer import check_transfer
+from dynat_ray.perturb.threat import Threat
 from tests.victim import EPS, Victim
 
 
@@ -42,7 +45,7 @@ class _MisleadingGradient(torch.autograd.Function):
 def _all(model: nn.Module, victim: Victim, norm: Norm = "Linf", eps: float = EPS) -> list[Check]:
     images, labels = victim.images[:80], victim.labels[:80]
     return check_model(model, images, labels) + check_attacks(
-        model, images, labels, norm=norm, eps=eps, seed=0
+        model, images, labels, Threat(norm, eps), seed=0
     )
 
 
@@ -122,14 +125,14 @@ def outcome_without_stages() -> Outcome:
 def test_a_model_that_is_never_right_has_nothing_to_attack(plain: Victim) -> None:
     labels = (plain.model(plain.images[:20]).argmax(dim=1) + 1) % 10
     images = plain.images[:20]
-    assert check_attacks(plain.model, images, labels, norm="Linf", eps=EPS, seed=0) == []
+    assert check_attacks(plain.model, images, labels, Threat("Linf", EPS), seed=0) == []
 
 
 def test_where_square_cannot_run_it_is_said() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(144, 3))
     images = torch.rand(6, 1, 12, 12)
     labels = model(images).argmax(dim=1)
-    checks = check_attacks(model, images, labels, norm="L2", eps=0.1, seed=0)
+    checks = check_attacks(model, images, labels, Threat("L2", 0.1), seed=0)
     (check,) = (check for check in checks if check.name == "black box against white box")
     assert not check.flagged
     assert "not looked at" in check.sentence
@@ -144,11 +147,12 @@ def test_no_pass_is_larger_than_a_batch(robust: Victim) -> None:
         return logits
 
     model, images, labels = Wrapped(robust.model, answer), robust.images[:20], robust.labels[:20]
-    at = {"norm": "Linf", "eps": EPS, "seed": 0, "batch_size": 6}
+    threat, at = Threat("Linf", EPS), {"seed": 0, "batch_size": 6}
     found = check_model(model, images, labels, batch_size=6)
-    found += check_attacks(model, images, labels, **at)  # type: ignore[arg-type]
-    found += check_transfer(model, images, labels, **at)  # type: ignore[arg-type]
-    assert find_examples(model, images, labels, np.arange(20), np.arange(20), **at) is not None  # type: ignore[arg-type]
+    found += check_attacks(model, images, labels, threat, **at)
+    found += check_transfer(model, images, labels, threat, **at)
+    every = np.arange(20)
+    assert find_examples(model, images, labels, every, every, threat, **at) is not None
     assert len(found) == 9
     assert max(seen) == 6
 

@@ -6,10 +6,11 @@ from torch import Tensor, nn
 
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation import evaluate_attacks
+from dynat_ray.perturb.threat import Threat
 
 
 def _evaluate(model: nn.Module, images: Tensor, labels: Tensor, *attacks: str) -> None:
-    evaluate_attacks(model, images, labels, attacks or ["clean"], norm="Linf", eps=0.1)
+    evaluate_attacks(model, images, labels, attacks or ["clean"], Threat("Linf", 0.1))
 
 
 @pytest.fixture
@@ -90,7 +91,7 @@ def test_a_sample_whose_logits_an_attack_makes_undefined_is_not_right() -> None:
                 [-inputs.flatten(1).mean(dim=1), inputs.flatten(1).mean(dim=1)], dim=1
             )
 
-    found = evaluate_attacks(Brighten(), images, labels, ["clean", "fgsm"], norm="Linf", eps=0.1)
+    found = evaluate_attacks(Brighten(), images, labels, ["clean", "fgsm"], Threat("Linf", 0.1))
     assert found["clean"].accuracy == 100
     assert found["fgsm"].accuracy == 0
     assert (found["fgsm"].predicted == -1).all()
@@ -100,4 +101,4 @@ def test_rounding_above_one_is_taken() -> None:
     images = torch.full((2, 1, 8, 8), 1 + 5e-7)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     labels = model(images).argmax(dim=1)
-    evaluate_attacks(model, images, labels, ["apgd-ce"], norm="Linf", eps=1e-9)
+    evaluate_attacks(model, images, labels, ["apgd-ce"], Threat("Linf", 1e-9))

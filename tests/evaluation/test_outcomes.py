@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from dynat_ray.attacks.registry import get_attack
-from dynat_ray.evaluation.intervals import wilson_interval
-from dynat_ray.evaluation.outcomes import Outcome, collect
-from dynat_ray.evaluation.results import results_of, table_of
+from dynat_ray.evaluation.outcomes import collect, wilson_interval
+from dynat_ray.evaluation.results import results_of
 from dynat_ray.evaluation.shards import Shard, ShardOutcome
+from dynat_ray.perturb.threat import Threat
 
 
 def _finished(
@@ -20,14 +20,16 @@ def _finished(
             np.array(values, dtype=np.int64) for values in zip(*part, strict=True)
         )
         outcome = ShardOutcome(positions * 10, fooled_by)
-        shard = Shard(number, eps, positions, ("autoattack",))
+        shard = Shard(number, Threat("Linf", eps), positions, ("autoattack",))
         finished.append((shard, {"autoattack": outcome}))
     return finished
 
 
 def test_numbers_of_an_outcome() -> None:
     finished = _finished(0.1, [(3, -1), (0, 1)], [(1, -2), (2, 3)], [(4, -1)])
-    outcome = collect(finished, [get_attack("autoattack")], classes=10)[0.1]["autoattack"]
+    outcome = collect(finished, [get_attack("autoattack")], classes=10)[Threat("Linf", 0.1)][
+        "autoattack"
+    ]
     assert outcome.positions.tolist() == [0, 1, 2, 3, 4]
     assert outcome.predicted.tolist() == [0, 10, 20, 30, 40]
     assert outcome.correct.tolist() == [False, False, False, True, True]
@@ -42,8 +44,8 @@ def test_numbers_of_an_outcome() -> None:
 def test_order_of_shards_does_not_matter() -> None:
     finished = _finished(0.1, [(3, -1), (0, 1)], [(1, -2), (2, 3)])
     attacks = [get_attack("autoattack")]
-    one = collect(finished, attacks, 10)[0.1]["autoattack"]
-    other = collect(finished[::-1], attacks, 10)[0.1]["autoattack"]
+    one = collect(finished, attacks, 10)[Threat("Linf", 0.1)]["autoattack"]
+    other = collect(finished[::-1], attacks, 10)[Threat("Linf", 0.1)]["autoattack"]
     assert one.fooled_by.tolist() == other.fooled_by.tolist()
 
 
@@ -61,13 +63,23 @@ def test_one_eps_gives_results_and_several_a_curve() -> None:
     assert [point["eps"] for point in curve] == [0.1, 0.2]
     assert [point["results"]["autoattack"]["accuracy"] for point in curve] == [100, 0]
     assert "targeted margin" in curve[0]["results"]["autoattack"]["note"]
-    assert "targeted margin" in table_of(several, "Linf")
 
 
-def test_table_names_what_was_measured() -> None:
-    outcome = Outcome("pgd-20", np.arange(4), np.zeros(4, np.int64), np.array([-1, -1, 0, -2]))
-    table = table_of({8 / 255: {"pgd-20": outcome}}, "Linf")
-    assert "8/255" in table
-    row = next(line for line in table.splitlines() if "pgd-20" in line).split()
-    assert row[:2] == ["pgd-20", "50.00"]
-    assert row[-1] == "4"
+def test_intervals_that_are_known() -> None:
+    # Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
+    assert wilson_interval(81, 263) == pytest.approx((25.53, 36.62), abs=0.005)
+    assert wilson_interval(15, 148) == pytest.approx((6.24, 16.05), abs=0.005)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 16.11), abs=0.005)
+    assert wilson_interval(1, 29) == pytest.approx((0.61, 17.18), abs=0.005)
+
+
+def test_intervals_stay_within_bounds_and_hold_the_estimate() -> None:
+    for trials in (1, 2, 7, 1000):
+        for successes in {0, 1, trials // 2, trials}:
+            low, high = wilson_interval(successes, trials)
+            assert 0 <= low <= 100 * successes / trials <= high <= 100
+
+
+def test_intervals_mirror() -> None:
+    low, high = wilson_interval(3, 50)
+    assert wilson_interval(47, 50) == pytest.approx((100 - high, 100 - low))

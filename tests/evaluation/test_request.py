@@ -7,7 +7,8 @@ import pytest
 from torch import nn
 
 from dynat_ray.errors import UserError
-from dynat_ray.evaluation.request import complete
+from dynat_ray.evaluation.request import Options, Request
+from dynat_ray.evaluation.request import complete as complete_request
 from dynat_ray.evaluation.subject import Subject
 
 RUN = Path("runs/one")
@@ -24,6 +25,10 @@ SETTINGS: dict[str, Any] = {
 
 def _subject(**settings: Any) -> Subject:
     return Subject("model", nn.Identity(), RUN, {**SETTINGS, **settings})
+
+
+def complete(subject: Subject, **given: Any) -> Request:
+    return complete_request(subject, Options(**given))
 
 
 def test_what_is_not_given_comes_from_the_run() -> None:

@@ -11,6 +11,7 @@ from dynat_ray.evaluation.checks import Check
 from dynat_ray.evaluation.outcomes import Outcome
 from dynat_ray.evaluation.robustbench import robustbench_entry
 from dynat_ray.evaluation.subject import Subject
+from dynat_ray.perturb.threat import Threat
 
 # The keys that every entry of RobustBench's model_info has.
 KEYS = {
@@ -32,7 +33,7 @@ def test_entry(data: DatasetInfo) -> None:
     found = {"autoattack": _outcome("autoattack", [-1, -1, 0, -2])}
     subject = Subject("mine", nn.Identity())
     entry = robustbench_entry(
-        {4 / 255: found, 8 / 255: found, 16 / 255: found}, subject, data, [], "Linf"
+        {Threat("Linf", k / 255): found for k in (4, 8, 16)}, subject, data, []
     )
     assert entry is not None
     assert entry.keys() == KEYS
@@ -47,14 +48,14 @@ def test_entry(data: DatasetInfo) -> None:
 
 
 def test_flagged_models_are_unreliable(data: DatasetInfo) -> None:
-    found = {0.3: {"autoattack": _outcome("autoattack", [-1])}}
+    found = {Threat("L2", 0.3): {"autoattack": _outcome("autoattack", [-1])}}
     check = Check("large eps", True, "something is wrong")
-    entry = robustbench_entry(found, Subject("mine", nn.Identity()), data, [check], "L2")
+    entry = robustbench_entry(found, Subject("mine", nn.Identity()), data, [check])
     assert entry is not None
     assert entry["unreliable"]
     assert entry["eps"] == "0.3"
 
 
 def test_without_autoattack_there_is_no_entry(data: DatasetInfo) -> None:
-    found = {0.3: {"pgd-20": _outcome("pgd-20", [-1])}}
-    assert robustbench_entry(found, Subject("mine", nn.Identity()), data, [], "L2") is None
+    found = {Threat("L2", 0.3): {"pgd-20": _outcome("pgd-20", [-1])}}
+    assert robustbench_entry(found, Subject("mine", nn.Identity()), data, []) is None

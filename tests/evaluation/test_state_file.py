@@ -11,12 +11,15 @@ import torch
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.identity import checksum_answers, checksum_code, checksum_model
-from dynat_ray.evaluation.shards import Shard, ShardOutcome, plan_shards
+from dynat_ray.evaluation.plan import plan_shards
+from dynat_ray.evaluation.shards import Shard, ShardOutcome
 from dynat_ray.evaluation.state_file import open_state
+from dynat_ray.perturb.threat import Threat
 from tests.victim import Victim, train_victim
 
 IDENTITY = {"model": "a1", "answers": "c3", "code": "d4", "data": "b2", "eps": [0.1], "seed": 0}
-SHARDS = plan_shards(10, get_attacks(["clean", "fgsm"]), eps=[8 / 255, 0.1], batch_size=4)
+THREATS = [Threat("Linf", 8 / 255), Threat("Linf", 0.1)]
+SHARDS = plan_shards(10, get_attacks(["clean", "fgsm"]), THREATS, batch_size=4)
 
 
 def _outcome(shard: Shard) -> dict[str, ShardOutcome]:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import pytest
+from torch import nn
 
 from dynat_ray.config import Norm
 from dynat_ray.evaluation.checks import Check
 from dynat_ray.evaluation.transfer import check_transfer
+from dynat_ray.perturb.threat import Threat
 from tests.evaluation.test_checks import Wrapped, _MisleadingGradient
 from tests.victim import EPS, Victim
 
+THREAT = Threat("Linf", EPS)
 
-def _check(model: Wrapped | object, victim: Victim, **settings: object) -> Check:
-    at = {"norm": "Linf", "eps": EPS, "seed": 0, **settings}
-    (check,) = check_transfer(model, victim.images[:80], victim.labels[:80], **at)  # type: ignore[arg-type]
+
+def _check(
+    model: nn.Module,
+    victim: Victim,
+    threat: Threat = THREAT,
+    surrogate: nn.Module | None = None,
+) -> Check:
+    images, labels = victim.images[:80], victim.labels[:80]
+    (check,) = check_transfer(model, images, labels, threat, seed=0, surrogate=surrogate)
     return check
 
 
@@ -22,7 +31,7 @@ def test_honest_models_are_not_accused(
     robust: Victim, plain: Victim, norm: Norm, eps: float
 ) -> None:
     for victim in (robust, plain):
-        assert not _check(victim.model, victim, norm=norm, eps=eps).flagged
+        assert not _check(victim.model, victim, Threat(norm, eps)).flagged
 
 
 def test_masked_models_are_caught_by_a_substitute(plain: Victim) -> None:

@@ -14,14 +14,12 @@ from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.config import RunConfig
 from dynat_ray.data import balanced_subset, load_info, load_split
 from dynat_ray.distributed.cluster import cluster_total
-from dynat_ray.distributed.kept_shards import finish_shards
-from dynat_ray.distributed.shard_workers import run_shards_on_ray
+from dynat_ray.distributed.evaluator import Workers, evaluated
 from dynat_ray.evaluation.identity import checksum_samples, identify, identity_key
-from dynat_ray.evaluation.outcomes import Outcome, collect
-from dynat_ray.evaluation.progress_bar import progress_bar
-from dynat_ray.evaluation.shards import plan_shards
-from dynat_ray.evaluation.state_file import open_state
+from dynat_ray.evaluation.outcomes import Outcome
+from dynat_ray.evaluation.plan import EvaluationPlan
 from dynat_ray.models import load_model
+from dynat_ray.perturb.threat import Threat
 from dynat_ray.storage.metrics import read_metrics
 
 # Folder beside a run's models: the finished shards of every evaluation of them.
@@ -81,58 +79,45 @@ def measure(
         workers: How many share the work, at most: the cluster may have fewer GPUs than the CPUs
             that trained, and nodes may have gone.
     """
-    gpus = 0 if config.cluster.gpu is False else int(cluster_total("GPU"))
-    workers = max(1, min(workers, gpus or int(cluster_total("CPU"))))
-    chosen = get_attacks(attacks)
-    costly = None
-    if 0 < config.eval.samples < len(labels):
-        costly = balanced_subset(labels.numpy(), config.eval.samples)
-    # Small enough that every worker gets some.
-    batch_size = min(config.eval.batch_size, -(-len(labels) // workers))
-    shards = plan_shards(
-        len(labels),
-        chosen,
-        eps=[config.threat.eps],
-        batch_size=batch_size,
-        costly_positions=costly,
-    )
     model, info = load_model(model_folder), load_info(config.data.path)
-    settings = {
-        "norm": config.threat.norm,
-        "seed": config.train.seed,
-        "eps": config.threat.eps,
-        "attacks": list(attacks),
-        "images": checksum_samples(images, labels),
-        "costly_samples": config.eval.samples,
-        "batch_size": batch_size,
-    }
+    who = _workers(config, workers)
+    plan = EvaluationPlan(
+        samples=len(labels),
+        classes=info.num_classes,
+        attacks=get_attacks(attacks),
+        threats=[Threat(config.threat.norm, config.threat.eps)],
+        costly_positions=balanced_subset(labels.numpy(), config.eval.samples),
+        seed=config.train.seed,
+        # Small enough that every worker gets some.
+        batch_size=min(config.eval.batch_size, -(-len(labels) // who.count)),
+    )
+    settings = {**plan.settings(), "images": checksum_samples(images, labels)}
     identity = identify(model, info, settings)
-    path = model_folder.parent / _STATES / f"{identity_key(identity)}.jsonl"
     with (
         cpu_kernels(config.train.cpu_kernels),
-        open_state(path, identity, shards, resume=True) as state,
-        progress_bar(len(labels)) as on_shard,
+        evaluated(
+            model,
+            images,
+            labels,
+            plan,
+            identity=identity,
+            state_path=model_folder.parent / _STATES / f"{identity_key(identity)}.jsonl",
+            resume=True,
+            workers=who,
+        ) as found,
     ):
-        finished = finish_shards(
-            state,
-            path,
-            lambda left: run_shards_on_ray(
-                model,
-                images,
-                labels,
-                left,
-                norm=config.threat.norm,
-                seed=config.train.seed,
-                workers=workers,
-                gpu=gpus > 0,
-            ),
-            on_shard,
-        )
-    found = collect(finished, chosen, info.num_classes)[config.threat.eps]
-    return {
-        attack: outcome.entry() | _on_same_samples(outcome, found.values())
-        for attack, outcome in found.items()
-    }
+        (outcomes,) = found.attacks.values()
+        return {
+            attack: outcome.entry() | _on_same_samples(outcome, outcomes.values())
+            for attack, outcome in outcomes.items()
+        }
+
+
+def _workers(config: RunConfig, most: int) -> Workers:
+    """Returns up to `most` Ray workers, on GPUs where there are any and the run may have them."""
+    gpus = 0 if config.cluster.gpu is False else int(cluster_total("GPU"))
+    count = max(1, min(most, gpus or int(cluster_total("CPU"))))
+    return Workers(count, on_ray=True, gpu=gpus > 0)
 
 
 def _on_same_samples(outcome: Outcome, all_outcomes: Iterable[Outcome]) -> dict[str, Any]:

@@ -12,9 +12,8 @@ import torch
 
 from dynat_ray.config import RunConfig
 from dynat_ray.data import load_split
-from dynat_ray.distributed import table
-from dynat_ray.evaluation.outcomes import FinishedShard
-from dynat_ray.evaluation.shards import Shard, evaluate_shard
+from dynat_ray.distributed import final_table, shard_workers
+from dynat_ray.evaluation.shards import FinishedShard, Shard, run_shards
 from dynat_ray.settings import override
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.trainer import train
@@ -27,8 +26,8 @@ class Cluster:
         self.asked: dict[str, Any] = {}
         self.shards = 0
         self.dies_after = 1 << 30
-        monkeypatch.setattr(table, "cluster_total", lambda kind: resources.get(kind, 0))
-        monkeypatch.setattr(table, "run_shards_on_ray", self._run)
+        monkeypatch.setattr(final_table, "cluster_total", lambda kind: resources.get(kind, 0))
+        monkeypatch.setattr(shard_workers, "run_shards_on_ray", self._run)
 
     def _run(
         self, model: Any, images: Any, labels: Any, shards: list[Shard], **asked: Any
@@ -38,16 +37,7 @@ class Cluster:
             if self.shards == self.dies_after:
                 raise KeyboardInterrupt
             self.shards += 1
-            positions = torch.from_numpy(shard.positions)
-            outcome = evaluate_shard(
-                model,
-                images[positions].float() / 255,
-                labels[positions],
-                shard,
-                norm=asked["norm"],
-                seed=asked["seed"],
-            )
-            yield shard, outcome
+            yield from run_shards(model, images, labels, [shard], seed=asked["seed"])
 
 
 @pytest.fixture
@@ -58,7 +48,7 @@ def folder(small_config: RunConfig, tmp_path: Path) -> Path:
 
 def measure(folder: Path, config: RunConfig, workers: int, attacks: list[str]) -> dict[str, Any]:
     images, labels = load_split(config.data.path, "test", limit=60)
-    return table.measure(folder, images, labels, config, attacks, workers=workers)
+    return final_table.measure(folder, images, labels, config, attacks, workers=workers)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +98,7 @@ def test_a_table_that_was_cut_short_goes_on(
     images, labels = load_split(config.data.path, "test", limit=60)
     elsewhere = folder.parent / "elsewhere"
     shutil.copytree(folder, elsewhere / "model")
-    wanted = table.measure(elsewhere / "model", images, labels, config, ["pgd-2"], workers=1)
+    wanted = final_table.measure(elsewhere / "model", images, labels, config, ["pgd-2"], workers=1)
     assert whole.shards == 3
 
     cluster = Cluster(monkeypatch, CPU=1)
@@ -125,5 +115,5 @@ def test_a_table_that_was_cut_short_goes_on(
     assert cluster.shards == 6
     other = override(config, {"threat.eps": 0.01})
     assert measure(folder, other, 1, ["pgd-2"])["pgd-2"]["accuracy"] != wanted["pgd-2"]["accuracy"]
-    table.measure(folder, images.flip(0), labels.flip(0), config, ["pgd-2"], workers=1)
+    final_table.measure(folder, images.flip(0), labels.flip(0), config, ["pgd-2"], workers=1)
     assert cluster.shards == 12

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dynat_ray.distributed import cluster as session
-from dynat_ray.distributed import measurement
+from dynat_ray.distributed.evaluator import Workers, default_workers
 
 
 @pytest.mark.parametrize(
@@ -29,4 +29,4 @@ def test_default_workers(
     if cluster is not None:
         monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
         monkeypatch.setattr(session, "cluster_total", lambda kind: {"GPU": cluster}[kind])
-    assert measurement._default_workers() == (workers, on_ray)
+    assert default_workers() == Workers(workers, on_ray)

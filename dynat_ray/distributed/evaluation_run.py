@@ -1,0 +1,230 @@
+"""A whole evaluation, from request to files: accuracies, checks, examples, JSON, page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from dynat_ray.acceleration.twin import cpu_kernels_status
+from dynat_ray.attacks.registry import get_attacks, get_probe
+from dynat_ray.data import balanced_subset
+from dynat_ray.distributed.evaluator import Evaluated, Workers, default_workers, evaluated
+from dynat_ray.errors import UserError
+from dynat_ray.evaluation.attack_checks import check_attacks, check_outcomes
+from dynat_ray.evaluation.checks import CHECK_SAMPLES, Check
+from dynat_ray.evaluation.exact import best_device
+from dynat_ray.evaluation.examples import Example, find_examples
+from dynat_ray.evaluation.identity import Identity, checksum_answers, identify
+from dynat_ray.evaluation.inputs import count_classes
+from dynat_ray.evaluation.model_checks import check_model
+from dynat_ray.evaluation.plan import EvaluationPlan
+from dynat_ray.evaluation.probe_results import summarise
+from dynat_ray.evaluation.request import Request
+from dynat_ray.evaluation.results import (
+    beside,
+    results_of,
+    robustbench_path,
+    write_json,
+    write_samples,
+)
+from dynat_ray.evaluation.robustbench import robustbench_entry
+from dynat_ray.evaluation.samples import Samples, load_samples
+from dynat_ray.evaluation.subject import Subject, require_fit
+from dynat_ray.evaluation.transfer import check_transfer
+from dynat_ray.radius import format_radius
+from dynat_ray.report.evaluation_page import write_evaluation_page
+from dynat_ray.report.evaluation_text import accuracy_table, probe_lines
+from dynat_ray.report.side_by_side import Evaluation
+
+_STATE = ".state.jsonl"
+
+
+def evaluate(
+    subject: Subject,
+    request: Request,
+    *,
+    workers: int | None,
+    resume: bool,
+    surrogate: nn.Module | None = None,
+    others: Sequence[Evaluation] = (),
+) -> Path:
+    """Runs an evaluation; writes JSON, per-sample parquet, a page and, while it runs, its state.
+
+    Args:
+        subject: The model.
+        request: What to measure.
+        workers: 1: in this process; more: Ray workers; None: a Ray worker for each GPU of the
+            cluster that `RAY_ADDRESS` names; else of this machine, if it has several; else 1.
+        resume: Go on with the state file beside the output.
+        surrogate: Another model whose adversarial images are tried; None: a substitute's.
+        others: Evaluations to show beside this one.
+
+    Returns:
+        The JSON file.
+    """
+    started = time.monotonic()
+    run = _EvaluationRun(subject, request, surrogate)
+    checks = run.check_model()
+    identity = run.identify(checks)
+    who = Workers(workers, on_ray=workers > 1) if workers else default_workers()
+    print(run.header(who))
+    with evaluated(
+        run.model,
+        run.samples.images,
+        run.samples.labels,
+        run.plan,
+        identity=identity,
+        state_path=beside(request.out, _STATE),
+        resume=resume,
+        workers=who,
+    ) as found:
+        checks += run.check_found(found)
+        examples = run.find_examples(found)
+        content = {
+            **run.results(found),
+            "cpu_kernels": cpu_kernels_status(best_device()),
+            "checks": [check.entry() for check in checks],
+            "checksums": {"model": identity["model"], "data": identity["data"]},
+            "seconds": round(time.monotonic() - started + found.seconds_before, 1),
+            "outcomes": beside(request.out, ".parquet").name,
+        }
+        run.write(content, found, checks)
+        write_evaluation_page(request.out, examples, others)
+    print(accuracy_table(found.attacks))
+    for line in probe_lines(content):
+        print(f"  {line}")
+    for check in checks:
+        if check.flagged:
+            print(f"  check '{check.name}': {check.sentence}")
+    return request.out
+
+
+class _EvaluationRun:
+    """What an evaluation command works with, and its steps beside the shards.
+
+    Attributes:
+        samples: The test images.
+        plan: What is measured on them.
+        model: On the device of this process.
+    """
+
+    def __init__(self, subject: Subject, request: Request, surrogate: nn.Module | None) -> None:
+        self._subject = subject
+        self._request = request
+        self._surrogate = surrogate
+        self.samples = load_samples(subject, request)
+        if surrogate is not None:
+            _require_surrogate_fits(surrogate, self.samples)
+        labels = self.samples.labels.numpy()
+        self.plan = EvaluationPlan(
+            samples=len(labels),
+            classes=self.samples.classes,
+            attacks=get_attacks(request.attacks),
+            threats=request.threats,
+            costly_positions=balanced_subset(labels, request.costly_samples),
+            seed=request.seed,
+            batch_size=request.batch_size,
+            probes=[get_probe(name) for name in request.distances + request.corruptions],
+        )
+        self.model = subject.model.to(best_device())
+        # Twice as many as are attacked, since those that are wrong without attack are left out.
+        few = balanced_subset(labels, 2 * CHECK_SAMPLES)
+        self._checked = self.samples.images[few], self.samples.labels[few]
+
+    def header(self, workers: Workers) -> str:
+        """Returns what is about to be done, in a line."""
+        return (
+            f"{self._subject.name} on {self.samples.data.name}: {self.plan.samples} test images, "
+            f"{self._request.norm}, {', '.join(self._request.attacks)}, "
+            f"{workers.count} worker{'s' * (workers.count > 1)}"
+        )
+
+    def check_model(self) -> list[Check]:
+        """Checks what attacks will rest on."""
+        return check_model(self.model, *self._checked, batch_size=self.plan.batch_size)
+
+    def identify(self, checks: Sequence[Check]) -> Identity:
+        """Returns what must be equal when the evaluation goes on, given the model's checks."""
+        random = any(check.name == "randomness" and check.flagged for check in checks)
+        images, _ = self._checked
+        answers = ""
+        if not random:
+            answers = checksum_answers(self.model, images, batch_size=self.plan.batch_size)
+        return identify(self.model, self.samples.data, self.plan.settings(), answers=answers)
+
+    def check_found(self, found: Evaluated) -> list[Check]:
+        """Checks what the attacks did, with attacks of its own where AutoAttack was asked for."""
+        checks: list[Check] = []
+        for threat, outcomes in found.attacks.items():
+            several = len(found.attacks) > 1
+            radius = format_radius(threat.eps, threat.norm) if several else ""
+            checks += check_outcomes(outcomes, radius)
+        largest, plan = self.plan.threats[-1], self.plan
+        if largest.eps > 0 and any(attack.costly for attack in plan.attacks):
+            at: dict[str, Any] = {"seed": plan.seed, "batch_size": plan.batch_size}
+            checks += check_attacks(self.model, *self._checked, largest, **at)
+            checks += check_transfer(
+                self.model, *self._checked, largest, surrogate=self._surrogate, **at
+            )
+        return checks
+
+    def find_examples(self, found: Evaluated) -> list[Example]:
+        """Returns pictures of images that some attack fooled at the largest radius."""
+        largest, samples = self.plan.threats[-1], self.samples
+        if largest.eps == 0:
+            return []
+        fooled = [o.positions[o.fooled_by >= 0] for o in found.attacks[largest].values()]
+        return find_examples(
+            self.model,
+            samples.images,
+            samples.labels,
+            samples.indices,
+            np.unique(np.concatenate(fooled)),
+            largest,
+            seed=self.plan.seed,
+            batch_size=self.plan.batch_size,
+        )
+
+    def results(self, found: Evaluated) -> dict[str, Any]:
+        """Returns what was measured, of what and how, as JSON values."""
+        request, eps = self._request, self._request.eps
+        return {
+            **results_of(found.attacks),
+            **summarise(found.probes, self.samples.images, request.norm),
+            "model": self._subject.name,
+            "data": str(request.data),
+            **self.plan.settings(),
+            "eps": eps[0] if len(eps) == 1 else list(eps),
+            "eps_ref": asdict(request.eps_ref) if request.eps_ref else None,
+            "classes": self.samples.classes,
+            "class_names": self.samples.data.classes,
+        }
+
+    def write(self, content: Mapping[str, Any], found: Evaluated, checks: Sequence[Check]) -> None:
+        """Writes all files but the page."""
+        out, samples = self._request.out, self.samples
+        write_samples(
+            out.with_name(content["outcomes"]),
+            found.attacks,
+            found.probes,
+            samples.indices,
+            samples.labels.numpy(),
+        )
+        write_json(out, content)
+        entry = robustbench_entry(found.attacks, self._subject, samples.data, checks)
+        if entry is not None:
+            write_json(robustbench_path(out), entry)
+
+
+def _require_surrogate_fits(surrogate: nn.Module, samples: Samples) -> None:
+    try:
+        require_fit(surrogate, samples.data, samples.images)
+        count_classes(surrogate, samples.images, samples.labels)
+    except UserError as error:
+        raise UserError(f"--surrogate: {error}") from None

@@ -1,0 +1,64 @@
+"""Clean and robust accuracy of a model on given samples, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import Tensor, nn
+
+from dynat_ray.acceleration.twin import forget_twin
+from dynat_ray.attacks.registry import get_attacks, require_takeable
+from dynat_ray.evaluation.batches import BATCH_SIZE
+from dynat_ray.evaluation.inputs import check_samples, count_classes
+from dynat_ray.evaluation.outcomes import Outcome
+from dynat_ray.evaluation.plan import EvaluationPlan
+from dynat_ray.evaluation.shards import run_shards
+from dynat_ray.perturb.threat import Threat
+
+
+def evaluate_attacks(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attacks: Sequence[str],
+    threat: Threat,
+    *,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+) -> Mapping[str, Outcome]:
+    """Measures a model under several attacks, where the model is.
+
+    Always float32, in eval mode, with frozen parameters; the model, its flags and PyTorch's
+    random states are afterwards as they were.
+
+    Args:
+        model: Images in [0, 1] to logits.
+        images: float32 `(N, C, H, W)` in [0, 1].
+        labels: int64 `(N,)`.
+        attacks: Names, see `dynat_ray.attacks.registry`.
+        threat: Norm and radius.
+        seed: Outcomes follow from it, whatever ran before.
+        batch_size: Most images in a forward pass.
+
+    Returns:
+        An `Outcome` for each attack, in the order given; `Outcome.entry()` is its JSON form.
+
+    Raises:
+        UserError: Samples and model do not fit, or an attack is unknown.
+    """
+    wanted = get_attacks(attacks)
+    check_samples(images, labels)
+    require_takeable(wanted, images, threat.norm)
+    plan = EvaluationPlan(
+        samples=len(images),
+        classes=count_classes(model, images, labels),
+        attacks=wanted,
+        threats=[threat],
+        costly_positions=np.arange(len(images)),
+        seed=seed,
+        batch_size=batch_size,
+    )
+    forget_twin(model)
+    finished = list(run_shards(model, images, labels, plan.shards(), seed=seed))
+    return plan.outcomes(finished)[threat]

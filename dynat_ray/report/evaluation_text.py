@@ -1,0 +1,52 @@
+"""What an evaluation found, as plain text for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dynat_ray.evaluation.outcomes import AttackOutcomes
+
+
+def accuracy_table(outcomes: AttackOutcomes) -> str:
+    """Returns a row for each attack, a block for each threat, and the attacks' notes below."""
+    lines = []
+    for threat, found in outcomes.items():
+        radius = f"{255 * threat.eps:.4g}/255" if threat.norm == "Linf" else f"{threat.eps:.4g}"
+        lines.append(f"eps {radius}")
+        lines.append(f"  {'attack':<18}{'accuracy %':>10}  {'95 % interval':>15}  {'samples':>8}")
+        for name, outcome in found.items():
+            low, high = outcome.interval
+            interval = f"{low:.1f} to {high:.1f}"
+            lines.append(
+                f"  {name:<18}{outcome.accuracy:>10.2f}  {interval:>15}  {outcome.samples:>8}"
+            )
+    notes = {o.note for found in outcomes.values() for o in found.values() if o.note}
+    return "\n".join([*lines, *(f"  note: {note}" for note in sorted(notes))])
+
+
+def probe_lines(content: Mapping[str, Any]) -> list[str]:
+    """Returns what probes found, a plain line each, from an evaluation's JSON content."""
+    lines = []
+    distances = content.get("distances", {})
+    if "deepfool" in distances:
+        found = distances["deepfool"]
+        lines.append(
+            f"DeepFool: rho_2 {found['rho_2']:.4f}, median L2 distance {found['median']:.4f} "
+            f"({found['samples']} images, {found['steps']} steps)"
+        )
+    if "fab" in distances:
+        found = distances["fab"]
+        median = found.get("median")
+        distance = f"{median:.4f}" if median is not None else "not reached"
+        lines.append(
+            f"FAB: median {found['norm']} distance {distance} over the "
+            f"{found['right_without_attack']} of {found['samples']} images right unattacked"
+        )
+    if "corruptions" in content:
+        found = content["corruptions"]
+        lines.append(
+            f"common corruptions: {found['mean']:.2f} % right on average over "
+            f"{len(found['accuracy'])} kinds ({found['samples']} images)"
+        )
+    return lines
