@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from dynat_ray import data
 from dynat_ray.models import load_model
+from dynat_ray.plugins import load_plugins
 
 __version__ = "0.1.0"
 
 __all__ = ["__version__", "data", "load_model"]
+
+load_plugins()

@@ -29,6 +29,7 @@ from dynat_ray.value_types import (
 )
 
 Norm = Literal["Linf", "L2"]
+CpuKernels = Literal["auto", "off"]
 
 
 def require(condition: bool, key: str, value: object, allowed: str) -> None:
@@ -207,6 +208,7 @@ class TrainConfig(Section, section="train"):
             no instructions for it (evaluation is float32 always).
         channels_last: Memory format of images and weights.
         compile: `torch.compile` for the attack and the training graph; slower on a CPU.
+        cpu_kernels: The C++ kernels for training on a CPU: `auto`, where they are faster, or `off`.
         activation_checkpointing: Compute activations again on the way back instead of keeping them:
             less memory, for one more forward pass in every backward pass, attacks included.
         ema_decay: Decay of the weight average that is evaluated and saved; 0: none.
@@ -225,6 +227,7 @@ class TrainConfig(Section, section="train"):
     precision: Literal["float32", "bf16"] = "float32"
     channels_last: bool = True
     compile: bool = False
+    cpu_kernels: CpuKernels = "auto"
     activation_checkpointing: bool = False
     ema_decay: ZeroUpToOne = 0.0
     awp_gamma: NonNegative = 0.0

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dynat_ray import cli
+from dynat_ray.acceleration.switch import cpu_kernels
 from dynat_ray.attacks.registry import DISTANCES
 from dynat_ray.distributed.measurement import evaluate
 from dynat_ray.errors import UserError
@@ -29,7 +30,7 @@ _REQUESTED = (
 def main(argv: Sequence[str]) -> Path | str:
     """Evaluates what the arguments name; returns the JSON file that was written."""
     options = _parse(argv)
-    with fetched(options.model) as model:
+    with cpu_kernels(options.cpu_kernels), fetched(options.model) as model:
         try:
             subject = replace(load_subject(model), name=options.model)
         except UserError as error:
@@ -83,6 +84,12 @@ def _parse(argv: Sequence[str]) -> Namespace:
         help="Ray workers; 1 needs no Ray; default: one per GPU of the cluster, else 1",
     )
     add("--batch-size", type=int, help="images per forward pass")
+    add(
+        "--cpu-kernels",
+        choices=("auto", "off"),
+        default="auto",
+        help="the C++ kernels for attacks on a CPU: where they are faster, or never",
+    )
     add(
         "--distances",
         nargs="?",

@@ -153,6 +153,8 @@ def _read_text(value: object, hint: object) -> object:
         return _read_text(value, arguments[0])
     if origin is list and value is not None:
         return [_read_text(each, arguments[0]) for each in _items(value)]
+    if value is False and origin is Literal and "off" in arguments:
+        return "off"  # which YAML takes for false
     if (arguments[0] if origin is Annotated else hint) is float and isinstance(value, str):
         try:
             return parse_number(value)

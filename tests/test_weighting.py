@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from dynat_ray.perturb.objectives import kl_divergence
-from dynat_ray.perturb.pgd import StopRule, pgd
+from dynat_ray.perturb.pgd import PGD
+from dynat_ray.perturb.running import StopRule
 from dynat_ray.perturb.signals import signed_gap
-from dynat_ray.perturb.threat import get_ball
+from dynat_ray.perturb.threat import Threat
 from dynat_ray.weighting import fragility, mean_over_attacked, softmax_weights
 
 
@@ -68,22 +69,16 @@ def test_a_sample_nearer_the_boundary_never_weighs_less(
         model[1].bias.copy_(torch.tensor([slope / 4, -slope / 4]))  # type: ignore[union-attr]
     distances = torch.linspace(0.005, 0.4, 80)
     images, labels = (0.5 + distances).view(-1, 1, 1, 1), torch.ones(80, dtype=torch.long)
-    eps = torch.full((80,), 0.1)
+    ratios = torch.ones(80)
     if budgets == "by distance":
-        eps = eps * torch.linspace(0.5, 1.5, 80)
-    step, steps = eps / 4, 10
+        ratios = torch.linspace(0.5, 1.5, 80)
+    eps = 0.1 * ratios
+    step = eps / 4
     clean = model(images).detach()
-    outcome = pgd(
-        model,
-        images,
-        labels,
-        ball=get_ball("Linf"),
-        eps=eps,
-        step_size=step,
-        steps=steps,
-        random_start="none",
-        stop=stop,
+    attack = PGD(
+        threat=Threat("Linf", 0.1), step_size=0.025, steps=10, random_start="none", stop=stop
     )
+    outcome = attack(model, images, labels, ratios=ratios)
     kl = kl_divergence(clean.log_softmax(1), outcome.logits.log_softmax(1))
     reach = torch.minimum(outcome.steps * step, eps) / 0.1
     found = fragility(kl, signed_gap(clean.softmax(1), labels), reach)

@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from dynat_ray import keyed_random
-from dynat_ray.perturb.pgd import pgd
-from dynat_ray.perturb.threat import get_ball
+from dynat_ray.perturb.pgd import PGD
+from dynat_ray.perturb.threat import Threat
 
 EPS = 0.1
 
@@ -49,16 +49,9 @@ def train_victim(classes: int, *, steps: int, eps: float) -> Victim:
             rows = train[torch.randint(len(train), (64,))]
             batch, targets = images[rows], labels[rows]
             if eps > 0:
-                batch = pgd(
-                    model,
-                    batch,
-                    targets,
-                    ball=get_ball("Linf"),
-                    eps=eps,
-                    step_size=eps,
-                    steps=1,
-                    keys=keyed_random.combine(step, rows),
-                ).images
+                attack = PGD(threat=Threat("Linf", eps), step_size=eps, steps=1)
+                keys = keyed_random.combine(step, rows)
+                batch = attack(model, batch, targets, keys=keys).images
             optimiser.zero_grad()
             F.cross_entropy(model(batch), targets).backward()
             optimiser.step()

@@ -14,7 +14,7 @@ from torch.autograd.graph import Node
 _BATCH_NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 
 
-def find_foldable(probe: nn.Module, images: Tensor) -> dict[str, str]:
+def find_fusions(probe: nn.Module, images: Tensor) -> dict[str, str]:
     """Puts images through a network and looks which batch normalisation follows which convolution.
 
     Args:

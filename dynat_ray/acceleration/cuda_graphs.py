@@ -1,8 +1,8 @@
-"""Gradients of images whose kernels a GPU has recorded, so that the host starts all by one call.
+"""Gradients of images by CUDA graphs, so that the host starts all kernels of a pass by one call.
 
 A pass of a small batch keeps a GPU busy for less time than the host takes to start its hundred
 kernels one by one. In an attack the same pass runs again and again, on other images: it is
-recorded (as a CUDA graph) when its shape comes for the second time and replayed from then on.
+captured as a CUDA graph when its shape comes for the second time and replayed from then on.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynat_ray.acceleration.twin import has_hooks
+from dynat_ray.acceleration.twin_network import has_hooks
 
 # (logits (B, K), labels (B,), clean log-probabilities (B, K) or None) -> losses (B,)
 Objective = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
-# Every recording is a shape; one that comes later is computed without.
-_MOST_RECORDINGS = 64
+# Every graph is a shape; one that comes later is computed without.
+_MOST_GRAPHS = 64
 
 
 class InputGradients:
@@ -30,17 +30,17 @@ class InputGradients:
     Args:
         network: Its parameters are frozen.
         objective: What is differentiated.
-        record: Record on a GPU, but for networks with hooks, of which a recording would not tell
-            what they do besides. Not for an objective that does anything but compute.
+        capture: Capture graphs on a GPU, but for networks with hooks: a replay would not do what
+            they do besides. Not for an objective that does anything but compute.
     """
 
-    def __init__(self, network: nn.Module, objective: Objective, *, record: bool) -> None:
+    def __init__(self, network: nn.Module, objective: Objective, *, capture: bool) -> None:
         self._network = network
         self._objective = objective
-        self._kept: _Recordings | None = None
-        if record and not has_hooks(network):
-            self._kept = _RECORDINGS.setdefault(network, _Recordings())
-            self._kept.forget_if_moved(network)
+        self._graphs: _Graphs | None = None
+        if capture and not has_hooks(network):
+            self._graphs = _GRAPHS.setdefault(network, _Graphs())
+            self._graphs.forget_if_moved(network)
 
     def __call__(
         self, images: Tensor, labels: Tensor, clean_log_probs: Tensor | None
@@ -53,34 +53,34 @@ class InputGradients:
             clean_log_probs: Log-probabilities `(B, K)` of the clean images, for `kl`.
         """
         inputs = (images, labels, clean_log_probs)
-        if self._kept is None or not _can_record(images):
+        graph = None
+        if self._graphs is not None and _can_capture(images):
+            graph = self._graphs.find(self._network, self._objective, inputs)
+        if graph is None:
             return _compute(self._network, self._objective, *inputs)
-        recording = self._kept.find(self._network, self._objective, inputs)
-        if recording is None:
-            return _compute(self._network, self._objective, *inputs)
-        return recording.replay(inputs)
+        return graph.replay(inputs)
 
 
 _Inputs = tuple[Tensor, Tensor, Tensor | None]
 
 
-class _Recordings:
-    """What has been recorded of a network, by what its kernels depend on."""
+class _Graphs:
+    """The graphs captured of a network, by what its kernels depend on."""
 
     def __init__(self) -> None:
-        self._found: dict[Any, _Recording | None] = {}
+        self._found: dict[Any, _Graph | None] = {}
         self._impossible = False
         self._addresses: list[int] = []
 
     def forget_if_moved(self, network: nn.Module) -> None:
-        """Forgets all once weights lie elsewhere: recorded kernels know where they were."""
+        """Forgets all once weights lie elsewhere: captured kernels know where they were."""
         addresses = [each.data_ptr() for each in (*network.parameters(), *network.buffers())]
         if addresses != self._addresses:
             self._addresses = addresses
             self._found.clear()
 
-    def find(self, network: nn.Module, objective: Objective, inputs: _Inputs) -> _Recording | None:
-        """Returns the recording for such inputs, made now if they come for the second time."""
+    def find(self, network: nn.Module, objective: Objective, inputs: _Inputs) -> _Graph | None:
+        """Returns the graph for such inputs, captured now if they come for the second time."""
         if self._impossible:
             return None
         images, _, clean_log_probs = inputs
@@ -93,25 +93,25 @@ class _Recordings:
             torch.get_autocast_dtype("cuda"),
         )
         if key not in self._found:
-            # The first time libraries choose kernels, which is no part of a recording.
-            if len(self._found) < _MOST_RECORDINGS:
+            # The first time libraries choose kernels, which can't be captured.
+            if len(self._found) < _MOST_GRAPHS:
                 self._found[key] = None
             return None
-        recording = self._found[key]
-        if recording is None:
+        graph = self._found[key]
+        if graph is None:
             try:
-                recording = self._found[key] = _Recording(network, objective, inputs)
+                graph = self._found[key] = _Graph(network, objective, inputs)
             except RuntimeError as error:
                 # It asks the device something on the way, or memory is short.
                 self._impossible = True
                 self._found.clear()
                 reason = str(error).partition("\n")[0]
-                warnings.warn(f"attacks are not recorded as CUDA graphs: {reason}", stacklevel=2)
-        return recording
+                warnings.warn(f"attacks are not captured as CUDA graphs: {reason}", stacklevel=2)
+        return graph
 
 
-class _Recording:
-    """A pass that was recorded with `inputs`, and the memory that it reads and writes."""
+class _Graph:
+    """A pass that was captured with `inputs`, and the memory that it reads and writes."""
 
     def __init__(self, network: nn.Module, objective: Objective, inputs: _Inputs) -> None:
         images, labels, clean_log_probs = inputs
@@ -152,16 +152,16 @@ def _compute(
     return gradient, logits.detach()
 
 
-def _can_record(images: Tensor) -> bool:
+def _can_capture(images: Tensor) -> bool:
     return images.is_cuda
 
 
 def _pool(device: torch.device) -> Any:
-    """Returns the memory that a device's recordings share: no two of them run at once."""
+    """Returns the memory that a device's graphs share: no two of them run at once."""
     if device not in _POOLS:
         _POOLS[device] = torch.cuda.graph_pool_handle()
     return _POOLS[device]
 
 
-_RECORDINGS: weakref.WeakKeyDictionary[nn.Module, _Recordings] = weakref.WeakKeyDictionary()
+_GRAPHS: weakref.WeakKeyDictionary[nn.Module, _Graphs] = weakref.WeakKeyDictionary()
 _POOLS: dict[torch.device, Any] = {}

@@ -14,19 +14,17 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
-from dynat_ray.acceleration.bn_fusion import find_foldable
-from dynat_ray.acceleration.cpu.winograd import WinogradConvolution
-from dynat_ray.acceleration.fixed_norm import Normalised, scale_of
+from dynat_ray.acceleration import switch
+from dynat_ray.acceleration.bn_fusion import find_fusions
 from dynat_ray.acceleration.modes import in_float32
+from dynat_ray.acceleration.twin_network import Twin, has_hooks
 
-# Exact types: a subclass may do something else with its weights.
-_WEIGHTED = (nn.Conv2d, nn.Linear)
-# Of the check that folding changes nothing, relative to the length of an image's logits and
+# Of the check that a twin changes nothing, relative to the length of an image's logits and
 # gradient. Gradients jump, by some per cent and in deep networks often, where a ReLU's input is
 # next to 0. A wrong twin is far off at nearly all images.
 _TOLERANCES = (1e-3, 5e-2)
@@ -36,16 +34,17 @@ _ALIKE_AT_LEAST = 0.5
 _COMPILED_TOLERANCE = 0.5
 
 
-def folded(model: nn.Module, images: Tensor) -> nn.Module:
+def twin_of(model: nn.Module, images: Tensor) -> nn.Module:
     """Returns a network that gives the same logits as `model` has now, for less.
 
     That is a twin which shares all weights that need no change; it is kept as long as `model` is.
     Where no twin gives the same logits and gradients with respect to images (checked once, on a
-    few of them), where hooks watch the network, or there is nothing to gain, it is `model` itself.
-    The twin has no gradients with respect to weights, nor second derivatives.
+    few of them; a warning says what was wrong), where hooks watch the network, or there is nothing
+    to gain, it is `model` itself. The twin has no gradients with respect to weights, nor second
+    derivatives.
 
     Args:
-        model: A network in eval mode whose parameters are frozen (`perturb.frozen`), compiled or
+        model: A network in eval mode whose parameters are frozen (`modes.frozen`), compiled or
             not; a compiled one gets a compiled twin, unless the compiler gets its gradients wrong.
         images: Some of those it will get, `(B, C, H, W)` in [0, 1].
     """
@@ -57,27 +56,30 @@ def folded(model: nn.Module, images: Tensor) -> nn.Module:
     # One for each precision, so that none has to move its weights when training and validation
     # take turns.
     twins = _TWINS.setdefault(model, {})
-    compiled = core is not model
-    twin = twins.get(dtype)
+    key = (dtype, switch.may_use_cpu_kernels())
+    twin = twins.get(key)
     settled = _SETTLED.get(model, set())
     if twin is None or not twin.still_fits(core):
-        after = _convolutions_before(core, images[:_CHECKED_IMAGES].detach())
-        twin = twins[dtype] = _Twin(core, after, compiled)
+        twin = twins[key] = _build(core, images)
         twin.refresh(dtype)
-        if compiled:
-            twin.compile(images)
+        if core is not model:
+            _compile(twin, images)
     elif twin not in settled:
         twin.refresh(dtype)
     settled.add(twin)
-    return model if twin.network is None else twin.network
+    twin.attacks += 1
+    if twin.network is None:
+        return model
+    _KNOWN_TWINS.add(twin.network)
+    return twin.network
 
 
 @contextmanager
 def settled_weights(model: nn.Module) -> Iterator[None]:
-    """Has `folded` bring twins of `model` up to date but once.
+    """Has `twin_of` bring twins of `model` up to date but once.
 
     Args:
-        model: What `folded` will get. Nobody changes its weights or statistics meanwhile.
+        model: What `twin_of` will get. Nobody changes its weights or statistics meanwhile.
     """
     _SETTLED[model] = set()
     try:
@@ -87,124 +89,84 @@ def settled_weights(model: nn.Module) -> Iterator[None]:
 
 
 def forget_twin(model: nn.Module) -> None:
-    """Has the next call of `folded` make a new twin: what is not a tensor may have changed."""
+    """Has the next call of `twin_of` make a new twin: what is not a tensor may have changed."""
     _TWINS.pop(model, None)
 
 
-class _Twin:
-    """A network's twin, and how its weights follow from the network's.
+def twin_status(model: nn.Module) -> str:
+    """Returns whether attacks on `model` have run on a twin, in a few words for a run's record.
 
     Args:
-        model: The network.
-        after: Names of batch normalisations, with that of the convolution before each, empty if
-            it has to stay on its own; None: the network can't have a twin.
-        compiled: Leave out what a compiler does better, or can't do.
+        model: What `twin_of` got.
 
-    Attributes:
-        network: The twin itself, None where there is none; its weights are those of the last
-            `refresh`.
+    Returns:
+        `used`; `refused for N attacks: REASON`; `not needed` (nothing follows from its weights
+        alone) or `not asked for` (no attack with fixed statistics yet).
     """
+    if has_hooks(model):
+        return "refused for all attacks: hooks watch the network"
+    twins = list(_TWINS.get(model, {}).values())
+    refused = [twin for twin in twins if twin.refusal]
+    if refused:
+        count = sum(twin.attacks for twin in refused)
+        return f"refused for {count} attacks: {refused[0].refusal}"
+    if not twins:
+        return "not asked for"
+    return "used" if any(twin.network is not None for twin in twins) else "not needed"
 
-    def __init__(self, model: nn.Module, after: dict[str, str] | None, compiled: bool) -> None:
-        self._shared = _tensors(model)
-        self.network: nn.Module | None = None
-        self._weights: list[_Weights | Normalised] = []
-        if after is None:
-            return
-        network = copy.deepcopy(model, {id(tensor): tensor for tensor in self._shared})
-        originals, modules = dict(model.named_modules()), dict(network.named_modules())
-        folding = {convolution: norm for norm, convolution in after.items() if convolution}
-        replaced: dict[str, nn.Module] = {}
-        for name, module in originals.items():
-            if name and type(module) in _WEIGHTED:
-                twin = modules[name]
-                if WinogradConvolution.can_take(module):
-                    twin = replaced[name] = WinogradConvolution(twin)
-                norm = originals[folding[name]] if name in folding else None
-                self._weights.append(_Weights(module, twin, norm))
-        for name, convolution in after.items():
-            replaced[name] = normalised = Normalised(originals[name], folded=bool(convolution))
-            self._weights.append(normalised)
-        for name, own in replaced.items():
-            parent, _, attribute = name.rpartition(".")
-            setattr(modules[parent], attribute, own)
-        if after or self._weights:
-            self.network = network
-            _KNOWN_TWINS.add(network)
 
-    def compile(self, images: Tensor) -> None:
-        """Compiles the twin, unless that changes its gradients on `images` `(B, C, H, W)`.
+def cpu_kernels_status(device: torch.device) -> str:
+    """Returns what is used of the CPU kernels: `auto`, `off`, or `unavailable: REASON`.
 
-        It has: PyTorch 2.11 made all of them 0 without a word, and attacks that do nothing teach
-        no robustness.
-        """
-        if self.network is None:
-            return
-        compiled: nn.Module = torch.compile(self.network, dynamic=False)  # type: ignore[assignment]
-        (_, expected), (_, gradient) = (
-            _logits_and_gradient(network, images) for network in (self.network, compiled)
-        )
-        if bool((gradient - expected).norm() <= _COMPILED_TOLERANCE * expected.norm()):
-            self.network = compiled
-            _KNOWN_TWINS.add(compiled)
-            return
+    Args:
+        device: Where networks are.
+    """
+    if switch.cpu_kernels_choice() == "off":
+        return "off"
+    kernels = _cpu_kernels()
+    if kernels is None:
+        return "unavailable: this installation comes without them"
+    if device.type != "cpu":
+        return f"unavailable: networks are on {device.type}"
+    reason = kernels.why_unavailable()
+    return f"unavailable: {reason.splitlines()[0]}" if reason else "auto"
+
+
+def _cpu_kernels() -> ModuleType | None:
+    if not switch.may_use_cpu_kernels():
+        return None
+    from dynat_ray.acceleration import cpu  # the folder may be gone
+
+    return cpu
+
+
+def _build(model: nn.Module, images: Tensor) -> Twin:
+    kernels = _cpu_kernels()
+    try:
+        fusions = _checked_fusions(model, images[:_CHECKED_IMAGES].detach(), kernels)
+    except _Refused as refusal:
         warnings.warn(
-            "torch.compile changes the gradients of this network; its attacks run uncompiled",
-            stacklevel=2,
+            f"attacks run on the network itself, not on a faster twin: {refusal}", stacklevel=3
         )
-
-    def still_fits(self, model: nn.Module) -> bool:
-        """Returns whether the model's tensors are the ones that the twin shares."""
-        now = _tensors(model)
-        return len(now) == len(self._shared) and all(
-            one is other for one, other in zip(now, self._shared, strict=True)
-        )
-
-    @torch.no_grad()
-    def refresh(self, dtype: torch.dtype | None) -> None:
-        """Brings the weights up to date, in `dtype` (None: their own)."""
-        for weights in self._weights:
-            weights.refresh(dtype)
+        return Twin(model, None, kernels, refusal=str(refusal))
+    return Twin(model, fusions, kernels)
 
 
-class _Weights:
-    """A convolution or linear layer, its twin, and the batch normalisation folded into it."""
-
-    def __init__(self, original: nn.Module, twin: nn.Module, norm: nn.Module | None) -> None:
-        self._original: Any = original
-        self._twin: Any = twin
-        self._norm: Any = norm
-
-    def refresh(self, dtype: torch.dtype | None) -> None:
-        weight, bias, norm = self._original.weight, self._original.bias, self._norm
-        if norm is not None:
-            scale = scale_of(norm)
-            weight = weight * scale.view(-1, 1, 1, 1)
-            bias = ((0 if bias is None else bias) - norm.running_mean) * scale
-            bias = bias if norm.bias is None else bias + norm.bias
-        for name, value in (("weight", weight), ("bias", bias)):
-            if value is not None:
-                self._take(name, value, dtype)
-        if isinstance(self._twin, WinogradConvolution):
-            self._twin.refresh(weight)
-
-    def _take(self, name: str, value: Tensor, dtype: torch.dtype | None) -> None:
-        parameters, now = self._twin._parameters, getattr(self._twin, name)
-        original, dtype = getattr(self._original, name), dtype or value.dtype
-        if value is original and dtype == value.dtype:
-            parameters[name] = value
-        elif now is None or now is original or (now.dtype, now.device) != (dtype, value.device):
-            parameters[name] = nn.Parameter(value.to(dtype, copy=True), requires_grad=False)
-        else:
-            now.copy_(value)  # in place: compiled graphs keep their inputs
+class _Refused(Exception):
+    """No twin gives what the network gives."""
 
 
-def _convolutions_before(model: nn.Module, images: Tensor) -> dict[str, str] | None:
+def _checked_fusions(
+    model: nn.Module, images: Tensor, kernels: ModuleType | None
+) -> dict[str, str]:
     """Finds out, on a copy, which batch normalisations can go, and into which convolutions.
 
     Returns:
         Names of batch normalisations with that of the convolution before each, empty where there
-        is none; None if no twin gives the copy's logits.
+        is none.
+
+    Raises:
+        _Refused: No twin gives the copy's logits and gradients.
     """
     devices = [images.device] if images.device.type == "cuda" else []
     with (
@@ -214,18 +176,40 @@ def _convolutions_before(model: nn.Module, images: Tensor) -> dict[str, str] | N
     ):
         try:
             probe = copy.deepcopy(model)
-            after = find_foldable(probe, images)
+            fusions = find_fusions(probe, images)
             expected = _logits_and_gradient(probe, images)
-            for candidate in (after, dict.fromkeys(after, "")):
-                twin = _Twin(probe, candidate, compiled=False)
+            for candidate in (fusions, dict.fromkeys(fusions, "")):
+                twin = Twin(probe, candidate, kernels)
                 twin.refresh(None)
                 network = twin.network
                 if network is None or _alike(_logits_and_gradient(network, images), expected):
                     return candidate
         # Networks of others may refuse copies, or anything else, each in its own way.
-        except Exception:
-            return None
-    return None
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+            raise _Refused(f"{type(error).__name__}: {reason}") from error
+    raise _Refused("its logits or gradients are others")
+
+
+def _compile(twin: Twin, images: Tensor) -> None:
+    """Compiles a twin, unless that changes its gradients on `images` `(B, C, H, W)`.
+
+    It has: PyTorch 2.11 made all of them 0 without a word, and attacks that do nothing teach no
+    robustness.
+    """
+    if twin.network is None:
+        return
+    compiled: nn.Module = torch.compile(twin.network, dynamic=False)  # type: ignore[assignment]
+    (_, expected), (_, gradient) = (
+        _logits_and_gradient(network, images) for network in (twin.network, compiled)
+    )
+    if bool((gradient - expected).norm() <= _COMPILED_TOLERANCE * expected.norm()):
+        twin.network = compiled
+        return
+    warnings.warn(
+        "torch.compile changes the gradients of this network; its attacks run uncompiled",
+        stacklevel=3,
+    )
 
 
 def _logits_and_gradient(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,21 +229,10 @@ def _alike(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> boo
     return bool(alike.float().mean() >= _ALIKE_AT_LEAST)
 
 
-def has_hooks(model: nn.Module) -> bool:
-    """Returns whether somebody watches or changes what a network computes."""
-    return any(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
-        for module in model.modules()
-    )
-
-
-def _tensors(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
-
-
-_TWINS: weakref.WeakKeyDictionary[nn.Module, dict[torch.dtype | None, _Twin]] = (
+# By precision, and whether CPU kernels may be used.
+_TWINS: weakref.WeakKeyDictionary[nn.Module, dict[tuple[torch.dtype | None, bool], Twin]] = (
     weakref.WeakKeyDictionary()
 )
 # Twins that are up to date, of networks whose weights don't change for a while.
-_SETTLED: weakref.WeakKeyDictionary[nn.Module, set[_Twin]] = weakref.WeakKeyDictionary()
+_SETTLED: weakref.WeakKeyDictionary[nn.Module, set[Twin]] = weakref.WeakKeyDictionary()
 _KNOWN_TWINS: weakref.WeakSet[nn.Module] = weakref.WeakSet()

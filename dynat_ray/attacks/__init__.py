@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from dynat_ray.attacks.registry import get_attacks
+from dynat_ray.attacks.registry import Attack, get_attacks, register_attack
+from dynat_ray.attacks.stages import Setting
 
-__all__ = ["get_attacks"]
+__all__ = ["Attack", "Setting", "get_attacks", "register_attack"]

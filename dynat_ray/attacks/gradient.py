@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from dynat_ray import keyed_random
 from dynat_ray.attacks.stages import Setting
-from dynat_ray.perturb.pgd import pgd
-from dynat_ray.perturb.threat import get_ball
+from dynat_ray.perturb.pgd import PGD
+from dynat_ray.perturb.threat import Threat
 
 # 2/255 for 8/255, the step of PGD-20 in the adversarial-training literature since Madry et al.
 _STEP_SHARE = 0.25
@@ -39,19 +39,16 @@ class GradientAttack:
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
         result = images.clone()
         left = torch.arange(len(images), device=images.device)
+        attack = PGD(
+            threat=Threat(at.norm, at.eps),
+            steps=self.steps,
+            step_size=min(at.eps, max(_STEP_SHARE * at.eps, 2.5 * at.eps / self.steps)),
+            objective=self.objective,
+            random_start="uniform" if self.random_start else "none",
+        )
         for restart in range(self.restarts):
-            outcome = pgd(
-                model,
-                images[left],
-                labels[left],
-                ball=get_ball(at.norm),
-                eps=at.eps,
-                step_size=min(at.eps, max(_STEP_SHARE * at.eps, 2.5 * at.eps / self.steps)),
-                steps=self.steps,
-                objective=self.objective,
-                random_start="uniform" if self.random_start else "none",
-                keys=keyed_random.combine(at.seed, restart, left),
-            )
+            keys = keyed_random.combine(at.seed, restart, left)
+            outcome = attack(model, images[left], labels[left], keys=keys)
             result[left] = outcome.images
             if restart + 1 < self.restarts:
                 with torch.no_grad():

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dynat_ray.acceleration.twin import folded
+from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.attacks.fab import nearest_towards
 from dynat_ray.attacks.probes import Measured, Probe
 from dynat_ray.attacks.stages import Setting, target_count
@@ -76,7 +76,7 @@ class Fab(Probe):
         nearest = torch.full(labels.shape, torch.inf, device=images.device)
         nearest[predicted != labels] = 0.0
         right = (predicted == labels).nonzero().squeeze(1)
-        searched = folded(model, images)
+        searched = twin_of(model, images)
         for rank in range(target_count(at.classes) if len(right) else 0):
             found, lengths = nearest_towards(
                 searched, images[right], labels[right], rank, norm=at.norm

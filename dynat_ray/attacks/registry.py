@@ -60,6 +60,18 @@ _FIXED = {
         Attack("autoattack-rand", _RANDOMISED, costly=True),
     )
 }
+
+
+def register_attack(attack: Attack) -> None:
+    """Makes an attack known under its name, which must be new.
+
+    Args:
+        attack: Its stages are named, see `Stage`; workers look it up by its name.
+    """
+    assert attack.name not in _FIXED, f"there is an attack '{attack.name}' already"
+    _FIXED[attack.name] = attack
+
+
 # `pgd-20`, `pgd-100x5` (five restarts), `cw-50`.
 _STEPPED = re.compile(r"(pgd|cw)-([1-9]\d*)(?:x([1-9]\d*))?")
 

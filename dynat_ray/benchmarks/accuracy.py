@@ -16,8 +16,8 @@ from dynat_ray.benchmarks.our_loop import classifier, sgd
 from dynat_ray.benchmarks.reference_loops import AttackSettings
 from dynat_ray.data import load_split, load_test_images
 from dynat_ray.models import Classifier
-from dynat_ray.perturb.pgd import pgd
-from dynat_ray.perturb.threat import get_ball
+from dynat_ray.perturb.pgd import PGD
+from dynat_ray.perturb.threat import Threat
 
 # Student's t for the 95 % interval of a mean of so many paired differences.
 _STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
@@ -87,18 +87,10 @@ def _paired(ours: list[float], theirs: list[float]) -> dict[str, Any]:
 
 def _robust_accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
     model = model.float()
+    attack = PGD(threat=Threat("Linf", 8 / 255), steps=20, step_size=2 / 255)
     right = 0
     for part, truth in zip(images.split(250), labels.split(250), strict=True):
-        found = pgd(
-            model,
-            part,
-            truth,
-            ball=get_ball("Linf"),
-            eps=8 / 255,
-            step_size=2 / 255,
-            steps=20,
-            keys=torch.arange(len(truth), device=part.device),
-        )
+        found = attack(model, part, truth, keys=torch.arange(len(truth), device=part.device))
         with frozen(model), torch.no_grad():
             right += int((model(found.images).argmax(dim=1) == truth).sum())
     return 100 * right / len(labels)

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from dynat_ray.benchmarks.reference_loops import CLASSES, AttackSettings, Step
-from dynat_ray.config import AttackConfig, ThreatConfig, TrainConfig
+from dynat_ray.config import AttackConfig, TrainConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import MethodContext, build_method, method_settings
 from dynat_ray.models import Classifier, build_model
+from dynat_ray.perturb.threat import Threat
 from dynat_ray.training.device import Precision
 from dynat_ray.training.step import Stepper, wrap
 
@@ -20,12 +21,17 @@ def our_step(
     *,
     device: str,
     compiled: bool = False,
-    recorded: bool = True,
+    cuda_graphs: bool = True,
 ) -> Step:
     """Returns our PGD-AT step on a new network for images like those of `random_batch`."""
     network = classifier(model, seed=0, shape=(3, 32, 32)).to(device)
     stepper = our_stepper(
-        network, sgd(network), AttackSettings(), precision, compiled=compiled, recorded=recorded
+        network,
+        sgd(network),
+        AttackSettings(),
+        precision,
+        compiled=compiled,
+        cuda_graphs=cuda_graphs,
     )
     return as_step(stepper)
 
@@ -37,14 +43,14 @@ def our_stepper(
     precision: Precision,
     *,
     compiled: bool,
-    recorded: bool = True,
+    cuda_graphs: bool = True,
 ) -> Stepper:
     """The package's own step, as `dynat_ray.train --method.name pgd_at` runs it."""
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     device = next(model.parameters()).device
     context = MethodContext(
-        threat=ThreatConfig(eps=attack.eps),
-        attack=AttackConfig(steps=attack.steps, cuda_graphs=recorded),
+        threat=Threat("Linf", attack.eps),
+        attack=AttackConfig(steps=attack.steps, cuda_graphs=cuda_graphs),
         step_size=attack.step_size,
         classes=CLASSES,
     )

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
-from torch.utils.flop_counter import flop_registry, register_flop_formula
+from torch.utils.flop_counter import flop_registry
 
-from dynat_ray.acceleration.cpu import winograd
-from dynat_ray.acceleration.cpu.winograd import formats
+from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.benchmarks.our_loop import our_step, random_batch
 from dynat_ray.benchmarks.turns import cpu_threads, seconds_of
 from dynat_ray.training.device import Precision, usable_precision
@@ -99,16 +98,9 @@ def measure(
         for _ in range(2):
             step(images, labels)
         seconds = min(seconds_of(partial(step, images, labels), device) for _ in range(3))
-        # Its library writes lines of no use to stderr.
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-        activities = [ProfilerActivity.CPU]
-        if device == "cuda":
-            activities.append(ProfilerActivity.CUDA)
-        with profile(activities=activities) as profiled:
-            seconds_of(partial(step, images, labels), device)
-        times = _times(profiled, device)
-        # The same arithmetic, but compiled and recorded steps hide their operations.
-        plain = our_step(model, precision, device=device, recorded=False)
+        times = _times(partial(step, images, labels), device)
+        # The same arithmetic, but compiled and replayed steps hide their operations.
+        plain = our_step(model, precision, device=device, cuda_graphs=False)
         plain(images, labels)
         with _Counter() as counted:
             plain(images, labels)
@@ -162,8 +154,15 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _times(profiled: Any, device: str) -> dict[str, float]:
-    """Returns the seconds of all operations by name: on a GPU of its kernels and copies."""
+def _times(step: Callable[[], object], device: str) -> dict[str, float]:
+    """Returns the seconds of a step's operations by name: on a GPU of its kernels and copies."""
+    # Its library writes lines of no use to stderr.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    activities = [ProfilerActivity.CPU]
+    if device == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    with profile(activities=activities) as profiled:
+        seconds_of(step, device)
     averages = profiled.key_averages()
     if device == "cpu":
         return {event.key: event.self_cpu_time_total / 1e6 for event in averages}
@@ -198,7 +197,7 @@ class _Counter(TorchDispatchMode):
         answer = function(*args, **kwargs)
         count = flop_registry.get(function._overloadpacket)
         if count is not None:
-            dtype = _multiplied_in(function, args)
+            dtype = _multiplied_in((args, kwargs))
             self.flops[dtype] = self.flops.get(dtype, 0) + count(*args, **kwargs, out_val=answer)
         elif not function.is_view:
             tensors = {
@@ -210,50 +209,19 @@ class _Counter(TorchDispatchMode):
         return answer
 
 
-def _multiplied_in(function: Any, arguments: Sequence[Any]) -> torch.dtype:
-    """Returns the format of the factors of an operation."""
-    operators = torch.ops.dynat_ray
-    if function._overloadpacket in (operators.winograd, operators.winograd_strided_gradient):
-        kernels = arguments[1]
-        assert isinstance(kernels, Tensor)
-        return kernels.dtype
-    dtype = next(each.dtype for each in tree_iter(arguments) if isinstance(each, Tensor))
-    if function._overloadpacket == operators.winograd_weight_gradient:
-        return dtype if formats.rounds_factors(dtype) else torch.float32
-    return dtype
+def _multiplied_in(arguments: Any) -> torch.dtype:
+    """Returns the format of the factors of an operation, whose arguments these are.
+
+    One of them says so, or else it is that of the second tensor: kernels that were transformed may
+    be in another format than images.
+    """
+    leaves = list(tree_iter(arguments))
+    named = [each for each in leaves if isinstance(each, torch.dtype)]
+    return (named or [each.dtype for each in leaves if isinstance(each, Tensor)][1:])[0]
 
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-@register_flop_formula(torch.ops.dynat_ray.winograd)
-def _winograd_flops(
-    features: Sequence[int], kernels: Sequence[int], bias: Any, stride: int = 1, **_: Any
-) -> int:
-    """Returns the FLOPs of the products alone: of each tile with all transformed kernels."""
-    samples, _channels, height, width = features
-    tiles = samples * winograd.tiles(-(-height // stride), -(-width // stride))
-    return 2 * tiles * kernels[0] * winograd.products(stride) // winograd.POINTS
-
-
-@register_flop_formula(torch.ops.dynat_ray.winograd_strided_gradient)
-def _winograd_strided_flops(
-    upstream: Sequence[int], kernels: Sequence[int], *_: Any, **__: Any
-) -> int:
-    """Returns the same for the gradient with respect to images that were convolved in strides."""
-    tiles = upstream[0] * winograd.tiles(*upstream[2:])
-    return 2 * tiles * kernels[0] * winograd.products(2) // winograd.POINTS
-
-
-@register_flop_formula(torch.ops.dynat_ray.winograd_weight_gradient)
-def _winograd_gradient_flops(
-    features: Sequence[int], upstream: Sequence[int], *_: Any, **__: Any
-) -> int:
-    """Returns the same for the gradient with respect to kernels."""
-    samples, channels, height, width = features
-    tiles = samples * winograd.tiles(height, width)
-    return 2 * tiles * winograd.POINTS * channels * upstream[1]
 
 
 def _matrix_rate(device: str, dtype: torch.dtype) -> float:
@@ -267,19 +235,20 @@ def _matrix_rate(device: str, dtype: torch.dtype) -> float:
 
 
 def _rate_of_float16_convolution() -> float:
-    """Returns that of a convolution of ours, as PyTorch's products in float16 sum up in float32.
+    """Returns that of a convolution in an attack, as PyTorch's products in float16 sum up in
+    float32.
 
     Its transforms included, so that the true rate is a little higher.
     """
-    features = torch.randn(64, 256, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last)
-    weight = torch.randn(256, 256, 3, 3)
-    kernels = winograd.transformed_kernels(weight, features.dtype, turned=True)
-    assert kernels.dtype == torch.float16
-    best = min(
-        seconds_of(lambda: torch.ops.dynat_ray.winograd(features, kernels, None), "cpu")
-        for _ in range(32)
-    )
-    return _winograd_flops(features.shape, kernels.shape, None) / best
+    network = nn.Sequential(nn.Conv2d(256, 256, 3, padding=1, bias=False))
+    network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    images = torch.randn(64, 256, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        convolution = twin_of(network, images)
+        with _Counter() as counted:
+            convolution(images)
+        best = min(seconds_of(partial(convolution, images), "cpu") for _ in range(32))
+    return counted.flops[torch.float16] / best
 
 
 def _bandwidth(device: str) -> float:

@@ -20,6 +20,7 @@ from dynat_ray.data import Batch, load_info, load_split
 from dynat_ray.methods import MethodContext, build_method, method_settings
 from dynat_ray.methods.dynat import DynATSettings
 from dynat_ray.models import load_model
+from dynat_ray.perturb.threat import Threat
 from dynat_ray.storage.run_folder import read_run_config
 from dynat_ray.training.device import autocast
 from dynat_ray.training.step import Stepper, wrap
@@ -45,64 +46,17 @@ def measure(
         included in the time), `paid`, the second by the first, and among `ratios` the time of
         DynAT's whole training step by that of PGD-AT's on the same weights and batches.
     """
-    config = read_run_config(run)
-    settings = config.method if isinstance(config.method, DynATSettings) else DynATSettings()
-    everything = replace(settings, early_stop=False, misclassified="uniform")
-    network = load_model(run).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    images, labels = _training_images(config, _BATCHES * batch_size)
-    context = MethodContext(
-        threat=config.threat,
-        attack=config.attack,
-        step_size=config.step_size(),
-        classes=load_info(config.data.path).num_classes,
-    )
-    batches = [
-        Batch(
-            pixels.to(device).float().div(255).contiguous(memory_format=torch.channels_last),
-            truth.to(device),
-            torch.arange(len(truth), device=device),
-        )
-        for pixels, truth in zip(images.split(batch_size), labels.split(batch_size), strict=True)
-    ]
-
-    def attack(chosen: Any) -> tuple[int, float]:
-        method, passes = build_method(chosen, context), 0
-
-        def every_batch() -> None:
-            nonlocal passes
-            for batch in batches:
-                passes += method.prepare(network, batch, batch.indices).passes
-
-        with autocast(config.train.precision, torch.device(device)):
-            seconds = seconds_of(every_batch, device)
-        return passes, seconds
-
-    def training(chosen: Any) -> Callable[[], None]:
-        core = deepcopy(network)
-        # The weights stay those of the run.
-        optimizer = torch.optim.SGD(core.parameters(), lr=0.0)
-        stepper = Stepper(
-            wrap(core, config.train),
-            build_method(chosen, context),
-            optimizer,
-            config.train,
-            torch.device(device),
-        )
-
-        def every_batch() -> None:
-            for number, batch in enumerate(batches):
-                stepper.step(batch, 0, number, len(batch.labels))
-
-        return every_batch
-
     with cpu_threads(threads):
-        attack(settings)
+        trained = _Trained(run, batch_size, torch.device(device))
+        everything = replace(trained.settings, early_stop=False, misclassified="uniform")
+        trained.attack(trained.settings)
         times = []
         for _ in range(rounds):
-            passes, seconds = attack(settings)
-            all_passes, all_seconds = attack(everything)
+            passes, seconds = trained.attack(trained.settings)
+            all_passes, all_seconds = trained.attack(everything)
             times.append(1 - seconds / all_seconds)
-        dynat, pgd_at = training(settings), training(method_settings()["pgd_at"]())
+        dynat = trained.step_of(trained.settings)
+        pgd_at = trained.step_of(method_settings()["pgd_at"]())
         dynat()
         pgd_at()
         steps = [seconds_of(dynat, device) / seconds_of(pgd_at, device) for _ in range(rounds)]
@@ -114,6 +68,63 @@ def measure(
         "paid": round(time_saved / passes_saved, 2) if passes_saved > 0 else None,
         "ratios": {"dynat_step_by_pgd_at": spread(steps)},
     }
+
+
+class _Trained:
+    """A trained run's network with batches of its training images, and the run's settings."""
+
+    def __init__(self, run: Path, batch_size: int, device: torch.device) -> None:
+        self.config = config = read_run_config(run)
+        self.settings = (
+            config.method if isinstance(config.method, DynATSettings) else DynATSettings()
+        )
+        self.device = device
+        self.network = load_model(run).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.context = MethodContext(
+            threat=Threat(config.threat.norm, config.threat.eps),
+            attack=config.attack,
+            step_size=config.step_size(),
+            classes=load_info(config.data.path).num_classes,
+        )
+        images, labels = _training_images(config, _BATCHES * batch_size)
+        self.batches = [
+            Batch(
+                pixels.to(device).float().div(255).contiguous(memory_format=torch.channels_last),
+                truth.to(device),
+                torch.arange(len(truth), device=device),
+            )
+            for pixels, truth in zip(
+                images.split(batch_size), labels.split(batch_size), strict=True
+            )
+        ]
+
+    def attack(self, settings: Any) -> tuple[int, float]:
+        """Returns the passes of a method's attacks on all batches, and the seconds they took."""
+        method, passes = build_method(settings, self.context), 0
+
+        def every_batch() -> None:
+            nonlocal passes
+            for batch in self.batches:
+                passes += method.prepare(self.network, batch, batch.indices).passes
+
+        with autocast(self.config.train.precision, self.device):
+            seconds = seconds_of(every_batch, self.device.type)
+        return passes, seconds
+
+    def step_of(self, settings: Any) -> Callable[[], None]:
+        """Returns a function that takes a method's training steps, one a batch."""
+        core = deepcopy(self.network)
+        # The weights stay those of the run.
+        optimizer = torch.optim.SGD(core.parameters(), lr=0.0)
+        train = self.config.train
+        method = build_method(settings, self.context)
+        stepper = Stepper(wrap(core, train), method, optimizer, train, self.device)
+
+        def every_batch() -> None:
+            for number, batch in enumerate(self.batches):
+                stepper.step(batch, 0, number, len(batch.labels))
+
+        return every_batch
 
 
 def _training_images(config: RunConfig, count: int) -> tuple[Tensor, Tensor]:

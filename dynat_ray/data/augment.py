@@ -17,7 +17,7 @@ from dynat_ray.errors import UserError, unknown_name
 from dynat_ray.keyed_random import combine, uniform
 
 
-@dataclass
+@dataclass(frozen=True)
 class Batch:
     """What a method trains on.
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dynat_ray.acceleration.twin import cpu_kernels_status
 from dynat_ray.attacks.registry import get_attacks, get_probe
 from dynat_ray.data import balanced_subset
 from dynat_ray.distributed.kept_shards import finish_shards
@@ -139,6 +140,7 @@ def evaluate(
             "eps_ref": asdict(request.eps_ref) if request.eps_ref else None,
             "classes": samples.classes,
             "class_names": samples.data.classes,
+            "cpu_kernels": cpu_kernels_status(best_device()),
             "checks": [check.entry() for check in checks],
             "checksums": {"model": identity["model"], "data": identity["data"]},
             "seconds": round(time.monotonic() - started + state.seconds, 1),

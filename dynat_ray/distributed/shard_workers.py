@@ -13,7 +13,8 @@ import torch
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from torch import Tensor, nn
 
-from dynat_ray.config import Norm
+from dynat_ray.acceleration.switch import cpu_kernels, cpu_kernels_choice
+from dynat_ray.config import CpuKernels, Norm
 from dynat_ray.distributed.cluster import cluster_total
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.outcomes import FinishedShard
@@ -70,7 +71,9 @@ def run_shards_on_ray(
         max_restarts=_RESTARTS,
         max_task_retries=_RESTARTS,
     )(_Evaluator)
-    actors: list[Any] = [start.remote(gpu) for _ in range(min(workers, len(shards)))]
+    actors: list[Any] = [
+        start.remote(gpu, cpu_kernels_choice()) for _ in range(min(workers, len(shards)))
+    ]
     waiting, running = deque(shards), {}
 
     def deal(actor: Any) -> None:
@@ -132,9 +135,11 @@ class _Evaluator:
 
     Args:
         gpu: Whether it has one.
+        cpu_kernels: What holds in the process that deals.
     """
 
-    def __init__(self, gpu: bool) -> None:
+    def __init__(self, gpu: bool, cpu_kernels: CpuKernels) -> None:
+        self._cpu_kernels: CpuKernels = cpu_kernels
         self._device = "cuda" if gpu and torch.cuda.is_available() else "cpu"
         # Results depend in their last bits on how many threads share an operation.
         torch.set_num_threads(1)
@@ -156,4 +161,5 @@ class _Evaluator:
                 reason = str(error).strip().splitlines()[-1]
                 raise UserError(f"the model can't be loaded on a worker: {reason}") from error
             self._model = model.to(self._device).to(memory_format=torch.channels_last)
-        return evaluate_shard(self._model, images, labels, shard, norm=norm, seed=seed)
+        with cpu_kernels(self._cpu_kernels):
+            return evaluate_shard(self._model, images, labels, shard, norm=norm, seed=seed)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from dynat_ray.acceleration.switch import cpu_kernels
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.config import RunConfig
 from dynat_ray.data import balanced_subset, load_info, load_split
@@ -108,6 +109,7 @@ def measure(
     identity = identify(model, info, settings)
     path = model_folder.parent / _STATES / f"{identity_key(identity)}.jsonl"
     with (
+        cpu_kernels(config.train.cpu_kernels),
         open_state(path, identity, shards, resume=True) as state,
         progress_bar(len(labels)) as on_shard,
     ):

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dynat_ray.acceleration.twin import folded
+from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.attacks.probes import Probe
 from dynat_ray.attacks.registry import Attack, get_attack, get_probe
 from dynat_ray.attacks.stages import Setting
@@ -186,7 +186,7 @@ def _attack(
     attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, clean: Tensor, at: Setting
 ) -> ShardOutcome:
     predicted = clean.clone()
-    attacked = folded(model, images)
+    attacked = twin_of(model, images)
     fooled_by = torch.where(clean == labels, STILL_RIGHT, WRONG_WHEN_CLEAN)
     for place, stage in enumerate(attack.stages if at.eps > 0 else ()):
         right = (fooled_by == STILL_RIGHT).nonzero().squeeze(1)

@@ -18,20 +18,23 @@ from dynat_ray.methods import (  # noqa: F401  (they register)
     trades,
     uad_at,
 )
-from dynat_ray.methods.base import Method, MethodContext, Prepared
-from dynat_ray.methods.register import (
+from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
+from dynat_ray.methods.registration import (
     ablation,
     build_method,
     method_settings,
+    register,
     standard_model_key,
 )
 
 __all__ = [
     "Method",
     "MethodContext",
+    "MethodLoss",
     "Prepared",
     "ablation",
     "build_method",
     "method_settings",
+    "register",
     "standard_model_key",
 ]

@@ -25,9 +25,9 @@ from dynat_ray import keyed_random
 from dynat_ray.acceleration.modes import frozen
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
-from dynat_ray.methods.base import Method, Prepared
+from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.features import channel_axis, per_channel
-from dynat_ray.methods.register import register
+from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.models import Classifier
 from dynat_ray.value_types import AboveZeroToOne, NonNegative
@@ -67,17 +67,17 @@ class AALP(Method[AALPSettings]):
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         outcome = self.attack(network, batch, keys, "ce")
         record = attack_record(outcome, batch.main_labels)
-        prepared = Prepared(batch, outcome.images, record=record, passes=outcome.passes)
+        extras = {}
         if self.settings.guided_dropout:
             with frozen(network, self.context.attack.batch_norm):
                 contribution = contributions(network, batch.images, batch.main_labels, self._axis)
             keep = keep_probabilities(contribution, self.settings.min_keep)
             drawn = keyed_random.uniform(keys, keep.shape[1], stream=_MASK_STREAM)
-            prepared.kept["mask"] = (drawn < keep) / keep
-        return prepared
+            extras["mask"] = (drawn < keep) / keep
+        return Prepared(batch, outcome.images, record=record, passes=outcome.passes, extras=extras)
 
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
-        batch, mask = prepared.batch, prepared.kept.get("mask")
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
+        batch, mask = prepared.batch, prepared.extras.get("mask")
 
         def drop(features: Tensor) -> Tensor:
             assert mask is not None
@@ -92,11 +92,15 @@ class AALP(Method[AALPSettings]):
         if self.settings.weights:
             probs = adversarial_logits.detach().softmax(dim=1)
             weights = probs.gather(1, batch.main_labels[:, None]).squeeze(1)
-        prepared.record["weight"] = weights
-        prepared.record["predicted"] = clean_logits.detach().argmax(dim=1)
-        prepared.record["clean_loss"] = self.cross_entropies(clean_logits.detach(), batch)
-        prepared.record["adversarial_loss"] = losses.detach()
-        return losses.mean() + self.settings.pairing * (weights * distance).mean()
+        record = {
+            "weight": weights,
+            "predicted": clean_logits.detach().argmax(dim=1),
+            "clean_loss": self.cross_entropies(clean_logits.detach(), batch),
+            "adversarial_loss": losses.detach(),
+        }
+        return MethodLoss(
+            losses.mean() + self.settings.pairing * (weights * distance).mean(), record
+        )
 
 
 def contributions(network: nn.Module, images: Tensor, labels: Tensor, axis: int) -> Tensor:

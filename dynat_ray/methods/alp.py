@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
-from dynat_ray.methods.base import Method, Prepared
-from dynat_ray.methods.register import register
+from dynat_ray.methods.base import Method, MethodLoss, Prepared
+from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.value_types import ClosedUnitInterval, NonNegative
 
@@ -44,15 +44,17 @@ class ALP(Method[ALPSettings]):
         record = attack_record(outcome, batch.main_labels)
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
 
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         batch, share = prepared.batch, self.settings.clean_share
         clean_logits: Tensor = network(batch.images).float()
         adversarial_logits: Tensor = network(prepared.adversarial).float()
         clean = self.cross_entropies(clean_logits, batch)
         adversarial = self.cross_entropies(adversarial_logits, batch)
         distance = (clean_logits - adversarial_logits).square().sum(dim=1)
-        prepared.record["predicted"] = clean_logits.detach().argmax(dim=1)
-        prepared.record["clean_loss"] = clean.detach()
-        prepared.record["adversarial_loss"] = adversarial.detach()
+        record = {
+            "predicted": clean_logits.detach().argmax(dim=1),
+            "clean_loss": clean.detach(),
+            "adversarial_loss": adversarial.detach(),
+        }
         classification = (1 - share) * adversarial.mean() + share * clean.mean()
-        return classification + self.settings.pairing * distance.mean()
+        return MethodLoss(classification + self.settings.pairing * distance.mean(), record)

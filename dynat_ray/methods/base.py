@@ -2,27 +2,30 @@
 
 A step has two halves, so that adversarial weight perturbation can ask for the loss twice:
 `prepare` attacks the unwrapped network, `loss` runs the outer forward passes through the wrapped
-one. Nothing else of the training loop knows how methods differ.
+one. Each returns a result; what it was given stays as it is. Nothing else of the training loop
+knows how methods differ.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynat_ray.acceleration.modes import frozen
-from dynat_ray.acceleration.twin import folded
-from dynat_ray.config import AttackConfig, MethodSettings, ThreatConfig
+from dynat_ray.acceleration.twin import twin_of
+from dynat_ray.config import AttackConfig, MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.objectives import ObjectiveName
-from dynat_ray.perturb.pgd import AttackOutcome, StopRule, pgd
-from dynat_ray.perturb.threat import RandomStart, get_ball
+from dynat_ray.perturb.pgd import PGD
+from dynat_ray.perturb.running import AttackOutcome, StopRule
+from dynat_ray.perturb.threat import RandomStart, Threat
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class MethodContext:
     """What every method knows of its run.
 
     Attributes:
-        threat: The ball that the model is to withstand.
+        threat: What the model is to withstand.
         attack: The training attack.
         step_size: Length of a step at the full budget, in units of [0, 1] pixels.
         classes: Number of classes.
@@ -40,7 +43,7 @@ class MethodContext:
         starts_trained: The model begins with weights that were trained before.
     """
 
-    threat: ThreatConfig
+    threat: Threat
     attack: AttackConfig
     step_size: float
     classes: int
@@ -50,7 +53,7 @@ class MethodContext:
     starts_trained: bool = False
 
 
-@dataclass
+@dataclass(frozen=True)
 class Prepared:
     """A batch after its attack.
 
@@ -60,19 +63,34 @@ class Prepared:
         weights: Weights of the outer loss `(B,)`, mean 1 over all workers; None: all 1.
         record: Per-sample values `(B,)` for `samples/*.parquet`, by column.
         passes: Forward-backward passes of the attack, summed over the samples.
-        kept: Other tensors that `prepare` has made for `loss`, by name, `(B, ...)` each.
+        extras: Other tensors that `prepare` has made for `loss`, by name, `(B, ...)` each.
     """
 
     batch: Batch
     adversarial: Tensor | None = None
     weights: Tensor | None = None
-    record: dict[str, Tensor] = field(default_factory=dict)
+    record: Mapping[str, Tensor] = field(default_factory=dict)
     passes: int = 0
-    kept: dict[str, Tensor] = field(default_factory=dict)
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def weighted_mean(self, losses: Tensor) -> Tensor:
         """Returns the mean of `losses` `(B,)` times the weights."""
         return (losses if self.weights is None else losses * self.weights).mean()
+
+
+@dataclass(frozen=True)
+class MethodLoss:
+    """What the outer passes of a prepared batch gave.
+
+    Attributes:
+        loss: Mean loss of the batch, a scalar that is differentiable in the weights.
+        record: Per-sample values `(B,)`, detached, beside those that `prepare` recorded.
+        passes: Forward-backward passes beside the outer ones, summed over the samples.
+    """
+
+    loss: Tensor
+    record: Mapping[str, Tensor] = field(default_factory=dict)
+    passes: int = 0
 
 
 SettingsT = TypeVar("SettingsT", bound=MethodSettings)
@@ -93,6 +111,8 @@ class Method(ABC, Generic[SettingsT]):
         extra_learning_rate_ratio: That of `extra`, as a part of the classifier's.
         ablation: Settings, as `key=value`, each of which switches off one part of the method.
         differentiates_twice: Its loss holds input gradients, which compiled graphs can't do.
+        outer_mode: Mode of the network in the outer passes; `eval`: batch normalisation takes its
+            running statistics and dropout is off.
         extra: Networks of its own, made by `attach`, that are trained along with the classifier:
             they get the optimiser's other groups, gradients are averaged over workers and their
             state is part of a checkpoint.
@@ -102,11 +122,11 @@ class Method(ABC, Generic[SettingsT]):
     standard_model_key: ClassVar[str] = ""
     ablation: ClassVar[tuple[str, ...]] = ()
     differentiates_twice: ClassVar[bool] = False
+    outer_mode: ClassVar[Literal["train", "eval"]] = "train"
 
     def __init__(self, settings: SettingsT, context: MethodContext) -> None:
         self.settings = settings
         self.context = context
-        self.ball = get_ball(context.threat.norm)
         self.extra = nn.ModuleDict()
         self.epoch = 0
         self.learning_rate_ratio = 1.0
@@ -172,12 +192,13 @@ class Method(ABC, Generic[SettingsT]):
         """
 
     @abstractmethod
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
-        """Returns the mean loss of a prepared batch, differentiable in the weights.
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
+        """Returns the mean loss of a prepared batch, and what it records of the samples.
 
         Args:
-            network: The classifier as it is trained, wrapped for several workers.
-            prepared: From `prepare`; per-sample losses are added to its record.
+            network: The classifier as it is trained, wrapped for several workers, in the mode
+                `outer_mode`.
+            prepared: From `prepare`.
         """
 
     def state_dict(self) -> dict[str, Any]:
@@ -197,7 +218,7 @@ class Method(ABC, Generic[SettingsT]):
         """
         mode = self.context.attack.batch_norm
         with frozen(network, mode), torch.no_grad():
-            seen = folded(network, images) if mode == "eval" else network
+            seen = twin_of(network, images) if mode == "eval" else network
             logits: Tensor = seen(images).float()
         return logits
 
@@ -233,23 +254,25 @@ class Method(ABC, Generic[SettingsT]):
         configured = settings.random_start
         assert not isinstance(configured, bool)
         own_start = start or ("gaussian" if objective == "kl" else "uniform")
-        return pgd(
-            network,
-            batch.images,
-            batch.main_labels,
-            ball=self.ball,
-            eps=self.context.threat.eps * ratios,
-            step_size=self.step_size * ratios,
+        attack = PGD(
+            threat=self.context.threat,
             steps=self.steps,
+            step_size=self.step_size,
             objective=objective,
             random_start=own_start if configured == "auto" else configured,
             batch_norm=settings.batch_norm,
             stop=stop,
+            step_noise=step_noise,
+            cuda_graphs=settings.cuda_graphs,
+        )
+        return attack(
+            network,
+            batch.images,
+            batch.main_labels,
+            ratios=ratios,
             clean_logits=clean_logits,
             keys=keys,
-            step_noise=step_noise,
             carried=batch.carried,
-            record=settings.cuda_graphs,
         )
 
     def cross_entropies(self, logits: Tensor, batch: Batch) -> Tensor:

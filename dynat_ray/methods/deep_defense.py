@@ -18,8 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
-from dynat_ray.methods.base import Method, MethodContext, Prepared
-from dynat_ray.methods.register import register
+from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
+from dynat_ray.methods.registration import register
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.deepfool import deepfool, relative_length
 from dynat_ray.value_types import NonNegative, Positive, PositiveInt
@@ -60,6 +60,7 @@ class DeepDefense(Method[DeepDefenseSettings]):
     ablation = ("regularisation=0",)
     standard_model_key = "model.init_from"
     differentiates_twice = True
+    outer_mode = "eval"
 
     def __init__(self, settings: DeepDefenseSettings, context: MethodContext) -> None:
         super().__init__(settings, context)
@@ -78,9 +79,8 @@ class DeepDefense(Method[DeepDefenseSettings]):
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         return Prepared(batch)
 
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         settings, batch = self.settings, prepared.batch
-        network.eval()
         with torch.autocast(batch.images.device.type, enabled=False):
             outcome = deepfool(
                 network,
@@ -97,7 +97,6 @@ class DeepDefense(Method[DeepDefenseSettings]):
         )
         regulariser = exponent.clamp(max=_LARGEST_EXPONENT).exp()
         clean = self.cross_entropies(outcome.logits, batch)
-        prepared.record["predicted"] = predicted
-        prepared.record["clean_loss"] = clean.detach()
-        prepared.passes = outcome.passes
-        return (clean + settings.regularisation * regulariser).mean()
+        record = {"predicted": predicted, "clean_loss": clean.detach()}
+        loss = (clean + settings.regularisation * regulariser).mean()
+        return MethodLoss(loss, record, outcome.passes)

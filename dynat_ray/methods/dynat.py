@@ -20,16 +20,15 @@ from torch import Tensor, nn
 
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
-from dynat_ray.methods.base import Method, MethodContext, Prepared
+from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
 from dynat_ray.methods.pgd_at import adversarial_loss
-from dynat_ray.methods.register import register
+from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.methods.trades import trades_terms
 from dynat_ray.perturb.budget import BudgetRule
 from dynat_ray.perturb.compaction import places_to_keep
-from dynat_ray.perturb.pgd import StopRule
+from dynat_ray.perturb.running import StopRule
 from dynat_ray.perturb.signals import signed_gap
-from dynat_ray.perturb.threat import change_sizes
 from dynat_ray.value_types import (
     ClosedUnitInterval,
     Finite,
@@ -118,9 +117,8 @@ class DynAT(Method[DynATSettings]):
         )
         record |= attack_record(outcome, batch.main_labels, clean_logits)
         record["weight"] = weights = self._weights(record, clean_logits, batch, ratios)
-        prepared = Prepared(batch, outcome.images, weights, record, outcome.passes)
-        prepared.kept["attacked"] = ratios > 0
-        return prepared
+        extras = {"attacked": ratios > 0}
+        return Prepared(batch, outcome.images, weights, record, outcome.passes, extras)
 
     def _weights(
         self, record: dict[str, Tensor], clean_logits: Tensor, batch: Batch, ratios: Tensor
@@ -134,7 +132,7 @@ class DynAT(Method[DynATSettings]):
             spent = record["attack_steps"] * step
             if batch.carried is not None:
                 budgets = (threat.eps * ratios).clamp(min=1e-12)
-                spent = spent + change_sizes(batch.carried, threat.norm) / budgets
+                spent = spent + threat.sizes(batch.carried) / budgets
             gap = signed_gap(clean_logits.softmax(dim=1), batch.main_labels)
             record["fragility"] = fragility(record["kl"], gap, ratios * spent.clamp(max=1))
             weights = softmax_weights(
@@ -149,12 +147,12 @@ class DynAT(Method[DynATSettings]):
         # Samples without an attack are learnt as they are.
         return torch.where(attacked, weights, torch.ones_like(weights))
 
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         if self.settings.objective == "at":
             return adversarial_loss(self, network, prepared)
         return self._trades_loss(network, prepared)
 
-    def _trades_loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+    def _trades_loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         """Returns `mean CE(f(x), y) + beta mean w KL(p(x) || p(x'))`.
 
         Clean images and those that were attacked go through the network in one batch: what has no
@@ -163,7 +161,7 @@ class DynAT(Method[DynATSettings]):
         """
         images, adversarial = prepared.batch.images, prepared.adversarial
         assert adversarial is not None
-        places = places_to_keep(~prepared.kept["attacked"], len(images))
+        places = places_to_keep(~prepared.extras["attacked"], len(images))
         changed = adversarial if places is None else adversarial[places]
         logits: Tensor = network(torch.cat([images, changed])).float()
         clean_logits, adversarial_logits = logits.split([len(images), len(changed)])

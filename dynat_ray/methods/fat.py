@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
-from dynat_ray.methods.base import Method, Prepared
+from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.pgd_at import adversarial_loss
-from dynat_ray.methods.register import register
+from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
-from dynat_ray.perturb.pgd import StopRule
+from dynat_ray.perturb.running import StopRule
 from dynat_ray.value_types import ClosedUnitInterval, NonNegative
 
 
@@ -53,5 +53,5 @@ class FAT(Method[FATSettings]):
         record = attack_record(outcome, batch.main_labels)
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
 
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         return adversarial_loss(self, network, prepared)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from dynat_ray.collectives import sum_over_workers
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
-from dynat_ray.methods.base import Method, Prepared
+from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.pgd_at import adversarial_loss
-from dynat_ray.methods.register import register
+from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.value_types import ClosedUnitInterval, Finite
 
@@ -50,7 +50,7 @@ class GAIRAT(Method[GAIRATSettings]):
         record["weight"] = weights = self._weights(outcome.survived)
         return Prepared(batch, outcome.images, weights, record, outcome.passes)
 
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         return adversarial_loss(self, network, prepared)
 
     def _weights(self, survived: Tensor) -> Tensor:

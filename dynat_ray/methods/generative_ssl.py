@@ -32,8 +32,8 @@ from dynat_ray.acceleration.modes import unchanged_statistics
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.methods.autoencoder import ScreeningAutoencoder
-from dynat_ray.methods.base import Method, Prepared
-from dynat_ray.methods.register import register
+from dynat_ray.methods.base import Method, MethodLoss, Prepared
+from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.objectives import kl_divergence
@@ -105,28 +105,27 @@ class GenerativeSSL(Method[GenerativeSSLSettings]):
         return self.progress < self.settings.pretraining
 
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
-        prepared = Prepared(batch)
-        if not self.pretraining:
-            prepared.adversarial = batch.images
-            if self.settings.attack_images:
-                ratio = self.settings.attack_ratio
-                outcome = self.attack(network, batch, keys, "ce", ratios=ratio)
-                prepared.record = attack_record(outcome, batch.main_labels)
-                prepared.adversarial, prepared.passes = outcome.images, outcome.passes
+        extras = {}
         if self._autoencoder_learns:
-            prepared.kept["masked"] = self._masked(batch.images, keys)
-        return prepared
+            extras["masked"] = self._masked(batch.images, keys)
+        if self.pretraining:
+            return Prepared(batch, extras=extras)
+        if not self.settings.attack_images:
+            return Prepared(batch, batch.images, extras=extras)
+        outcome = self.attack(network, batch, keys, "ce", ratios=self.settings.attack_ratio)
+        record = attack_record(outcome, batch.main_labels)
+        return Prepared(batch, outcome.images, record=record, passes=outcome.passes, extras=extras)
 
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
-        settings, batch, record = self.settings, prepared.batch, prepared.record
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
+        settings, batch = self.settings, prepared.batch
         logits: Tensor = network(batch.images).float()
         clean = self.cross_entropies(logits, batch)
-        record["predicted"], record["clean_loss"] = logits.detach().argmax(dim=1), clean.detach()
+        record = {"predicted": logits.detach().argmax(dim=1), "clean_loss": clean.detach()}
         total = clean.mean()
         if self._autoencoder_learns:
             total = total + settings.reconstruction * self._filling_loss(prepared)
         if self.pretraining:
-            return total
+            return MethodLoss(total, record)
         images, autoencoder_loss = self._screened(prepared)
         with unchanged_statistics(network):
             screened_logits: Tensor = network(images).float()
@@ -134,9 +133,9 @@ class GenerativeSSL(Method[GenerativeSSLSettings]):
         # The clean prediction teaches and isn't drawn towards what screening has left.
         clean_log_probs = logits.detach().log_softmax(dim=1)
         kl = kl_divergence(clean_log_probs, screened_logits.log_softmax(dim=1))
-        record["adversarial_loss"], record["kl"] = screened.detach(), kl.detach()
+        record |= {"adversarial_loss": screened.detach(), "kl": kl.detach()}
         useful = settings.adversarial * screened.mean() + settings.consistency * kl.mean()
-        return total + useful + autoencoder_loss
+        return MethodLoss(total + useful + autoencoder_loss, record)
 
     @property
     def _autoencoder_learns(self) -> bool:
@@ -159,7 +158,7 @@ class GenerativeSSL(Method[GenerativeSSLSettings]):
     def _filling_loss(self, prepared: Prepared) -> Tensor:
         """Returns `|D(E(mask(x))) - x|^2`, per pixel."""
         autoencoder, images = self._autoencoder, prepared.batch.images
-        code = autoencoder.encode(prepared.kept["masked"])
+        code = autoencoder.encode(prepared.extras["masked"])
         filled = autoencoder.decode(code, tuple(images.shape[2:]))
         return F.mse_loss(filled.float(), images)
 

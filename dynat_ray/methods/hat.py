@@ -4,7 +4,7 @@ achieve a better accuracy vs. robustness trade-off", ICLR 2022); constants as in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,8 @@ from dynat_ray.acceleration.modes import frozen
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
-from dynat_ray.methods.base import Method, Prepared
-from dynat_ray.methods.register import register
+from dynat_ray.methods.base import Method, MethodLoss, Prepared
+from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.methods.trades import trades_loss
 from dynat_ray.models import Classifier, load_model
@@ -75,17 +75,17 @@ class HAT(Method[HATSettings]):
         record = clean_record(clean_logits)
         record |= attack_record(outcome, batch.main_labels, clean_logits)
         with frozen(self._standard), torch.no_grad():
-            kept = {"helper_labels": self._standard(outcome.images).argmax(dim=1)}
-        return Prepared(batch, outcome.images, record=record, passes=outcome.passes, kept=kept)
+            extras = {"helper_labels": self._standard(outcome.images).argmax(dim=1)}
+        return Prepared(batch, outcome.images, record=record, passes=outcome.passes, extras=extras)
 
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         images, adversarial = prepared.batch.images, prepared.adversarial
         assert adversarial is not None
         helper = images + self.settings.reach * (adversarial - images)
         helped = F.cross_entropy(
             network(helper).float(),
-            prepared.kept["helper_labels"],
+            prepared.extras["helper_labels"],
             label_smoothing=self.context.label_smoothing,
         )
         robust = trades_loss(self, network, prepared, self.settings.beta)
-        return robust + self.settings.gamma * helped
+        return replace(robust, loss=robust.loss + self.settings.gamma * helped)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from dynat_ray import keyed_random
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
-from dynat_ray.methods.base import Method, MethodContext, Prepared
+from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
 from dynat_ray.methods.pgd_at import adversarial_loss
-from dynat_ray.methods.register import register
+from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.methods.sample_memory import SampleMemory
 from dynat_ray.models import Classifier
@@ -74,7 +74,7 @@ class IAAT(Method[IAATSettings]):
         record |= attack_record(outcome, batch.main_labels)
         return Prepared(batch, outcome.images, None, record, passes + outcome.passes)
 
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         return adversarial_loss(self, network, prepared)
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
-from dynat_ray.methods.base import Method, Prepared
-from dynat_ray.methods.mart import mart_losses
-from dynat_ray.methods.register import register
+from dynat_ray.methods.base import Method, MethodLoss, Prepared
+from dynat_ray.methods.mart import mart_terms
+from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.perturb.objectives import kl_divergence
 from dynat_ray.perturb.signals import adversarial_gap
@@ -64,25 +64,30 @@ class MAIL(Method[MAILSettings]):
         record = attack_record(outcome, batch.main_labels)
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
 
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
-        settings, batch, record = self.settings, prepared.batch, prepared.record
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
+        settings, batch = self.settings, prepared.batch
         adversarial_logits = network(prepared.adversarial).float()
-        prepared.weights = self._weights(adversarial_logits.detach(), batch.main_labels)
-        record["weight"] = prepared.weights
+        weights = self._weights(adversarial_logits.detach(), batch.main_labels)
+        record = {"weight": weights}
         if settings.objective == "at":
             losses = self.cross_entropies(adversarial_logits, batch)
-            record["adversarial_loss"] = losses.detach()
-            return prepared.weighted_mean(losses)
+            return MethodLoss(
+                (losses * weights).mean(), record | {"adversarial_loss": losses.detach()}
+            )
         clean_logits = network(batch.images).float()
         if settings.objective == "mart":
-            boosted, consistency = mart_losses(self, prepared, clean_logits, adversarial_logits)
-            return prepared.weighted_mean(boosted) + settings.beta * consistency.mean()
+            terms = mart_terms(self, batch, clean_logits, adversarial_logits)
+            loss = (terms.boosted * weights).mean() + settings.beta * terms.consistency.mean()
+            return MethodLoss(loss, record | terms.record)
         clean = self.cross_entropies(clean_logits, batch)
         kl = kl_divergence(clean_logits.log_softmax(dim=1), adversarial_logits.log_softmax(dim=1))
-        record["predicted"] = clean_logits.detach().argmax(dim=1)
-        record["clean_loss"], record["kl"] = clean.detach(), kl.detach()
-        record["adversarial_loss"] = self.cross_entropies(adversarial_logits.detach(), batch)
-        return clean.mean() + settings.beta * prepared.weighted_mean(kl)
+        record |= {
+            "predicted": clean_logits.detach().argmax(dim=1),
+            "clean_loss": clean.detach(),
+            "kl": kl.detach(),
+            "adversarial_loss": self.cross_entropies(adversarial_logits.detach(), batch),
+        }
+        return MethodLoss(clean.mean() + settings.beta * (kl * weights).mean(), record)
 
     def _weights(self, logits: Tensor, labels: Tensor) -> Tensor:
         margin = adversarial_gap(logits, labels)

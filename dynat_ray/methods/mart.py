@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
-from dynat_ray.methods.base import Method, Prepared
-from dynat_ray.methods.register import register
+from dynat_ray.methods.base import Method, MethodLoss, Prepared
+from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.perturb.objectives import kl_divergence, runner_up
 from dynat_ray.value_types import NonNegative
@@ -40,35 +40,51 @@ class MART(Method[MARTSettings]):
         record = attack_record(outcome, batch.main_labels)
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
 
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         clean_logits = network(prepared.batch.images).float()
         adversarial_logits = network(prepared.adversarial).float()
-        boosted, consistency = mart_losses(self, prepared, clean_logits, adversarial_logits)
-        return prepared.weighted_mean(boosted) + self.settings.beta * consistency.mean()
+        terms = mart_terms(self, prepared.batch, clean_logits, adversarial_logits)
+        loss = terms.boosted.mean() + self.settings.beta * terms.consistency.mean()
+        return MethodLoss(loss, terms.record)
 
 
-def mart_losses(
-    method: Method[Any], prepared: Prepared, clean_logits: Tensor, adversarial_logits: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Returns the boosted cross-entropies and the weighted KL of every sample, `(B,)` each.
+@dataclass(frozen=True)
+class MARTTerms:
+    """The terms of MART's loss.
 
-    `BCE = CE(p', y) - log(1.0001 - max_{k != y} p'_k)` and `KL(p || p') (1.0000001 - p_y)`.
+    Attributes:
+        boosted: `CE(p', y) - log(1.0001 - max_{k != y} p'_k)` `(B,)`.
+        consistency: `KL(p || p') (1.0000001 - p_y)` `(B,)`.
+        record: Per-sample values to record.
+    """
+
+    boosted: Tensor
+    consistency: Tensor
+    record: dict[str, Tensor]
+
+
+def mart_terms(
+    method: Method[Any], batch: Batch, clean_logits: Tensor, adversarial_logits: Tensor
+) -> MARTTerms:
+    """Returns the boosted cross-entropy and the weighted KL of every sample.
 
     Args:
         method: For its cross-entropy.
-        prepared: The attacked batch; its losses are recorded.
+        batch: The labels.
         clean_logits: `(B, K)`, differentiable.
         adversarial_logits: `(B, K)`, differentiable.
     """
-    labels = prepared.batch.main_labels
-    cross_entropies = method.cross_entropies(adversarial_logits, prepared.batch)
+    labels = batch.main_labels
+    cross_entropies = method.cross_entropies(adversarial_logits, batch)
     competitor = runner_up(adversarial_logits.softmax(dim=1), labels)
     boosted = cross_entropies - (1.0001 - competitor).log()
     clean_log_probs = clean_logits.log_softmax(dim=1)
     kl = kl_divergence(clean_log_probs, adversarial_logits.log_softmax(dim=1))
     true_probs = clean_log_probs.gather(1, labels[:, None]).squeeze(1).exp()
-    prepared.record["predicted"] = clean_logits.detach().argmax(dim=1)
-    prepared.record["clean_loss"] = method.cross_entropies(clean_logits.detach(), prepared.batch)
-    prepared.record["adversarial_loss"] = cross_entropies.detach()
-    prepared.record["kl"] = kl.detach()
-    return boosted, kl * (1.0000001 - true_probs)
+    record = {
+        "predicted": clean_logits.detach().argmax(dim=1),
+        "clean_loss": method.cross_entropies(clean_logits.detach(), batch),
+        "adversarial_loss": cross_entropies.detach(),
+        "kl": kl.detach(),
+    }
+    return MARTTerms(boosted, kl * (1.0000001 - true_probs), record)

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
-from dynat_ray.methods.base import Method, Prepared
+from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.pgd_at import adversarial_loss
-from dynat_ray.methods.register import register
+from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.methods.trades import trades_loss
 from dynat_ray.perturb.signals import signed_gap
@@ -64,7 +64,7 @@ class MWPB(Method[MWPBSettings]):
         record |= attack_record(outcome, batch.main_labels, clean_logits)
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
 
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         if self.settings.objective == "trades":
             return trades_loss(self, network, prepared, self.settings.beta)
         return adversarial_loss(self, network, prepared)

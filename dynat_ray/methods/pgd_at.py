@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
-from dynat_ray.methods.base import Method, Prepared
-from dynat_ray.methods.register import register
+from dynat_ray.methods.base import Method, MethodLoss, Prepared
+from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 
 
@@ -33,18 +33,17 @@ class PGDAT(Method[PGDATSettings]):
         record = attack_record(outcome, batch.main_labels)
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
 
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         return adversarial_loss(self, network, prepared)
 
 
-def adversarial_loss(method: Method[Any], network: nn.Module, prepared: Prepared) -> Tensor:
+def adversarial_loss(method: Method[Any], network: nn.Module, prepared: Prepared) -> MethodLoss:
     """Returns `mean w CE(f(x'), y)`.
 
     Args:
         method: For its cross-entropy.
         network: The classifier as it is trained.
-        prepared: The attacked batch; its losses are recorded.
+        prepared: The attacked batch.
     """
     losses = method.cross_entropies(network(prepared.adversarial), prepared.batch)
-    prepared.record["adversarial_loss"] = losses.detach()
-    return prepared.weighted_mean(losses)
+    return MethodLoss(prepared.weighted_mean(losses), {"adversarial_loss": losses.detach()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from dynat_ray.perturb.objectives import kl_divergence
-from dynat_ray.perturb.pgd import AttackOutcome
+from dynat_ray.perturb.running import AttackOutcome
 from dynat_ray.perturb.signals import adversarial_gap, confidence_gap, skewness
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
-from dynat_ray.methods.base import Method, Prepared
-from dynat_ray.methods.register import register
+from dynat_ray.methods.base import Method, MethodLoss, Prepared
+from dynat_ray.methods.registration import register
 
 
 @dataclass(kw_only=True)
@@ -28,9 +28,8 @@ class Standard(Method[StandardSettings]):
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         return Prepared(batch)
 
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         logits = network(prepared.batch.images)
         losses = self.cross_entropies(logits, prepared.batch)
-        prepared.record["predicted"] = logits.detach().argmax(dim=1)
-        prepared.record["clean_loss"] = losses.detach()
-        return prepared.weighted_mean(losses)
+        record = {"predicted": logits.detach().argmax(dim=1), "clean_loss": losses.detach()}
+        return MethodLoss(losses.mean(), record)

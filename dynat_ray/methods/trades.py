@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
-from dynat_ray.methods.base import Method, Prepared
-from dynat_ray.methods.register import register
+from dynat_ray.methods.base import Method, MethodLoss, Prepared
+from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.perturb.objectives import kl_divergence
 from dynat_ray.value_types import NonNegative
@@ -42,11 +42,13 @@ class TRADES(Method[TRADESSettings]):
         record |= attack_record(outcome, batch.main_labels, clean_logits)
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
 
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         return trades_loss(self, network, prepared, self.settings.beta)
 
 
-def trades_loss(method: Method[Any], network: nn.Module, prepared: Prepared, beta: float) -> Tensor:
+def trades_loss(
+    method: Method[Any], network: nn.Module, prepared: Prepared, beta: float
+) -> MethodLoss:
     """Returns `mean CE(f(x), y) + beta mean w KL(p(x) || p(x'))`.
 
     The gradient flows through both predictions of the KL (detaching the clean one costs several
@@ -55,7 +57,7 @@ def trades_loss(method: Method[Any], network: nn.Module, prepared: Prepared, bet
     Args:
         method: For its cross-entropy.
         network: The classifier as it is trained.
-        prepared: The attacked batch; its losses are recorded.
+        prepared: The attacked batch.
         beta: Weight of the KL term.
     """
     assert prepared.adversarial is not None
@@ -70,12 +72,12 @@ def trades_terms(
     clean_logits: Tensor,
     adversarial_logits: Tensor,
     beta: float,
-) -> Tensor:
-    """Returns the loss of `trades_loss` from logits `(B, K)`, and records its terms."""
+) -> MethodLoss:
+    """Returns what `trades_loss` does from logits `(B, K)`."""
     clean = method.cross_entropies(clean_logits, prepared.batch)
     kl = kl_divergence(clean_logits.log_softmax(dim=1), adversarial_logits.log_softmax(dim=1))
-    prepared.record["clean_loss"] = clean.detach()
-    prepared.record["adversarial_loss"] = method.cross_entropies(
-        adversarial_logits.detach(), prepared.batch
-    )
-    return clean.mean() + beta * prepared.weighted_mean(kl)
+    record = {
+        "clean_loss": clean.detach(),
+        "adversarial_loss": method.cross_entropies(adversarial_logits.detach(), prepared.batch),
+    }
+    return MethodLoss(clean.mean() + beta * prepared.weighted_mean(kl), record)

@@ -32,9 +32,9 @@ from dynat_ray.collectives import gather_over_workers
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
-from dynat_ray.methods.base import Method, Prepared
+from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.features import feature_shape
-from dynat_ray.methods.register import register
+from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.objectives import kl_divergence
@@ -90,11 +90,11 @@ class UADAT(Method[UADATSettings]):
         choice = keyed_random.uniform(keys, 1, stream=_CHOICE_STREAM) < self.settings.sample_share
         noise = keyed_random.normal(keys, self._numbers, stream=_STATISTICS_STREAM) * choice
         return Prepared(
-            batch, outcome.images, record=record, passes=outcome.passes, kept={"noise": noise}
+            batch, outcome.images, record=record, passes=outcome.passes, extras={"noise": noise}
         )
 
-    def loss(self, network: nn.Module, prepared: Prepared) -> Tensor:
-        settings, batch, record = self.settings, prepared.batch, prepared.record
+    def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
+        settings, batch = self.settings, prepared.batch
         assert prepared.adversarial is not None
         align = settings.gradients > 0
         images = batch.images.detach().requires_grad_(align)
@@ -107,7 +107,7 @@ class UADAT(Method[UADATSettings]):
 
         def draw(features: Tensor) -> Tensor:
             seen["adversarial"] = self.statistics(features).detach()
-            return torch.cat([features, self.drawn(features, prepared.kept["noise"])])
+            return torch.cat([features, self.drawn(features, prepared.extras["noise"])])
 
         clean_logits: Tensor = network(images, watch).float()
         both: Tensor = network(adversarial, draw).float()
@@ -120,16 +120,19 @@ class UADAT(Method[UADATSettings]):
         kl = kl_divergence(log_reference, drawn_logits.log_softmax(dim=1))
         clean = self.cross_entropies(clean_logits, batch)
         losses = self.cross_entropies(adversarial_logits, batch)
-        record["predicted"] = clean_logits.detach().argmax(dim=1)
-        record["clean_loss"], record["adversarial_loss"] = clean.detach(), losses.detach()
-        record["kl"] = kl.detach()
+        record = {
+            "predicted": clean_logits.detach().argmax(dim=1),
+            "clean_loss": clean.detach(),
+            "adversarial_loss": losses.detach(),
+            "kl": kl.detach(),
+        }
         total = losses.mean() + settings.alignment * kl.mean()
         if align:
             # Checkpointed activations are computed again here.
             with unchanged_statistics(network):
                 angle = gradient_distance(clean, images, losses, adversarial)
             total = total + settings.gradients * angle.mean()
-        return total
+        return MethodLoss(total, record)
 
     def statistics(self, features: Tensor) -> Tensor:
         """Returns each sample's statistics `(B, S)`: means, then standard deviations."""

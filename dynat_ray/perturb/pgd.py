@@ -15,271 +15,198 @@ from torch import Tensor, nn
 from dynat_ray import keyed_random
 from dynat_ray.acceleration.cuda_graphs import InputGradients
 from dynat_ray.acceleration.modes import BatchNormMode, frozen
-from dynat_ray.acceleration.twin import folded
+from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.perturb.compaction import places_to_keep
 from dynat_ray.perturb.objectives import Objective, ObjectiveName, get_objective, is_named
-from dynat_ray.perturb.signals import adversarial_gap
-from dynat_ray.perturb.threat import Ball, RandomStart, per_sample, starting_point
+from dynat_ray.perturb.running import AttackOutcome, Found, Running, Samples, StopRule
+from dynat_ray.perturb.threat import RandomStart, Threat
 
 # On an accelerator the number of running samples is read this often: each reading waits for the
 # device.
 _STEPS_BETWEEN_READINGS = 2
 
 
-@dataclass(frozen=True)
-class StopRule:
-    """When a sample's attack has done enough.
+@dataclass(frozen=True, kw_only=True)
+class PGD:
+    """Projected gradient ascent, each sample within its own budget (Madry et al. 2018).
+
+    Called with a batch, it attacks it. No sample's result depends on the others in the batch (with
+    `batch_norm="eval"`).
 
     Attributes:
-        margin: Stops once `max_{k != y} p'_k - p'_y` reaches this, in [-1, 1].
-        min_steps: Steps every sample makes before; 0: it may stop at its starting point.
-        patience: Steps it still makes, of those that begin beyond the margin.
-        applies: Samples `(B,)` (bool) that may stop; None: all.
-    """
-
-    margin: float
-    min_steps: int = 1
-    patience: int = 0
-    applies: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class AttackOutcome:
-    """What an attack found.
-
-    Attributes:
-        images: Adversarial images `(B, C, H, W)` in [0, 1], within the budget of their clean ones.
-        steps: Steps each sample made, int64 `(B,)`.
-        eps: Budget of each sample, `(B,)`, in units of [0, 1] pixels; 0 where not attacked.
-        logits: Logits `(B, K)` last seen for each sample: those of `images` where it stopped or
-            the attack has one step, else those before its last step.
-        survived: At how many of its `steps` first points (the start counts, the end does not) each
-            sample was still classified correctly, int64 `(B,)`.
-        passes: Forward-backward passes spent, summed over the samples; forward passes alone don't
-            count.
-    """
-
-    images: Tensor
-    eps: Tensor
-    steps: Tensor
-    logits: Tensor
-    survived: Tensor
-    passes: int
-
-
-def pgd(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    ball: Ball,
-    eps: float | Tensor,
-    step_size: float | Tensor,
-    steps: int,
-    objective: ObjectiveName | Objective = "ce",
-    random_start: RandomStart = "uniform",
-    batch_norm: BatchNormMode = "eval",
-    stop: StopRule | None = None,
-    clean_logits: Tensor | None = None,
-    keys: Tensor | None = None,
-    step_noise: float = 0.0,
-    carried: Tensor | None = None,
-    record: bool = False,
-) -> AttackOutcome:
-    """Attacks every sample within its own budget (Madry et al. 2018).
-
-    No sample's result depends on the others in the batch (with `batch_norm="eval"`).
-
-    Args:
-        model: The unwrapped network; images in [0, 1] to logits `(B, K)`. Its parameters are
-            frozen meanwhile; modes and flags are restored.
-        images: Clean images `(B, C, H, W)` in [0, 1].
-        labels: True classes, int64 `(B,)`.
-        ball: Geometry of the threat.
-        eps: Budget, one or `(B,)`, in units of [0, 1] pixels; 0 leaves a sample unchanged.
-        step_size: Length of a step, one or `(B,)`.
+        threat: Norm and full budget.
         steps: Most steps a sample makes; 0: no attack, images stay as they are.
+        step_size: Length of a step at the full budget, in units of [0, 1] pixels.
         objective: What to maximise: `ce`, `kl` (needs `clean_logits`), `cw` or a function.
         random_start: `uniform`, `gaussian` or `none`.
         batch_norm: Mode of batch normalisation; see `frozen`.
         stop: When to stop early; None: never.
-        clean_logits: Logits `(B, K)` of the clean images, for `kl`.
-        keys: One key `(B,)` per sample for its noise; None draws new ones.
         step_noise: Standard deviation of normal noise added at every step.
-        carried: Changes `(B, C, H, W)` to begin with instead of a random start; see
-            `starting_point`.
-        record: On a GPU, record the network's passes and replay them (`perturb.recorded`); for
-            attacks that come again and again on one network.
-
-    Returns:
-        The adversarial images, detached, and what they cost.
+        cuda_graphs: On a GPU, capture the network's passes and replay them; for attacks that come
+            again and again on one network.
     """
-    loss = get_objective(objective)
-    labels = labels.to(images.device)
-    if keys is None:
-        keys = torch.randint(2**32, (len(images),), device=images.device)
-    may_stop = torch.full_like(labels, stop is not None, dtype=torch.bool)
-    if stop is not None and stop.applies is not None:
-        may_stop = stop.applies
-    if steps == 0:
-        eps = 0.0
-    batch = _Samples(
-        rows=torch.arange(len(images), device=images.device),
-        images=images,
-        labels=labels,
-        keys=keys,
-        eps=_as_tensor(eps, images),
-        step_size=_as_tensor(step_size, images),
-        may_stop=may_stop,
-        clean_log_probs=None if clean_logits is None else clean_logits.float().log_softmax(dim=1),
-    )
-    with frozen(model, batch_norm):
-        network = folded(model, images) if batch_norm == "eval" else model
-        places = _attacked_at_first(eps, batch.eps, whole=batch_norm == "train")
-        start = _start(ball, batch, random_start, carried, places)
-        # A recording would not tell what a function of others does besides, nor in which mode the
+
+    threat: Threat
+    steps: int
+    step_size: float
+    objective: ObjectiveName | Objective = "ce"
+    random_start: RandomStart = "uniform"
+    batch_norm: BatchNormMode = "eval"
+    stop: StopRule | None = None
+    step_noise: float = 0.0
+    cuda_graphs: bool = False
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        ratios: float | Tensor = 1.0,
+        clean_logits: Tensor | None = None,
+        keys: Tensor | None = None,
+        carried: Tensor | None = None,
+    ) -> AttackOutcome:
+        """Attacks a batch.
+
+        Args:
+            model: The unwrapped network; images in [0, 1] to logits `(B, K)`. Its parameters are
+                frozen meanwhile; modes and flags are restored.
+            images: Clean images `(B, C, H, W)` in [0, 1].
+            labels: True classes, int64 `(B,)`.
+            ratios: Budgets as multiples of eps, one or `(B,)`; steps follow. 0 leaves a sample
+                unchanged. One for all spares the engine to ask the device who has a budget.
+            clean_logits: Logits `(B, K)` of the clean images, for `kl`.
+            keys: One key `(B,)` per sample for its noise; None draws new ones.
+            carried: Changes `(B, C, H, W)` to begin with instead of a random start; see
+                `Threat.start`.
+
+        Returns:
+            The adversarial images, detached, and what they cost.
+        """
+        if self.steps == 0 or self.threat.eps == 0:
+            ratios = 0.0
+        batch = self._batch(images, labels.to(images.device), ratios, clean_logits, keys)
+        whole = self.batch_norm == "train"
+        with frozen(model, self.batch_norm):
+            network = model if whole else twin_of(model, images)
+            places = _attacked_at_first(ratios, batch.eps, whole=whole)
+            start = _start(self.threat, batch, self.random_start, carried, places)
+            return self._ascend(network, start, batch, clean_logits, places)
+
+    def _batch(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        ratios: float | Tensor,
+        clean_logits: Tensor | None,
+        keys: Tensor | None,
+    ) -> Samples:
+        if keys is None:
+            keys = torch.randint(2**32, (len(images),), device=images.device)
+        may_stop = torch.full_like(labels, self.stop is not None, dtype=torch.bool)
+        if self.stop is not None and self.stop.applies is not None:
+            may_stop = self.stop.applies
+        return Samples(
+            rows=torch.arange(len(images), device=images.device),
+            images=images,
+            labels=labels,
+            keys=keys,
+            eps=_per_sample(self.threat.eps * ratios, images),
+            step_size=_per_sample(self.step_size * ratios, images),
+            may_stop=may_stop,
+            clean_log_probs=None
+            if clean_logits is None
+            else clean_logits.float().log_softmax(dim=1),
+        )
+
+    def _ascend(
+        self,
+        network: nn.Module,
+        start: Tensor,
+        batch: Samples,
+        clean_logits: Tensor | None,
+        places: Tensor | None,
+    ) -> AttackOutcome:
+        """Runs the steps; what `running` holds is what is still attacked.
+
+        At first these are the samples at `places`; None: all.
+        """
+        loss = get_objective(self.objective)
+        # A replay would not do what a function of others does besides, nor know in which mode the
         # network was.
-        may_record = record and is_named(loss) and batch_norm == "eval"
-        gradient_at = InputGradients(network, loss, record=may_record)
-        return _ascend(
-            network,
-            start,
-            batch,
-            ball,
-            steps,
-            gradient_at,
-            stop,
-            clean_logits,
-            step_noise,
-            whole=batch_norm == "train",
-            places=places,
-        )
-
-
-@dataclass(frozen=True)
-class _Samples:
-    """The samples that are being computed; `rows` are their places in the whole batch."""
-
-    rows: Tensor
-    images: Tensor
-    labels: Tensor
-    keys: Tensor
-    eps: Tensor
-    step_size: Tensor
-    may_stop: Tensor
-    clean_log_probs: Tensor | None
-
-    def select(self, places: Tensor) -> _Samples:
-        log_probs = self.clean_log_probs
-        return _Samples(
-            rows=self.rows[places],
-            images=self.images[places],
-            labels=self.labels[places],
-            keys=self.keys[places],
-            eps=self.eps[places],
-            step_size=self.step_size[places],
-            may_stop=self.may_stop[places],
-            clean_log_probs=None if log_probs is None else log_probs[places],
-        )
-
-
-def _ascend(
-    model: nn.Module,
-    start: Tensor,
-    batch: _Samples,
-    ball: Ball,
-    steps: int,
-    gradient_at: InputGradients,
-    stop: StopRule | None,
-    clean_logits: Tensor | None,
-    step_noise: float,
-    whole: bool,
-    places: Tensor | None,
-) -> AttackOutcome:
-    """Runs the steps; `samples`, `current`, `done`, `patience` hold only what is still attacked.
-
-    At first these are the samples at `places`; None: all.
-    """
-    adversarial, passes = start, 0
-    used, survived = torch.zeros_like(batch.labels), torch.zeros_like(batch.labels)
-    samples, current = batch, start
-    if places is not None:
-        samples, current = batch.select(places), start[places]
-        if clean_logits is None:
+        capture = self.cuda_graphs and is_named(loss) and self.batch_norm == "eval"
+        gradient_at = InputGradients(network, loss, capture=capture)
+        if places is not None and clean_logits is None:
             with torch.no_grad():
-                clean_logits = model(start)
-    logits = None if clean_logits is None else clean_logits.detach().float().clone()
-    done = samples.eps <= 0
-    patience = torch.full_like(samples.labels, 0 if stop is None else stop.patience)
-    on_host = start.device.type == "cpu"
-    for step in range(steps):
-        if len(current) == 0:
-            break
-        gradient, seen = gradient_at(current, samples.labels, samples.clean_log_probs)
-        passes += len(current)
-        logits = seen if logits is None else logits.index_copy_(0, samples.rows, seen)
-        if stop is not None and step >= stop.min_steps:
-            beaten = samples.may_stop & (adversarial_gap(seen, samples.labels) >= stop.margin)
-            done |= beaten & (patience == 0)
-            patience -= (beaten & ~done).long()
-        moved = ball.step(current, gradient, samples.step_size)
-        if step_noise > 0:
-            step_keys = keyed_random.combine(samples.keys, step)
-            moved = moved + step_noise * keyed_random.normal(step_keys, *current.shape[1:])
-        moved = ball.project(moved, samples.images, samples.eps)
-        current = torch.where(per_sample(done, current), current, moved)
-        used.index_add_(0, samples.rows, (~done).long())
-        correct = seen.argmax(dim=1) == samples.labels
-        survived.index_add_(0, samples.rows, (correct & ~done).long())
-        if whole or stop is None or not (on_host or (step + 1) % _STEPS_BETWEEN_READINGS == 0):
-            continue
-        kept = places_to_keep(done, len(start))
-        if kept is not None:
-            adversarial = adversarial.index_copy(0, samples.rows, current)
-            samples, current = samples.select(kept), current[kept]
-            done, patience = done[kept], patience[kept]
-    assert logits is not None
-    if steps == 1 and len(current) > 0:
-        # Else nobody would ever have looked at what the attack has found.
-        with torch.no_grad():
-            logits.index_copy_(0, samples.rows, model(current).float())
-    adversarial = adversarial.index_copy(0, samples.rows, current)
-    return AttackOutcome(adversarial, batch.eps, used, logits, survived, passes)
+                clean_logits = network(start)
+        found = Found.at(start, batch, clean_logits)
+        running = Running.of(batch, start, places, self.stop)
+        for step in range(self.steps):
+            if len(running.current) == 0:
+                break
+            gradient, seen = gradient_at(
+                running.current, running.samples.labels, running.samples.clean_log_probs
+            )
+            found.see(running, seen)
+            if self.stop is not None and step >= self.stop.min_steps:
+                running.stop_beaten(seen, self.stop.margin)
+            running.move(self._moved(running, gradient, step))
+            found.count(running, seen)
+            if self.batch_norm == "eval" and self.stop is not None and _reads_device(start, step):
+                running = found.without_stopped(running, len(start))
+        if self.steps == 1 and len(running.current) > 0:
+            # Else nobody would ever have looked at what the attack has found.
+            with torch.no_grad():
+                found.see(running, network(running.current).float(), passes=0)
+        return found.outcome(running, batch.eps)
+
+    def _moved(self, running: Running, gradient: Tensor, step: int) -> Tensor:
+        """Returns where a step leads from the current images, `(n, C, H, W)`."""
+        samples, ball = running.samples, self.threat.ball
+        moved = ball.step(running.current, gradient, samples.step_size)
+        if self.step_noise > 0:
+            keys = keyed_random.combine(samples.keys, step)
+            moved = moved + self.step_noise * keyed_random.normal(keys, *moved.shape[1:])
+        return ball.project(moved, samples.images, samples.eps)
 
 
-def _attacked_at_first(eps: float | Tensor, budgets: Tensor, *, whole: bool) -> Tensor | None:
+def _reads_device(start: Tensor, step: int) -> bool:
+    """Returns whether the number of running samples is read after this step."""
+    return start.device.type == "cpu" or (step + 1) % _STEPS_BETWEEN_READINGS == 0
+
+
+def _attacked_at_first(ratios: float | Tensor, budgets: Tensor, *, whole: bool) -> Tensor | None:
     """Returns the places of samples with a budget, or None where all take part.
 
     On an accelerator a few others fill up. With `whole` all take part as long as any has one.
     Waits for the device where samples have budgets of their own.
     """
     nobody = torch.arange(0, device=budgets.device)
-    if not isinstance(eps, Tensor):
-        return None if eps > 0 else nobody
+    if not isinstance(ratios, Tensor):
+        return None if ratios > 0 else nobody
     if whole:
         return None if bool((budgets > 0).any()) else nobody
     return places_to_keep(budgets <= 0, len(budgets))
 
 
 def _start(
-    ball: Ball,
-    batch: _Samples,
+    threat: Threat,
+    batch: Samples,
     random_start: RandomStart,
     carried: Tensor | None,
     places: Tensor | None,
 ) -> Tensor:
     """Returns where the attack begins; samples that are not at `places` are as they are."""
     if places is None:
-        return starting_point(ball, batch.images, batch.eps, random_start, batch.keys, carried)
+        return threat.start(batch.images, batch.eps, random_start, batch.keys, carried)
     attacked = batch.select(places)
     carried = None if carried is None else carried[places]
-    start = starting_point(
-        ball, attacked.images, attacked.eps, random_start, attacked.keys, carried
-    )
+    start = threat.start(attacked.images, attacked.eps, random_start, attacked.keys, carried)
     return batch.images.index_copy(0, places, start)
 
 
-def _as_tensor(value: float | Tensor, images: Tensor) -> Tensor:
+def _per_sample(value: float | Tensor, images: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value.to(images)
     return torch.full((len(images),), value, device=images.device, dtype=images.dtype)

@@ -1,7 +1,7 @@
-"""Geometry of a threat model: where an attack starts, how it steps, how it stays in the ball.
+"""The threat model: where an attack starts, how it steps, how it stays in the ball.
 
-Balls know nothing of models or losses. Budgets and step sizes are per sample, shape `(B,)`, in
-units of [0, 1] pixels.
+Threats and balls know nothing of models or losses. Budgets and step sizes are per sample, shape
+`(B,)`, in units of [0, 1] pixels.
 """
 
 from __future__ import annotations
@@ -98,51 +98,6 @@ def _length(values: Tensor) -> Tensor:
     return lengths.clamp(min=1e-12)
 
 
-def change_sizes(change: Tensor, norm: Norm) -> Tensor:
-    """Returns the size `(B,)` of changes `(B, C, H, W)` in a norm."""
-    flat = change.flatten(1)
-    return flat.abs().amax(dim=1) if norm == "Linf" else flat.norm(dim=1)
-
-
-def get_ball(norm: Norm) -> Ball:
-    """Returns the ball of a norm."""
-    return LinfBall() if norm == "Linf" else L2Ball()
-
-
-def starting_point(
-    ball: Ball,
-    images: Tensor,
-    eps: Tensor,
-    kind: RandomStart,
-    keys: Tensor,
-    carried: Tensor | None = None,
-) -> Tensor:
-    """Returns where an attack begins, inside the ball.
-
-    Args:
-        ball: Geometry of the threat.
-        images: Clean images `(B, C, H, W)` in [0, 1].
-        eps: Budgets `(B,)`; a sample whose budget is 0 stays as it is.
-        kind: `uniform` in the ball, `gaussian` (0.001 normals) or `none`.
-        keys: One key `(B,)` for each sample's noise (`dynat_ray.keyed_random`).
-        carried: Changes `(B, C, H, W)` to begin with; a sample whose change is 0 begins as `kind`
-            says.
-    """
-    if kind == "none":
-        start = images.clone()
-    elif kind == "uniform":
-        start = ball.project(images + ball.uniform_noise(images, eps, keys), images, eps)
-    else:
-        noise = GAUSSIAN_START * keyed_random.normal(keys, *images.shape[1:])
-        start = ball.project(images + noise, images, eps)
-    if carried is None:
-        return start
-    known = carried.flatten(1).any(dim=1)
-    return torch.where(
-        per_sample(known, images), ball.project(images + carried, images, eps), start
-    )
-
-
 @dataclass(frozen=True)
 class Threat:
     """What an attacker may do: change an image by at most `eps` in a norm, and stay in [0, 1].
@@ -157,8 +112,8 @@ class Threat:
 
     @property
     def ball(self) -> Ball:
-        """The geometry of the norm: where attacks start, how they step and stay inside."""
-        return get_ball(self.norm)
+        """The geometry of the norm: how attacks step and stay inside."""
+        return _BALLS[self.norm]
 
     def at(self, eps: float) -> Threat:
         """Returns the same norm with another radius."""
@@ -167,3 +122,45 @@ class Threat:
     def sizes(self, change: Tensor) -> Tensor:
         """Returns the size `(B,)` of changes `(B, C, H, W)` in the norm."""
         return change_sizes(change, self.norm)
+
+    def start(
+        self,
+        images: Tensor,
+        eps: Tensor,
+        kind: RandomStart,
+        keys: Tensor,
+        carried: Tensor | None = None,
+    ) -> Tensor:
+        """Returns where an attack begins, `(B, C, H, W)` inside the ball.
+
+        Args:
+            images: Clean images `(B, C, H, W)` in [0, 1].
+            eps: Budgets `(B,)`; a sample whose budget is 0 stays as it is.
+            kind: `uniform` in the ball, `gaussian` (0.001 normals) or `none`.
+            keys: One key `(B,)` for each sample's noise (`dynat_ray.keyed_random`).
+            carried: Changes `(B, C, H, W)` to begin with; a sample whose change is 0 begins as
+                `kind` says.
+        """
+        ball = self.ball
+        if kind == "none":
+            start = images.clone()
+        elif kind == "uniform":
+            start = ball.project(images + ball.uniform_noise(images, eps, keys), images, eps)
+        else:
+            noise = GAUSSIAN_START * keyed_random.normal(keys, *images.shape[1:])
+            start = ball.project(images + noise, images, eps)
+        if carried is None:
+            return start
+        known = carried.flatten(1).any(dim=1)
+        return torch.where(
+            per_sample(known, images), ball.project(images + carried, images, eps), start
+        )
+
+
+def change_sizes(change: Tensor, norm: Norm) -> Tensor:
+    """Returns the size `(B,)` of changes `(B, C, H, W)` in a norm."""
+    flat = change.flatten(1)
+    return flat.abs().amax(dim=1) if norm == "Linf" else flat.norm(dim=1)
+
+
+_BALLS: dict[Norm, Ball] = {"Linf": LinfBall(), "L2": L2Ball()}

@@ -22,6 +22,7 @@ from dynat_ray.settings import build_config, dump_config, flatten, read_settings
 from dynat_ray.storage.atomic import write_whole
 
 _PACKAGES = ("dynat-ray", "torch", "torchvision", "timm", "ray", "ffcv", "numpy", "pyautoattack")
+_ENVIRONMENT = "environment.json"
 # What a resumed run can't change: its checkpoints would mean something else.
 _FIXED = (
     *("model.", "method.name", "threat.norm", "optim.name"),
@@ -98,7 +99,8 @@ def write_environment(folder: Path, facts: dict[str, Any], command: str = "") ->
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    environment = {
+    # What was added while the run went on holds until it is measured again.
+    environment = read_environment(folder) | {
         "versions": versions,
         "hardware": {
             "processor": processor_name(),
@@ -112,7 +114,22 @@ def write_environment(folder: Path, facts: dict[str, Any], command: str = "") ->
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **facts,
     }
-    write_whole(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
+    write_whole(folder / _ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+
+
+def add_to_environment(folder: Path, facts: dict[str, Any]) -> None:
+    """Adds to `environment.json` what shows only while a run goes on."""
+    environment = read_environment(folder) | facts
+    write_whole(folder / _ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Returns what `environment.json` holds; empty if there is none that can be read."""
+    try:
+        content = json.loads((folder / _ENVIRONMENT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def changed_settings(before: RunConfig, now: RunConfig) -> list[str]:

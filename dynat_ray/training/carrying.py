@@ -9,6 +9,8 @@ the image as it is stored.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +19,7 @@ from dynat_ray.collectives import max_over_workers, rank, sum_over_workers, worl
 from dynat_ray.config import RunConfig
 from dynat_ray.data import Augmentation, Batch, DatasetInfo
 from dynat_ray.errors import UserError
-from dynat_ray.methods import Prepared
+from dynat_ray.training.step import StepPart
 
 # Changes are kept as whole numbers up to this, which stands for `_LARGEST_RATIO * eps`.
 _LEVELS = 127
@@ -64,21 +66,26 @@ class CarriedPerturbations:
                 self._levels.zero_()
         self._epoch = epoch
 
-    def add_to(self, batch: Batch) -> Batch:
+    def added_to(self, batch: Batch) -> Batch:
         """Returns an augmented batch together with the perturbations of its images."""
         known = batch.indices < len(self._levels)
         levels = self._levels[torch.where(known, batch.indices, 0)]
         levels = self._augmentation.placement(batch.indices, self._epoch).apply(levels)
         change = levels.permute(0, 3, 1, 2).to(batch.images) * self._unit
-        batch.carried = torch.where(known[:, None, None, None], change, torch.zeros_like(change))
-        return batch
+        carried = torch.where(known[:, None, None, None], change, torch.zeros_like(change))
+        return replace(batch, carried=carried)
 
-    def keep(self, parts: list[Prepared]) -> None:
-        """Remembers where the attacks of a step ended."""
+    def write(self, parts: Sequence[StepPart]) -> None:
+        """Remembers where the attacks of a step ended.
+
+        Args:
+            parts: From `StepOutcome`.
+        """
         for part in parts:
-            if part.adversarial is None:
+            batch, adversarial = part.prepared.batch, part.prepared.adversarial
+            if adversarial is None:
                 continue
-            indices, change = part.batch.indices, part.adversarial - part.batch.images
+            indices, change = batch.indices, adversarial - batch.images
             if self._with_extra:
                 # They have larger indices and are not remembered. (It waits for the device.)
                 rows = (indices < len(self._levels)).nonzero().squeeze(1)

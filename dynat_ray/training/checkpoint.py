@@ -39,11 +39,11 @@ class CheckpointClock:
         self._steps = 0
         self._next_look = min(_FIRST_LOOK, _STEPS_BETWEEN_LOOKS)
 
-    def agree(self, told: Callable[[], Notice], busy: bool) -> tuple[Notice, bool]:
+    def agree(self, own_notice: Callable[[], Notice], busy: bool) -> tuple[Notice, bool]:
         """Lets the workers agree, now and then; every worker must ask after every step.
 
         Args:
-            told: Returns what this worker was told.
+            own_notice: Returns the notice that this worker has.
             busy: Whether it is still writing a checkpoint.
 
         Returns:
@@ -53,7 +53,7 @@ class CheckpointClock:
         if self._steps < self._next_look:
             return Notice.NOTHING, False
         now = time.monotonic()
-        own = told()
+        own = own_notice()
         if 0 < self._seconds <= now - self._last:
             own = max(own, Notice.DUE)
         step_seconds = (now - self._looked) / self._steps

@@ -106,8 +106,8 @@ class CheckpointWriter:
             # Only the first worker has something to wait for, and the others wait for it here.
             max_over_workers(torch.zeros(1, device=self._session.device))
 
-    def heed(self, notice: Notice) -> None:
-        """Waits for the checkpoint just begun if `notice` came from outside.
+    def comply(self, notice: Notice) -> None:
+        """Does what `notice` asks for once its checkpoint is begun: waits for it, ends the run.
 
         Raises:
             StopRequested: The run is to end.

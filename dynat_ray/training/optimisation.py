@@ -58,6 +58,9 @@ def build_optimizer(
 def learning_rate(config: OptimConfig, epoch: float, epochs: int) -> float:
     """Returns the learning rate at a point of the run; it depends on nothing else.
 
+    `cosine` and `one-cycle` go on from the peak where the warm-up ends. Without a warm-up
+    `one-cycle` has one of its own.
+
     Args:
         config: Schedule and peak rate.
         epoch: Epochs done so far, with fraction.
@@ -68,14 +71,15 @@ def learning_rate(config: OptimConfig, epoch: float, epochs: int) -> float:
     progress = min(epoch / epochs, 1.0)
     if config.schedule == "piecewise":
         return config.lr * config.decay ** sum(progress >= mark for mark in config.milestones)
+    warm = config.warmup_epochs / epochs
     if config.schedule == "cosine":
-        start = config.warmup_epochs / epochs
-        return config.lr * 0.5 * (1 + math.cos(math.pi * (progress - start) / (1 - start)))
+        return config.lr * 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
     if config.schedule == "one-cycle":
-        if progress < _ONE_CYCLE_PEAK:
-            rise = progress / _ONE_CYCLE_PEAK
+        peak = warm or _ONE_CYCLE_PEAK
+        if progress < peak:
+            rise = progress / peak
             return config.lr * (_ONE_CYCLE_START + (1 - _ONE_CYCLE_START) * rise)
-        return config.lr * (1 - progress) / (1 - _ONE_CYCLE_PEAK)
+        return config.lr * (1 - progress) / (1 - peak)
     return config.lr
 
 

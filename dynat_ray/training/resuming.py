@@ -13,7 +13,7 @@ from dynat_ray.storage.checkpoint_names import checkpoint_order
 from dynat_ray.training.agreement import on_all_workers
 from dynat_ray.training.checkpoint import read_checkpoint
 from dynat_ray.training.session import Session
-from dynat_ray.training.setup import Materials
+from dynat_ray.training.setup import TrainingSetup
 from dynat_ray.training.state import Progress, restore_state
 from dynat_ray.training.step import Networks
 
@@ -24,7 +24,7 @@ def resume(
     session: Session,
     networks: Networks,
     optimizer: torch.optim.Optimizer,
-    materials: Materials,
+    setup: TrainingSetup,
 ) -> Progress:
     """Puts the newest checkpoint that is intact on all workers back in place.
 
@@ -41,7 +41,7 @@ def resume(
     if state is None:
         return Progress()
     progress, word = on_all_workers(
-        lambda: restore_state(state, networks, optimizer, materials, session.rank)
+        lambda: restore_state(state, networks, optimizer, setup, session.rank)
     )
     if word and session.rank == 0:
         session.note(word)

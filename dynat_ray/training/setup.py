@@ -27,6 +27,7 @@ from dynat_ray.data import (
 from dynat_ray.errors import UserError
 from dynat_ray.methods import Method, MethodContext, build_method
 from dynat_ray.models import Classifier, build_model
+from dynat_ray.perturb.threat import Threat
 from dynat_ray.training.carrying import CarriedPerturbations, check_carrying
 from dynat_ray.training.optimisation import build_optimizer
 from dynat_ray.training.resolution import check_first_size
@@ -35,7 +36,7 @@ from dynat_ray.training.telemetry import RunWriter
 
 
 @dataclass
-class Materials:
+class TrainingSetup:
     """What a worker needs before the first step."""
 
     info: DatasetInfo
@@ -55,7 +56,7 @@ class Materials:
         self.writer.close()
 
 
-def build_materials(config: RunConfig, session: Session) -> Materials:
+def build_setup(config: RunConfig, session: Session) -> TrainingSetup:
     """Returns everything built on the worker's device; raises `UserError` for what can't be."""
     data = config.data
     info = load_info(data.path)
@@ -102,7 +103,7 @@ def build_materials(config: RunConfig, session: Session) -> Materials:
         if config.attack.carry_epochs
         else None
     )
-    return Materials(
+    return TrainingSetup(
         info, train_loader, validation_loader, augmentation, model, method, writer, carried
     )
 
@@ -192,7 +193,7 @@ def _build_parts(
     config: RunConfig, info: DatasetInfo, model: Classifier, *, decoder_crops: bool
 ) -> tuple[Augmentation, Method[Any]]:
     context = MethodContext(
-        threat=config.threat,
+        threat=Threat(config.threat.norm, config.threat.eps),
         attack=config.attack,
         step_size=config.step_size(),
         classes=info.num_classes,

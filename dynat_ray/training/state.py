@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dynat_ray.collectives import world_size
 from dynat_ray.errors import UserError
-from dynat_ray.training.setup import Materials
+from dynat_ray.training.setup import TrainingSetup
 from dynat_ray.training.step import Networks
 from dynat_ray.training.telemetry import EpochRecord
 
@@ -59,15 +59,15 @@ def collect_state(
     progress: Progress,
     networks: Networks,
     optimizer: torch.optim.Optimizer,
-    materials: Materials,
+    setup: TrainingSetup,
 ) -> dict[str, Any]:
     """Returns the state of the run. Every worker must call it: some of it is gathered."""
-    average, method, carried = networks.average, materials.method, materials.carried
+    average, method, carried = networks.average, setup.method, setup.carried
     return {
-        "data": materials.info.checksum,
+        "data": setup.info.checksum,
         "epoch": progress.epoch,
         "step": progress.step,
-        "epoch_steps": materials.train_loader.steps,
+        "epoch_steps": setup.train_loader.steps,
         "record": None if progress.record is None else progress.record.state_dict(),
         "global_step": progress.global_step,
         "elapsed": progress.elapsed,
@@ -88,7 +88,7 @@ def restore_state(
     state: dict[str, Any],
     networks: Networks,
     optimizer: torch.optim.Optimizer,
-    materials: Materials,
+    setup: TrainingSetup,
     rank: int,
 ) -> tuple[Progress, str]:
     """Puts a state back in place.
@@ -99,12 +99,31 @@ def restore_state(
     Raises:
         UserError: The checkpoint is of another model, optimiser, method or data set.
     """
-    if state["data"] != materials.info.checksum:
+    if state["data"] != setup.info.checksum:
         raise UserError(
             "the data set is not the one that the run began with (was its folder prepared again?); "
             "give the run a new --name"
         )
-    method, carried = materials.method, materials.carried
+    _restore_weights(state, networks, optimizer, setup)
+    _restore_random_state(state["random"], rank, _device_of(networks))
+    progress = _progress_of(state)
+    if progress.step and state["epoch_steps"] != setup.train_loader.steps:
+        progress.step, progress.record = 0, None
+        return progress, (
+            f"epoch {progress.epoch + 1} begins anew: it had {state['epoch_steps']} steps and now "
+            f"has {setup.train_loader.steps}"
+        )
+    return progress, ""
+
+
+def _restore_weights(
+    state: dict[str, Any],
+    networks: Networks,
+    optimizer: torch.optim.Optimizer,
+    setup: TrainingSetup,
+) -> None:
+    """Puts back what is learnt and remembered; the optimiser's settings stay the config's."""
+    method, carried = setup.method, setup.carried
     groups = [
         {name: group[name] for name in _OPTIMIZER_SETTINGS if name in group}
         for group in optimizer.param_groups
@@ -126,29 +145,26 @@ def restore_state(
             "the checkpoint does not fit the settings (model, optimiser, method or weight average "
             f"were changed?): {str(error).splitlines()[0]}; give the run a new --name"
         ) from None
+
+
+def _restore_random_state(states: list[dict[str, Tensor]], rank: int, device: torch.device) -> None:
     # With another number of workers the new ones go on with the streams there are.
-    random_states = state["random"][rank % len(state["random"])]
-    torch.set_rng_state(random_states["cpu"])
-    device = _device_of(networks)
-    if device.type == "cuda" and "cuda" in random_states:
-        torch.cuda.set_rng_state(random_states["cuda"], device)
-    best = BestModel(tuple(state["best_score"]), state["best_epoch"], state["best_weights"])
+    own = states[rank % len(states)]
+    torch.set_rng_state(own["cpu"])
+    if device.type == "cuda" and "cuda" in own:
+        torch.cuda.set_rng_state(own["cuda"], device)
+
+
+def _progress_of(state: dict[str, Any]) -> Progress:
     record = None if state["record"] is None else EpochRecord.from_state_dict(state["record"])
-    progress = Progress(
+    return Progress(
         epoch=state["epoch"],
         step=state["step"],
         record=record,
         global_step=state["global_step"],
         elapsed=state["elapsed"],
-        best=best,
+        best=BestModel(tuple(state["best_score"]), state["best_epoch"], state["best_weights"]),
     )
-    if progress.step and state["epoch_steps"] != materials.train_loader.steps:
-        progress.step, progress.record = 0, None
-        return progress, (
-            f"epoch {progress.epoch + 1} begins anew: it had {state['epoch_steps']} steps and now "
-            f"has {materials.train_loader.steps}"
-        )
-    return progress, ""
 
 
 def weights_on_cpu(network: torch.nn.Module) -> dict[str, Tensor]:

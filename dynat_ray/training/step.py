@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,14 +15,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from dynat_ray import keyed_random
-from dynat_ray.acceleration.cpu.winograd.gradients import WinogradGradients
 from dynat_ray.acceleration.modes import chosen_kernels, unchanged_statistics
+from dynat_ray.acceleration.switch import may_use_cpu_kernels
 from dynat_ray.acceleration.twin import settled_weights
 from dynat_ray.barrier_time import working_time
 from dynat_ray.collectives import sum_over_workers, world_size
 from dynat_ray.config import TrainConfig
 from dynat_ray.data import Batch
-from dynat_ray.methods import Method, Prepared
+from dynat_ray.methods import Method, MethodLoss, Prepared
+from dynat_ray.methods.contract import checked_loss, checked_prepare
 from dynat_ray.training.device import autocast
 from dynat_ray.training.weight_perturbation import perturbed_weights
 
@@ -72,16 +73,39 @@ def wrap(core: nn.Module, config: TrainConfig) -> Networks:
 
 
 @dataclass(frozen=True)
+class StepPart:
+    """What became of a micro-batch.
+
+    Attributes:
+        prepared: Its attack.
+        result: Its loss.
+    """
+
+    prepared: Prepared
+    result: MethodLoss
+
+    @property
+    def record(self) -> dict[str, Tensor]:
+        """Per-sample values `(B,)` of both, by column."""
+        return {**self.prepared.record, **self.result.record}
+
+    @property
+    def passes(self) -> int:
+        """Forward-backward passes of both, summed over the samples."""
+        return self.prepared.passes + self.result.passes
+
+
+@dataclass(frozen=True)
 class StepOutcome:
     """What a step did.
 
     Attributes:
         loss: Mean loss of this worker's part, a scalar on the device.
-        prepared: The attacked micro-batches, with their records.
+        parts: The micro-batches.
     """
 
     loss: Tensor
-    prepared: list[Prepared]
+    parts: list[StepPart]
 
 
 class Stepper:
@@ -126,46 +150,59 @@ class Stepper:
         with settled_weights(networks.attacked), autocast(config.precision, self.device):
             for part in _micro_batches(batch, config.micro_batch_size, global_size):
                 keys = keyed_random.combine(config.seed, epoch, part.indices)
-                prepared.append(self.method.prepare(networks.attacked, part, keys))
-        networks.outer.train()
+                prepared.append(checked_prepare(self.method, networks.attacked, part, keys))
+        networks.outer.train(self.method.outer_mode == "train")
         self.optimizer.zero_grad(set_to_none=True)
-        losses: list[Tensor] = []
 
-        extra = list(self.method.extra.parameters())
-
-        def backward() -> None:
-            losses.clear()
-            for parameter in extra:
-                parameter.grad = None
-            for number, part in enumerate(prepared, start=1):
-                last = number == len(prepared)
-                synchronised = last or not isinstance(networks.outer, DistributedDataParallel)
-                with (
-                    nullcontext() if synchronised else networks.outer.no_sync(),  # type: ignore[operator]
-                    self._derivatives(),
-                ):
-                    with autocast(config.precision, self.device):
-                        loss = self.method.loss(networks.outer, part) * len(part.batch.labels)
-                    with self._statistics_as_they_are():
-                        (loss * scale).backward()
-                losses.append(loss.detach())
+        def backward() -> list[MethodLoss]:
+            return self._backward(prepared, scale)
 
         # Gradients are reduced on the way back.
         with working_time.at_barrier():
             if config.awp_gamma > 0 and epoch >= config.awp_warmup_epochs:
                 with perturbed_weights(networks.outer, config.awp_gamma, backward):
-                    backward()
+                    results = backward()
             else:
-                backward()
+                results = backward()
+        self._update(global_step)
+        parts = [StepPart(*pair) for pair in zip(prepared, results, strict=True)]
+        losses = [part.result.loss * len(part.prepared.batch.labels) for part in parts]
+        return StepOutcome(torch.stack(losses).sum() / len(batch.labels), parts)
+
+    def _backward(self, prepared: list[Prepared], scale: float) -> list[MethodLoss]:
+        """Adds the gradients of all parts' losses, times `scale` a sample; returns the losses.
+
+        They come detached: what a graph holds is free when this returns.
+        """
+        outer, results = self.networks.outer, []
+        for parameter in self.method.extra.parameters():
+            parameter.grad = None
+        for number, part in enumerate(prepared, start=1):
+            last = number == len(prepared)
+            synchronised = last or not isinstance(outer, DistributedDataParallel)
+            with (
+                nullcontext() if synchronised else outer.no_sync(),  # type: ignore[operator]
+                self._derivatives(),
+            ):
+                with autocast(self.config.precision, self.device):
+                    result = checked_loss(self.method, outer, part)
+                    loss = result.loss * len(part.batch.labels)
+                with self._statistics_as_they_are():
+                    (loss * scale).backward()
+            results.append(replace(result, loss=result.loss.detach()))
+        return results
+
+    def _update(self, global_step: int) -> None:
+        """Moves the weights along the gradients, and the averages after them."""
+        networks, extra = self.networks, list(self.method.extra.parameters())
         _average_gradients(extra)
-        if config.clip_grad_norm > 0:
+        if self.config.clip_grad_norm > 0:
             parameters = [*networks.core.parameters(), *extra]
-            nn.utils.clip_grad_norm_(parameters, config.clip_grad_norm)
+            nn.utils.clip_grad_norm_(parameters, self.config.clip_grad_norm)
         self.optimizer.step()
         self._average_buffers()
         if networks.average is not None:
             networks.average.update(networks.core, step=global_step)
-        return StepOutcome(torch.stack(losses).sum() / len(batch.labels), prepared)
 
     def _derivatives(self) -> AbstractContextManager[object]:
         """Chooses what has second derivatives, which fused attention has not, or what is fast."""
@@ -174,7 +211,11 @@ class Stepper:
         plain = self.config.compile or self.device.type != "cpu"
         # PyTorch leaves such contexts on the way back, when activations are computed again.
         again = self.config.activation_checkpointing
-        return nullcontext() if plain or again else WinogradGradients()
+        if plain or again or not may_use_cpu_kernels():
+            return nullcontext()
+        from dynat_ray.acceleration import cpu  # the folder may be gone
+
+        return cpu.fast_gradients()
 
     def _statistics_as_they_are(self) -> AbstractContextManager[None]:
         checkpointing = self.config.activation_checkpointing

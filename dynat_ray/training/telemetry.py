@@ -50,11 +50,11 @@ class SampleLog:
     def add(self, outcome: StepOutcome) -> None:
         """Takes in a step; nothing is copied to the host."""
         self._losses.append(outcome.loss)
-        for prepared in outcome.prepared:
-            self._passes += prepared.passes
-            part = {"index": prepared.batch.indices, "label": prepared.batch.labels}
-            part |= {name: value.detach() for name, value in prepared.record.items()}
-            self._parts.append(part)
+        for part in outcome.parts:
+            self._passes += part.passes
+            columns = {"index": part.prepared.batch.indices, "label": part.prepared.batch.labels}
+            columns |= {name: value.detach() for name, value in part.record.items()}
+            self._parts.append(columns)
 
     def gather(self, seconds: float, loader_seconds: float) -> EpochRecord | None:
         """Returns all workers' values of the epoch so far on rank 0, None on the others.

@@ -47,7 +47,7 @@ def find_slow_worker(device: torch.device, place: str) -> str:
     )
 
 
-class Waiting:
+class LoaderTime:
     """Adds up the time that an iterator takes; a device that has work left waits for less."""
 
     def __init__(self) -> None:

@@ -8,10 +8,14 @@ from typing import Any
 
 import torch
 
+from dynat_ray.acceleration.switch import cpu_kernels
 from dynat_ray.config import RunConfig
+from dynat_ray.data import Batch, RawBatch
 from dynat_ray.errors import UserError
 from dynat_ray.hardware import device_name, peak_memory_bytes
+from dynat_ray.methods.contract import ContractError
 from dynat_ray.storage.checkpoint_names import checkpoint_name
+from dynat_ray.training.acceleration_record import record_acceleration
 from dynat_ray.training.agreement import (
     FiniteLossWatch,
     SharedUserError,
@@ -25,11 +29,11 @@ from dynat_ray.training.optimisation import build_optimizer, learning_rate, set_
 from dynat_ray.training.resolution import shrunk
 from dynat_ray.training.resuming import resume
 from dynat_ray.training.session import Notice, Session
-from dynat_ray.training.setup import Materials, build_materials
-from dynat_ray.training.state import BestModel, Progress, collect_state, weights_on_cpu
+from dynat_ray.training.setup import TrainingSetup, build_setup
+from dynat_ray.training.state import BestModel, collect_state, weights_on_cpu
 from dynat_ray.training.step import Stepper, wrap
 from dynat_ray.training.telemetry import EpochRecord, SampleLog
-from dynat_ray.training.timing import Waiting, find_slow_worker
+from dynat_ray.training.timing import LoaderTime, find_slow_worker
 from dynat_ray.training.validation import ValidationAccuracy, validate
 
 
@@ -46,196 +50,245 @@ def train(config: RunConfig, session: Session) -> None:
     """
     torch.manual_seed(config.train.seed + session.rank)
     with (
-        closing(on_all_workers(lambda: build_materials(config, session))) as materials,
-        closing(CheckpointWriter(session, config.train.checkpoint_minutes)) as writer,
+        cpu_kernels(config.train.cpu_kernels),
+        closing(on_all_workers(lambda: build_setup(config, session))) as setup,
+        closing(CheckpointWriter(session, config.train.checkpoint_minutes)) as checkpoints,
     ):
-        networks = wrap(materials.model, config.train)
-        optimizer = build_optimizer(
-            materials.model,
-            config.optim,
-            materials.method.extra,
-            materials.method.extra_learning_rate_ratio,
+        Trainer(config, session, setup, checkpoints).run()
+
+
+class Trainer:
+    """Owns a run on one worker: what is trained, how far it is, and what it leaves behind.
+
+    Every worker makes one and calls the same methods.
+
+    Args:
+        config: The run.
+        session: Where it runs.
+        setup: Data, network and method.
+        checkpoints: Who writes them.
+
+    Attributes:
+        networks: What is trained, attacked and evaluated.
+        progress: Where the run is; at the newest intact checkpoint when the trainer is made.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        session: Session,
+        setup: TrainingSetup,
+        checkpoints: CheckpointWriter,
+    ) -> None:
+        self.config, self.session, self.setup = config, session, setup
+        self.checkpoints = checkpoints
+        self.networks = wrap(setup.model, config.train)
+        method = setup.method
+        self.optimizer = build_optimizer(
+            setup.model, config.optim, method.extra, method.extra_learning_rate_ratio
         )
-        progress = resume(session, networks, optimizer, materials)
-        stepper = Stepper(networks, materials.method, optimizer, config.train, session.device)
-        _note_precision(config, session)
+        self.progress = resume(session, self.networks, self.optimizer, setup)
+        self.stepper = Stepper(self.networks, method, self.optimizer, config.train, session.device)
+        self._losses = FiniteLossWatch(0)
+        self._loader_time = LoaderTime()
+        self._start_log()
+
+    def run(self) -> None:
+        """Trains what is left of the run, and saves its best and its last model."""
+        self._note_precision()
         try:
-            while progress.epoch < config.train.epochs:
-                record = _train_epoch(config, session, materials, stepper, progress, writer)
-                progress.epoch += 1
-                _end_epoch(config, session, materials, stepper, progress, record, writer)
+            while self.progress.epoch < self.config.train.epochs:
+                self.end_epoch(self.train_epoch())
         except SharedUserError:
             # What was saved before the mistake is worth keeping.
-            writer.hand_over(wait=True)
+            self.checkpoints.hand_over(wait=True)
             raise
-        if session.rank == 0:
-            save_models(session.run_folder, materials.model, networks, progress)
+        if self.session.rank == 0:
+            save_models(self.session.run_folder, self.setup.model, self.networks, self.progress)
 
+    def train_epoch(self) -> EpochRecord | None:
+        """Takes an epoch's steps, or what is left of them; returns its record on rank 0."""
+        loader, progress = self.setup.train_loader, self.progress
+        epoch = progress.epoch
+        self._start_epoch(epoch)
+        for raw in self._loader_time.over(loader.iterate(epoch, progress.step)):
+            self.train_step(raw)
+            # The end of an epoch has a checkpoint of its own.
+            if progress.step < loader.steps:
+                self._save_if_due()
+        self._losses.check(epoch)
+        self._note_slow_worker()
+        record = self._gather_record()
+        progress.epoch, progress.step, progress.record = epoch + 1, 0, None
+        return record
 
-def _note_precision(config: RunConfig, session: Session) -> None:
-    precision = usable_precision(config.train.precision, session.device)
-    if precision != config.train.precision and session.rank == 0:
-        session.note(
-            f"this processor has no instructions for {config.train.precision}; {precision} is used"
-        )
+    def train_step(self, raw: RawBatch) -> None:
+        """Augments and attacks a batch, updates the weights once, and notes what happened.
 
-
-def _train_epoch(
-    config: RunConfig,
-    session: Session,
-    materials: Materials,
-    stepper: Stepper,
-    progress: Progress,
-    writer: CheckpointWriter,
-) -> EpochRecord | None:
-    """Runs one epoch's steps, or what is left of them; returns its record on rank 0."""
-    loader, epoch = materials.train_loader, progress.epoch
-    log = SampleLog(progress.record)
-    watch = FiniteLossWatch(progress.step)
-    materials.method.start_epoch(epoch)
-    carried = materials.carried
-    if carried is not None:
-        carried.start_epoch(epoch)
-    waiting = Waiting()
-    began = time.monotonic()
-    batches = waiting.over(loader.iterate(epoch, progress.step))
-    for number, raw in enumerate(batches, start=progress.step):
-        batch = materials.augmentation(
-            raw.images, raw.labels, raw.indices, epoch, materials.info.num_classes
-        )
-        if carried is not None:
-            batch = carried.add_to(batch)
-        done = epoch + number / loader.steps
-        batch = shrunk(batch, config.data, done / config.train.epochs)
-        rate = learning_rate(config.optim, done, config.train.epochs)
-        rate *= materials.method.learning_rate_ratio
-        set_learning_rate(stepper.optimizer, rate)
-        outcome = stepper.step(batch, epoch, progress.global_step, loader.global_sizes[number])
+        Args:
+            raw: This worker's part of the next global batch.
+        """
+        loader, progress = self.setup.train_loader, self.progress
+        epoch, number = progress.epoch, progress.step
+        epochs_done = epoch + number / loader.steps
+        batch = self._augmented(raw, epochs_done)
+        self._set_learning_rate(epochs_done)
+        try:
+            outcome = self.stepper.step(
+                batch, epoch, progress.global_step, loader.global_sizes[number]
+            )
+        except ContractError as error:
+            # The method is the same on all workers, so that all raise alike.
+            raise SharedUserError(str(error)) from error
         progress.global_step += 1
         progress.step = number + 1
-        if carried is not None:
-            carried.keep(outcome.prepared)
-        log.add(outcome)
-        watch.see(outcome.loss, epoch)
-        if progress.step == loader.steps:
-            continue  # The end of an epoch has a checkpoint of its own.
-        notice = writer.look()
-        if notice != Notice.NOTHING:
-            watch.check(epoch)
-            seconds = time.monotonic() - began
-            progress.elapsed += seconds
-            progress.record = log.gather(seconds, waiting.take())
-            log = SampleLog(progress.record)
-            _begin_checkpoint(materials, stepper, progress, {}, writer)
-            writer.heed(notice)
-            began = time.monotonic()
-    watch.check(epoch)
-    slow = find_slow_worker(session.device, session.place)
-    if slow and session.rank == 0:
-        session.note(f"epoch {epoch + 1}: {slow}")
-    seconds = time.monotonic() - began
-    progress.elapsed += seconds
-    progress.step, progress.record = 0, None
-    return log.gather(seconds, waiting.take())
+        if self.setup.carried is not None:
+            self.setup.carried.write(outcome.parts)
+        self._samples.add(outcome)
+        self._losses.see(outcome.loss, epoch)
 
+    def end_epoch(self, record: EpochRecord | None) -> None:
+        """Validates, keeps the best weights, writes the epoch's line and its checkpoint.
 
-def _end_epoch(
-    config: RunConfig,
-    session: Session,
-    materials: Materials,
-    stepper: Stepper,
-    progress: Progress,
-    record: EpochRecord | None,
-    writer: CheckpointWriter,
-) -> None:
-    """Measures, keeps the best weights, writes the epoch's line and checkpoint."""
-    epoch, last = progress.epoch - 1, progress.epoch == config.train.epochs
-    networks = stepper.networks
-    accuracy = None
-    if materials.validation_loader is not None and (
-        last or progress.epoch % config.eval.every_epochs == 0
-    ):
-        accuracy = validate(networks.evaluated, materials.validation_loader, config)
-    is_best = False
-    if accuracy is not None:
-        score = stepper.method.score(accuracy.clean, accuracy.robust)
+        Args:
+            record: Of the epoch that has just ended, on rank 0.
+        """
+        progress, config = self.progress, self.config
+        last = progress.epoch == config.train.epochs
+        accuracy = self._validate(last)
+        is_best = accuracy is not None and self._keep_if_best(accuracy)
+        line = {} if record is None else self._metrics_line(record, accuracy, is_best)
+        on_all_workers(lambda: self._write_epoch(line, record))
+        if self.session.rank == 0:
+            record_acceleration(self.session, self.networks)
+        notice = self.checkpoints.look()
+        due = progress.epoch % config.train.checkpoint_epochs == 0
+        if last or due or notice != Notice.NOTHING:
+            self._begin_checkpoint(line)
+        else:
+            self.checkpoints.hand_over()
+            self.session.report(line, checkpoint_name(progress.epoch, 0), None)
+        self.checkpoints.comply(notice)
+        if last:
+            self.checkpoints.hand_over(wait=True)
+
+    def _start_epoch(self, epoch: int) -> None:
+        self.setup.method.start_epoch(epoch)
+        if self.setup.carried is not None:
+            self.setup.carried.start_epoch(epoch)
+        self._losses = FiniteLossWatch(self.progress.step)
+        self._loader_time = LoaderTime()
+        self._start_log()
+
+    def _start_log(self) -> None:
+        """Begins to collect samples and seconds, on top of what the progress holds."""
+        self._samples = SampleLog(self.progress.record)
+        self._began = time.monotonic()
+
+    def _gather_record(self) -> EpochRecord | None:
+        """Returns what all workers have collected of the epoch so far, on rank 0."""
+        seconds = time.monotonic() - self._began
+        self.progress.elapsed += seconds
+        return self._samples.gather(seconds, self._loader_time.take())
+
+    def _augmented(self, raw: RawBatch, epochs_done: float) -> Batch:
+        setup, epoch = self.setup, self.progress.epoch
+        batch = setup.augmentation(
+            raw.images, raw.labels, raw.indices, epoch, setup.info.num_classes
+        )
+        if setup.carried is not None:
+            batch = setup.carried.added_to(batch)
+        return shrunk(batch, self.config.data, epochs_done / self.config.train.epochs)
+
+    def _set_learning_rate(self, epochs_done: float) -> None:
+        rate = learning_rate(self.config.optim, epochs_done, self.config.train.epochs)
+        set_learning_rate(self.optimizer, rate * self.setup.method.learning_rate_ratio)
+
+    def _save_if_due(self) -> None:
+        """Begins a checkpoint inside the epoch, where time or a notice asks for one."""
+        notice = self.checkpoints.look()
+        if notice == Notice.NOTHING:
+            return
+        self._losses.check(self.progress.epoch)
+        self.progress.record = self._gather_record()
+        self._begin_checkpoint({})
+        self.checkpoints.comply(notice)
+        self._start_log()
+
+    def _begin_checkpoint(self, line: dict[str, Any]) -> None:
+        """Begins to write a checkpoint, which is reported with the `line`."""
+        require_finite_weights(self.networks.core)
+        progress = self.progress
+        state = collect_state(progress, self.networks, self.optimizer, self.setup)
+        self.checkpoints.begin(line, checkpoint_name(progress.epoch, progress.step), state)
+
+    def _validate(self, last: bool) -> ValidationAccuracy | None:
+        loader = self.setup.validation_loader
+        if loader is None or not (last or self.progress.epoch % self.config.eval.every_epochs == 0):
+            return None
+        return validate(self.networks.evaluated, loader, self.config)
+
+    def _keep_if_best(self, accuracy: ValidationAccuracy) -> bool:
+        """Keeps the weights if none before were better; returns whether."""
+        progress = self.progress
+        score = self.setup.method.score(accuracy.clean, accuracy.robust)
         is_best = score > progress.best.score
         if is_best:
-            progress.best = BestModel(score, epoch, weights_on_cpu(networks.evaluated))
-    line: dict[str, Any] = {}
-    if record is not None:
-        line = _metrics_line(config, session, stepper, progress, record, accuracy, is_best)
-    on_all_workers(lambda: _write_epoch(session, materials, line, record))
-    notice = writer.look()
-    if last or notice != Notice.NOTHING or progress.epoch % config.train.checkpoint_epochs == 0:
-        _begin_checkpoint(materials, stepper, progress, line, writer)
-    else:
-        writer.hand_over()
-        session.report(line, checkpoint_name(progress.epoch, 0), None)
-    writer.heed(notice)
-    if last:
-        writer.hand_over(wait=True)
+            weights = weights_on_cpu(self.networks.evaluated)
+            progress.best = BestModel(score, progress.epoch - 1, weights)
+        return is_best
 
+    def _metrics_line(
+        self, record: EpochRecord, accuracy: ValidationAccuracy | None, is_best: bool
+    ) -> dict[str, Any]:
+        progress, session = self.progress, self.session
+        return {
+            "epoch": progress.epoch - 1,
+            "step": progress.global_step,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "loss": record.loss,
+            "train_clean_accuracy": record.clean_accuracy(),
+            "train_robust_accuracy": record.robust_accuracy(),
+            "validation_clean_accuracy": accuracy.clean if accuracy else None,
+            "validation_robust_accuracy": accuracy.robust if accuracy else None,
+            "attacked_share": record.attacked_share(),
+            "mean_eps": record.attacked_mean("eps"),
+            "mean_attack_steps": record.attacked_mean("attack_steps"),
+            "mean_weight": record.mean("weight"),
+            "passes_per_sample": record.passes / len(record),
+            "images_per_second": len(record) / record.seconds,
+            "seconds": record.seconds,
+            "loader_seconds": record.loader_seconds,
+            "elapsed": progress.elapsed,
+            "peak_memory_bytes": peak_memory_bytes(session.device),
+            "workers": session.world_size,
+            "device_name": device_name(session.device),
+            "precision": usable_precision(self.config.train.precision, session.device),
+            "best": is_best,
+        }
 
-def _begin_checkpoint(
-    materials: Materials,
-    stepper: Stepper,
-    progress: Progress,
-    line: dict[str, Any],
-    writer: CheckpointWriter,
-) -> None:
-    """Begins to write a checkpoint, which is reported with the `line`."""
-    require_finite_weights(stepper.networks.core)
-    state = collect_state(progress, stepper.networks, stepper.optimizer, materials)
-    writer.begin(line, checkpoint_name(progress.epoch, progress.step), state)
-
-
-def _write_epoch(
-    session: Session, materials: Materials, line: dict[str, Any], record: EpochRecord | None
-) -> bool:
-    """Writes an epoch's files on rank 0, which has the record."""
-    if record is None:
+    def _write_epoch(self, line: dict[str, Any], record: EpochRecord | None) -> bool:
+        """Writes an epoch's files on rank 0, which has the record."""
+        if record is None:
+            return True
+        try:
+            self.setup.writer.write(line, record)
+        except OSError as error:
+            raise UserError(
+                f"the run folder {self.session.run_folder} can't be written: {error}; free some "
+                "space and run the same command with --resume"
+            ) from error
         return True
-    try:
-        materials.writer.write(line, record)
-    except OSError as error:
-        raise UserError(
-            f"the run folder {session.run_folder} can't be written: {error}; free some space and "
-            "run the same command with --resume"
-        ) from error
-    return True
 
+    def _note_precision(self) -> None:
+        wanted = self.config.train.precision
+        precision = usable_precision(wanted, self.session.device)
+        if precision != wanted and self.session.rank == 0:
+            self.session.note(
+                f"this processor has no instructions for {wanted}; {precision} is used"
+            )
 
-def _metrics_line(
-    config: RunConfig,
-    session: Session,
-    stepper: Stepper,
-    progress: Progress,
-    record: EpochRecord,
-    accuracy: ValidationAccuracy | None,
-    is_best: bool,
-) -> dict[str, Any]:
-    return {
-        "epoch": progress.epoch - 1,
-        "step": progress.global_step,
-        "learning_rate": stepper.optimizer.param_groups[0]["lr"],
-        "loss": record.loss,
-        "train_clean_accuracy": record.clean_accuracy(),
-        "train_robust_accuracy": record.robust_accuracy(),
-        "validation_clean_accuracy": accuracy.clean if accuracy else None,
-        "validation_robust_accuracy": accuracy.robust if accuracy else None,
-        "attacked_share": record.attacked_share(),
-        "mean_eps": record.attacked_mean("eps"),
-        "mean_attack_steps": record.attacked_mean("attack_steps"),
-        "mean_weight": record.mean("weight"),
-        "passes_per_sample": record.passes / len(record),
-        "images_per_second": len(record) / record.seconds,
-        "seconds": record.seconds,
-        "loader_seconds": record.loader_seconds,
-        "elapsed": progress.elapsed,
-        "peak_memory_bytes": peak_memory_bytes(session.device),
-        "workers": session.world_size,
-        "device_name": device_name(session.device),
-        "precision": usable_precision(config.train.precision, session.device),
-        "best": is_best,
-    }
+    def _note_slow_worker(self) -> None:
+        slow = find_slow_worker(self.session.device, self.session.place)
+        if slow and self.session.rank == 0:
+            self.session.note(f"epoch {self.progress.epoch + 1}: {slow}")

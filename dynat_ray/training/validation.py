@@ -12,8 +12,8 @@ from dynat_ray.acceleration.modes import frozen
 from dynat_ray.collectives import sum_over_workers
 from dynat_ray.config import RunConfig
 from dynat_ray.data import Loader
-from dynat_ray.perturb.pgd import pgd
-from dynat_ray.perturb.threat import get_ball
+from dynat_ray.perturb.pgd import PGD
+from dynat_ray.perturb.threat import Threat
 
 # PGD's step as a part of eps: the field's 2/255 at 8/255.
 _STEP_RATIO = 0.25
@@ -38,22 +38,15 @@ def validate(network: nn.Module, loader: Loader, config: RunConfig) -> Validatio
         loader: This worker's part of the validation split.
         config: For the threat, `eval.steps` and the seed. The noise is the same every time.
     """
-    ball, eps = get_ball(config.threat.norm), config.threat.eps
+    threat = Threat(config.threat.norm, config.threat.eps)
+    attack = PGD(threat=threat, steps=config.eval.steps, step_size=_STEP_RATIO * threat.eps)
     counts = torch.zeros(3, dtype=torch.float64)
     for batch in loader.iterate(0):
         images = batch.images.float() / 255
         with frozen(network), torch.no_grad():
             clean = network(images).argmax(dim=1) == batch.labels
-        attacked = pgd(
-            network,
-            images,
-            batch.labels,
-            ball=ball,
-            eps=eps * clean.float(),
-            step_size=_STEP_RATIO * eps,
-            steps=config.eval.steps,
-            keys=keyed_random.combine(config.train.seed, batch.indices),
-        )
+        keys = keyed_random.combine(config.train.seed, batch.indices)
+        attacked = attack(network, images, batch.labels, ratios=clean.float(), keys=keys)
         with frozen(network), torch.no_grad():
             robust = clean & (network(attacked.images).argmax(dim=1) == batch.labels)
         found = torch.stack([clean.sum(), robust.sum(), torch.tensor(len(clean)).to(clean.device)])

@@ -15,7 +15,7 @@ _LEAST_DIMENSIONS = 2
 
 @contextmanager
 def perturbed_weights(
-    network: nn.Module, gamma: float, backward: Callable[[], None]
+    network: nn.Module, gamma: float, backward: Callable[[], object]
 ) -> Iterator[None]:
     """Moves the weights towards a larger loss while the context lasts.
 

@@ -13,21 +13,10 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
 import dynat_ray  # noqa: F401  registers the networks
-from dynat_ray.acceleration.fixed_norm import Normalised
+from dynat_ray.acceleration.fixed_batch_norm import FixedBatchNorm
 from dynat_ray.acceleration.modes import frozen
-from dynat_ray.acceleration.twin import folded, settled_weights
-
-
-def _settled(model: nn.Module) -> nn.Module:
-    """Gives every batch normalisation statistics and weights of its own."""
-    generator = torch.Generator().manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.running_mean, module.bias):
-                tensor.data.normal_(0, 0.3, generator=generator)
-            for tensor in (module.running_var, module.weight):
-                tensor.data.uniform_(0.5, 1.5, generator=generator)
-    return model.eval()
+from dynat_ray.acceleration.twin import settled_weights, twin_of
+from tests.acceleration.twin_cases import Awkward, frozen_twin, with_statistics
 
 
 def _logits_and_gradient(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,11 +24,6 @@ def _logits_and_gradient(model: nn.Module, images: Tensor) -> tuple[Tensor, Tens
     logits = model(images)
     (gradient,) = torch.autograd.grad(logits.float().square().sum(), images)
     return logits.detach(), gradient
-
-
-def _twin(model: nn.Module, images: Tensor) -> nn.Module:
-    with frozen(model):
-        return folded(model, images)
 
 
 def _assert_same(model: nn.Module, twin: nn.Module, images: Tensor) -> None:
@@ -72,30 +56,30 @@ def _norms(model: nn.Module) -> int:
 def test_logits_and_gradients_are_the_networks(name: str, settings: dict[str, object]) -> None:
     torch.manual_seed(0)
     # In float64: a rounding may switch a unit off.
-    model = _settled(timm.create_model(name, num_classes=7, **settings)).double()
+    model = with_statistics(timm.create_model(name, num_classes=7, **settings)).double()
     side = 28 if name == "lenet" else 32
     images = torch.rand(3, 1 if name == "lenet" else 3, side, side, dtype=torch.float64)
-    twin = _twin(model, images)
+    twin = frozen_twin(model, images)
     assert twin is not model
     assert _norms(twin) == 0
     _assert_same(model, twin, images)
 
 
-def test_half_of_a_preact_network_is_folded_away() -> None:
-    model = _settled(timm.create_model("preact_resnet18", base_width=8))
-    twin = _twin(model, torch.rand(2, 3, 32, 32))
-    left = sum(isinstance(m, Normalised) and not m.folded for m in twin.modules())
+def test_half_of_a_preact_network_is_fused_away() -> None:
+    model = with_statistics(timm.create_model("preact_resnet18", base_width=8))
+    twin = frozen_twin(model, torch.rand(2, 3, 32, 32))
+    left = sum(isinstance(m, FixedBatchNorm) and not m.fused for m in twin.modules())
     assert (_norms(model), left) == (17, 9)
 
 
 def test_weights_are_brought_up_to_date_and_shared() -> None:
-    model = _settled(timm.create_model("preact_resnet10", base_width=8))
+    model = with_statistics(timm.create_model("preact_resnet10", base_width=8))
     images = torch.rand(2, 3, 32, 32)
-    twin = _twin(model, images)
+    twin = frozen_twin(model, images)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model.train()(images).square().sum().backward()
     optimizer.step()
-    assert _twin(model, images) is twin
+    assert frozen_twin(model, images) is twin
     _assert_same(model, twin, images)
     own = {id(p) for p in model.parameters()}
     assert any(id(p) in own for p in twin.parameters())
@@ -105,49 +89,49 @@ def test_weights_are_brought_up_to_date_and_shared() -> None:
 @pytest.mark.parametrize("autocast", [False, True])
 def test_weights_of_its_own_stay_where_they_are(autocast: bool) -> None:
     """Compiled graphs keep their inputs."""
-    model = _settled(timm.create_model("preact_resnet10", base_width=8))
+    model = with_statistics(timm.create_model("preact_resnet10", base_width=8))
     images = torch.rand(2, 3, 32, 32)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        before = [id(p) for p in _twin(model, images).parameters()]
-        assert [id(p) for p in _twin(model, images).parameters()] == before
+        before = [id(p) for p in frozen_twin(model, images).parameters()]
+        assert [id(p) for p in frozen_twin(model, images).parameters()] == before
 
 
 def test_while_weights_are_settled_a_twin_is_brought_up_to_date_once() -> None:
-    model = _settled(timm.create_model("preact_resnet10", base_width=8))
+    model = with_statistics(timm.create_model("preact_resnet10", base_width=8))
     images = torch.rand(2, 3, 32, 32)
-    _twin(model, images)
+    frozen_twin(model, images)
     with torch.no_grad():
         model.head.fc.weight.mul_(2)
     with settled_weights(model):
-        twin = _twin(model, images)
+        twin = frozen_twin(model, images)
         _assert_same(model, twin, images)
         before = twin(images)
         with torch.no_grad():  # against what was promised, to see that nothing is looked at
             model.stages[0].blocks[0].conv1.weight.mul_(2)
-        assert torch.equal(_twin(model, images)(images), before)
-    _assert_same(model, _twin(model, images), images)
+        assert torch.equal(frozen_twin(model, images)(images), before)
+    _assert_same(model, frozen_twin(model, images), images)
 
 
 def test_tensors_that_were_replaced_are_noticed() -> None:
-    model = _settled(timm.create_model("preact_resnet10", base_width=8))
+    model = with_statistics(timm.create_model("preact_resnet10", base_width=8))
     images = torch.rand(2, 3, 32, 32)
-    _twin(model, images)
-    other = _settled(timm.create_model("preact_resnet10", base_width=8))
+    frozen_twin(model, images)
+    other = with_statistics(timm.create_model("preact_resnet10", base_width=8))
     model.load_state_dict(other.state_dict(), assign=True)
-    _assert_same(model, _twin(model, images), images)
+    _assert_same(model, frozen_twin(model, images), images)
 
 
 def test_a_twin_of_a_twin_is_itself() -> None:
-    model = _settled(timm.create_model("preact_resnet10", base_width=8))
+    model = with_statistics(timm.create_model("preact_resnet10", base_width=8))
     images = torch.rand(2, 3, 32, 32)
-    twin = _twin(model, images)
-    assert _twin(twin, images) is twin
+    twin = frozen_twin(model, images)
+    assert frozen_twin(twin, images) is twin
 
 
 def test_a_twin_ends_with_its_network() -> None:
-    model = _settled(timm.create_model("preact_resnet10", base_width=8))
+    model = with_statistics(timm.create_model("preact_resnet10", base_width=8))
     gone = weakref.ref(model)
-    twin = weakref.ref(_twin(model, torch.rand(2, 3, 32, 32)))
+    twin = weakref.ref(frozen_twin(model, torch.rand(2, 3, 32, 32)))
     del model
     gc.collect()
     assert gone() is None
@@ -157,13 +141,13 @@ def test_a_twin_ends_with_its_network() -> None:
 @pytest.mark.parametrize("bias", [False, True])
 def test_autocast_is_no_less_exact(bias: bool) -> None:
     torch.manual_seed(0)
-    model = _settled(timm.create_model("preact_resnet18", base_width=8))
+    model = with_statistics(timm.create_model("preact_resnet18", base_width=8))
     if bias:
-        model = _settled(timm.create_model("resnet10t"))
+        model = with_statistics(timm.create_model("resnet10t"))
     images = torch.rand(8, 3, 32, 32)
     _, exact = _logits_and_gradient(model, images)
     with torch.autocast("cpu", torch.bfloat16), frozen(model):
-        twin = folded(model, images)
+        twin = twin_of(model, images)
         errors = [
             float((_logits_and_gradient(network, images)[1] - exact).norm() / exact.norm())
             for network in (twin, model)
@@ -172,70 +156,41 @@ def test_autocast_is_no_less_exact(bias: bool) -> None:
         weights = {p.dtype for p in twin.parameters() if p.ndim == 4}
         assert weights == {torch.bfloat16}
     # Back in float32 it is exact again.
-    _assert_same(model, _twin(model, images), images)
-
-
-class _Awkward(nn.Module):
-    """Networks in which a batch normalisation can't go into the convolution before it."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        self.kind = kind
-        self.first = nn.Conv2d(3, 3, 3, padding=1)
-        self.norm = nn.BatchNorm2d(3)
-
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.first(images)
-        if self.kind == "used twice":
-            features = self.norm(features) + features
-        elif self.kind == "changed in place":
-            features = self.norm(features.add_(images))
-        elif self.kind == "norm twice":
-            features = self.norm(self.norm(features))
-        elif self.kind == "convolution twice":
-            features = self.norm(self.first(features))
-        else:
-            features = self.norm(features) + torch.rand_like(features)
-        return features.mean(dim=(2, 3))
+    _assert_same(model, frozen_twin(model, images), images)
 
 
 @pytest.mark.parametrize(
     "kind", ["used twice", "changed in place", "norm twice", "convolution twice"]
 )
-def test_what_cannot_be_folded_stays_right(kind: str) -> None:
+def test_what_cannot_be_fused_stays_right(kind: str) -> None:
     torch.manual_seed(0)
-    model = _settled(_Awkward(kind))
+    model = with_statistics(Awkward(kind))
     images = torch.rand(4, 3, 8, 8)
-    _assert_same(model, _twin(model, images), images)
-
-
-def test_a_network_that_answers_at_random_has_no_twin() -> None:
-    model = _settled(_Awkward("random"))
-    assert _twin(model, torch.rand(4, 3, 8, 8).fill_(0.5)) is model
+    _assert_same(model, frozen_twin(model, images), images)
 
 
 def test_looking_for_a_twin_leaves_the_random_state() -> None:
-    model = _settled(timm.create_model("preact_resnet10", base_width=8))
+    model = with_statistics(timm.create_model("preact_resnet10", base_width=8))
     images = torch.rand(2, 3, 32, 32)
     before = torch.random.get_rng_state()
-    _twin(model, images)
+    frozen_twin(model, images)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_a_compiled_network_has_a_compiled_twin() -> None:
-    model = _settled(timm.create_model("preact_resnet10", base_width=8))
+    model = with_statistics(timm.create_model("preact_resnet10", base_width=8))
     images = torch.rand(2, 3, 32, 32)
     compiled = torch.compile(model, backend="eager", dynamic=False)
-    twin = _twin(compiled, images)
+    twin = frozen_twin(compiled, images)
     assert hasattr(twin, "_orig_mod")
     assert _norms(twin) == 0
     for _ in range(2):
         _assert_same(model, twin, images)
-        _settled(model)
+        with_statistics(model)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.1)
-        assert _twin(compiled, images) is twin
+        assert frozen_twin(compiled, images) is twin
 
 
 class _NoGradient(nn.Module):
@@ -250,41 +205,12 @@ class _NoGradient(nn.Module):
 
 
 def test_a_compiler_that_loses_gradients_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = _settled(timm.create_model("preact_resnet10", base_width=8))
+    model = with_statistics(timm.create_model("preact_resnet10", base_width=8))
     images = torch.rand(2, 3, 32, 32)
     compiled = torch.compile(model, backend="eager", dynamic=False)
     monkeypatch.setattr(torch, "compile", _NoGradient)
     with pytest.warns(UserWarning, match="changes the gradients"):
-        twin = _twin(compiled, images)
+        twin = frozen_twin(compiled, images)
     assert not isinstance(twin, _NoGradient)
     _assert_same(model, twin, images)
-    assert _twin(compiled, images) is twin
-
-
-def test_a_twin_with_other_gradients_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    forward = Normalised.forward
-    monkeypatch.setattr(
-        Normalised,
-        "forward",
-        lambda self, features: forward(self, features).detach() + 0 * features,
-    )
-    model = _settled(timm.create_model("preact_resnet10", base_width=8))
-    images = torch.rand(2, 3, 32, 32)
-    assert _twin(model, images) is model
-
-
-@pytest.mark.parametrize(("jumping", "folds"), [(2, True), (3, False)])
-def test_gradients_that_jump_at_a_few_images_are_no_reason_against_a_twin(
-    jumping: int, folds: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forward = Normalised.forward
-
-    def jumps(self: Normalised, features: Tensor) -> Tensor:
-        steady = forward(self, features)
-        # The same outputs, and gradients twice as large.
-        return torch.cat((2 * steady[:jumping] - steady[:jumping].detach(), steady[jumping:]))
-
-    monkeypatch.setattr(Normalised, "forward", jumps)
-    model = _settled(timm.create_model("preact_resnet10", base_width=8))
-    images = torch.rand(4, 3, 32, 32)
-    assert (_twin(model, images) is not model) == folds
+    assert frozen_twin(compiled, images) is twin

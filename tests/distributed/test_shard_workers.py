@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dynat_ray.acceleration.switch import cpu_kernels, cpu_kernels_choice
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.distributed.shard_workers import run_shards_on_ray
 from dynat_ray.errors import UserError
@@ -34,6 +35,14 @@ class Mortal(nn.Module):
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return images.flatten(1) @ self.weight
+
+
+class Switched(nn.Module):
+    """Says class 1 where CPU kernels are switched off, else class 0."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        off = float(cpu_kernels_choice() == "off")
+        return torch.tensor([[0.5, off]]).expand(len(images), 2) + 0 * images.sum()
 
 
 def _plain(finished: list[FinishedShard]) -> dict[int, dict[str, list[int]]]:
@@ -135,3 +144,13 @@ def test_a_model_that_workers_cannot_load(images: Tensor, shards: list[Shard]) -
     )
     with pytest.raises(UserError, match=r"can't be loaded on a worker.*no_such_module_anywhere"):
         next(running)
+
+
+def test_workers_use_cpu_kernels_as_their_caller_does(images: Tensor) -> None:
+    labels = torch.zeros(len(images), dtype=torch.int64)
+    shards = plan_shards(len(images), get_attacks(["clean"]), eps=[0.0], batch_size=29)
+    with cpu_kernels("off"):
+        ((_, outcomes),) = run_shards_on_ray(
+            Switched(), images, labels, shards, norm="Linf", seed=0, workers=1
+        )
+    assert outcomes["clean"].predicted.tolist() == [1] * len(images)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dynat_ray.config import AttackConfig, ThreatConfig
+from dynat_ray.config import AttackConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import Method, MethodContext, build_method, method_settings
+from dynat_ray.methods.contract import checked_loss, checked_prepare
 from dynat_ray.models import Classifier
+from dynat_ray.perturb.threat import Threat
+from dynat_ray.training.step import StepPart
 
 KEYS = torch.arange(12)
 
@@ -53,7 +58,7 @@ def tiny_classifier(classes: int = 4) -> Classifier:
 def make(name: str, smoothing: float = 0.0, *, epochs: int = 1, **settings: Any) -> Method[Any]:
     """Returns a method with eps 0.2 and four steps."""
     context = MethodContext(
-        threat=ThreatConfig(eps=0.2),
+        threat=Threat("Linf", 0.2),
         attack=AttackConfig(steps=4),
         step_size=0.08,
         classes=4,
@@ -65,8 +70,23 @@ def make(name: str, smoothing: float = 0.0, *, epochs: int = 1, **settings: Any)
     return build_method(method_settings()[name](**settings), context)
 
 
-def loss_of(method: Method[Any], network: nn.Module, batch: Batch) -> tuple[Tensor, Any]:
-    """Returns a batch's loss in training mode, and the prepared batch."""
-    prepared = method.prepare(network, batch, KEYS)
-    network.train()
-    return method.loss(network, prepared), prepared
+@dataclass(frozen=True)
+class Step:
+    """What became of a batch: its attack, and what was recorded of both halves of the step."""
+
+    adversarial: Any
+    weights: Any
+    record: dict[str, Tensor]
+    extras: Mapping[str, Tensor]
+    passes: int
+
+
+def loss_of(method: Method[Any], network: nn.Module, batch: Batch) -> tuple[Tensor, Step]:
+    """Returns a batch's loss as the training loop takes it, and what else became of it."""
+    prepared = checked_prepare(method, network, batch, KEYS)
+    network.train(method.outer_mode == "train")
+    result = checked_loss(method, network, prepared)
+    part = StepPart(prepared, result)
+    return result.loss, Step(
+        prepared.adversarial, prepared.weights, part.record, prepared.extras, part.passes
+    )

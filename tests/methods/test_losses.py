@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dynat_ray.config import AttackConfig, ThreatConfig
+from dynat_ray.config import AttackConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import Method, MethodContext, build_method, method_settings
 from dynat_ray.perturb.signals import signed_gap
+from dynat_ray.perturb.threat import Threat
 from dynat_ray.weighting import fragility
 from tests.methods.cases import KEYS, loss_of, make, tiny_classifier
 
@@ -69,7 +70,7 @@ def test_dynat_with_everything_off_is_trades_or_pgd_at(network: nn.Module, batch
     # those of TRADES don't.
     network.eval()
     ours, theirs = (
-        method.loss(network, method.prepare(network, batch, KEYS))
+        method.loss(network, method.prepare(network, batch, KEYS)).loss
         for method in (make("dynat", **off), make("trades", beta=5.0))
     )
     torch.testing.assert_close(ours, theirs)
@@ -144,7 +145,7 @@ def test_dynat_computes_what_is_not_attacked_once(network: nn.Module, batch: Bat
     prepared = method.prepare(network, batch, KEYS)
     network.train()
     seen.clear()
-    loss = method.loss(network, prepared)
+    loss = method.loss(network, prepared).loss
     attacked = prepared.record["predicted"] == batch.labels
     assert seen == [12 + int(attacked.sum())]
     logits = network(torch.cat([batch.images, prepared.adversarial[attacked]]))
@@ -221,7 +222,7 @@ def test_every_method_works_with_two_classes_and_l2(name: str, epoch: int) -> No
     torch.manual_seed(0)
     network = tiny_classifier(classes=2)
     context = MethodContext(
-        ThreatConfig(norm="L2", eps=0.5),
+        Threat("L2", 0.5),
         AttackConfig(steps=2),
         step_size=0.3,
         classes=2,
@@ -232,6 +233,6 @@ def test_every_method_works_with_two_classes_and_l2(name: str, epoch: int) -> No
     method = attached(name, network, context)
     batch = Batch(torch.rand(6, 1, 4, 4), torch.arange(6) % 2, torch.arange(6))
     method.start_epoch(epoch)
-    loss = method.loss(network, method.prepare(network, batch, torch.arange(6)))
+    loss = method.loss(network, method.prepare(network, batch, torch.arange(6))).loss
     loss.backward()
     assert math.isfinite(float(loss.detach()))

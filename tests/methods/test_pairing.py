@@ -81,7 +81,7 @@ def test_aalp_drops_the_same_channels_of_both_images(network: Classifier, batch:
     method = make("aalp", min_keep=0.3, weights=False, pairing=0.3)
     method.attach(network)
     loss, prepared = loss_of(method, network, batch)
-    mask = prepared.kept["mask"]
+    mask = prepared.extras["mask"]
     assert bool((mask == 0).any())
     logits = []
     for images in (batch.images, prepared.adversarial):
@@ -115,7 +115,7 @@ def test_keys_decide_the_mask(network: Classifier, batch: Batch) -> None:
     method = make("aalp", min_keep=0.3)
     method.attach(network)
     one, again, other = (
-        method.prepare(network, batch, keys).kept["mask"] for keys in (KEYS, KEYS, KEYS + 1)
+        method.prepare(network, batch, keys).extras["mask"] for keys in (KEYS, KEYS, KEYS + 1)
     )
     assert torch.equal(one, again)
     assert not torch.equal(one, other)

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dynat_ray.acceleration.modes import unchanged_statistics
-from dynat_ray.config import AttackConfig, ThreatConfig
+from dynat_ray.config import AttackConfig
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
 from dynat_ray.methods import Method, MethodContext, build_method, method_settings
 from dynat_ray.methods.uad_at import refined_reference
 from dynat_ray.models import Classifier, build_model
 from dynat_ray.perturb.deepfool import deepfool
+from dynat_ray.perturb.threat import Threat
 from tests.methods.cases import KEYS, loss_of, make
 
 
@@ -40,7 +41,7 @@ def check_gradient(
 
     def value() -> Tensor:
         network.train()
-        return method.loss(network, prepared)
+        return method.loss(network, prepared).loss
 
     generator = torch.Generator().manual_seed(1)
     gradients = torch.autograd.grad(value(), parameters)
@@ -96,7 +97,7 @@ def test_the_gradient_of_deep_defense(network: Classifier, batch: Batch) -> None
 
 
 def test_deep_defense_needs_a_trained_model(network: Classifier) -> None:
-    context = MethodContext(ThreatConfig(), AttackConfig(), step_size=0.01, classes=4)
+    context = MethodContext(Threat("Linf", 8 / 255), AttackConfig(), step_size=0.01, classes=4)
     with pytest.raises(UserError, match=r"model\.init_from"):
         build_method(method_settings()["deep_defense"](), context).attach(network)
 
@@ -122,7 +123,7 @@ def uad_by_hand(
     )
     statistics = torch.cat([mean, deviation], dim=1)
     spread = statistics.detach().std(dim=0, unbiased=False)
-    drawn = statistics + prepared.kept["noise"] * spread
+    drawn = statistics + prepared.extras["noise"] * spread
     rows = []
     for n in range(12):
         normal = (features[n] - mean[n][:, None, None]) / deviation[n][:, None, None]
@@ -158,7 +159,7 @@ def uad_by_hand(
 def test_uad_at(network: Classifier, batch: Batch, gradients: float) -> None:
     method = made("uad_at", network, alignment=2.0, gradients=gradients)
     ours, prepared = loss_of(method, network, batch)
-    noise = prepared.kept["noise"]
+    noise = prepared.extras["noise"]
     assert 0 < int((noise.abs().sum(dim=1) == 0).sum()) < 12
     theirs = uad_by_hand(network, batch, prepared, 2.0, gradients)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
@@ -198,7 +199,7 @@ def test_generative_ssl_begins_with_self_supervision(network: Classifier, batch:
     method = made("generative_ssl", network, epochs=10, mask=0.5, noise=0.0)
     method.start_epoch(2)
     loss, prepared = loss_of(method, network, batch)
-    masked = prepared.kept["masked"]
+    masked = prepared.extras["masked"]
     hidden = masked == 0
     assert 0.3 < float(hidden.float().mean()) < 0.7
     assert torch.equal(masked[~hidden], batch.images[~hidden])
@@ -221,7 +222,7 @@ def test_generative_ssl_joint_loss(network: Classifier, batch: Batch) -> None:
     gate = torch.sigmoid(autoencoder.gate(code))
     images = autoencoder.decode(gate * code, (4, 4))
     clean, screened = network(batch.images), network(images)
-    filled = autoencoder.decode(autoencoder.encode(prepared.kept["masked"]), (4, 4))
+    filled = autoencoder.decode(autoencoder.encode(prepared.extras["masked"]), (4, 4))
     plain = autoencoder.decode(code, (4, 4))
     expected = (
         F.cross_entropy(clean, batch.labels)

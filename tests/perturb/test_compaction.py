@@ -11,29 +11,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dynat_ray.perturb.pgd import pgd
-from dynat_ray.perturb.threat import get_ball
+from dynat_ray.perturb.pgd import PGD
+from dynat_ray.perturb.threat import Threat
 
 BATCH = 32
 ATTACKED = [0, 1, 5, 16, 17, 30, 32]
 
 
-def attack(attacked: int, device: torch.device) -> tuple[Tensor, list[int], list[int]]:
+def attack_some(attacked: int, device: torch.device) -> tuple[Tensor, list[int], list[int]]:
     """Returns the adversarial images, every sample's steps, and the sizes the network saw."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     images, labels = torch.rand(BATCH, 3, 2, 2), torch.arange(BATCH) % 3
-    eps = 0.1 * (torch.randperm(BATCH) < attacked)
+    ratios = (torch.randperm(BATCH) < attacked).float()
     sizes: list[int] = []
     network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    outcome = pgd(
+    attack = PGD(threat=Threat("Linf", 0.1), step_size=0.05, steps=3)
+    outcome = attack(
         network.to(device),
         images.to(device),
         labels.to(device),
-        ball=get_ball("Linf"),
-        eps=eps.to(device),
-        step_size=0.05,
-        steps=3,
+        ratios=ratios.to(device),
         keys=torch.arange(BATCH).to(device),
     )
     return outcome.images, outcome.steps.tolist(), sizes
@@ -46,7 +44,7 @@ def main() -> None:
     found = []
     with other_device() as device:
         for attacked in ATTACKED:
-            images, steps, sizes = attack(attacked, device)
+            images, steps, sizes = attack_some(attacked, device)
             found.append((images.tolist(), steps, sizes))
     print(json.dumps(found))
 
@@ -62,7 +60,7 @@ def there() -> dict[int, Any]:
 
 @pytest.mark.parametrize("attacked", ATTACKED)
 def test_samples_without_a_budget_fill_up(attacked: int, there: dict[int, Any]) -> None:
-    images, steps, sizes = attack(attacked, torch.device("cpu"))
+    images, steps, sizes = attack_some(attacked, torch.device("cpu"))
     assert set(sizes) <= {BATCH, attacked}
     images_there, steps_there, sizes_there = there[attacked]
     assert set(sizes_there) <= {BATCH, -(-attacked // 4) * 4}

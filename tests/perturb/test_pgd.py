@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torchattacks
@@ -9,9 +11,10 @@ from torch import Tensor, nn
 
 from dynat_ray.config import Norm
 from dynat_ray.perturb.objectives import kl_divergence
-from dynat_ray.perturb.pgd import AttackOutcome, StopRule, pgd
+from dynat_ray.perturb.pgd import PGD
+from dynat_ray.perturb.running import AttackOutcome, StopRule
 from dynat_ray.perturb.signals import adversarial_gap
-from dynat_ray.perturb.threat import get_ball
+from dynat_ray.perturb.threat import Threat
 
 NORMS = ["Linf", "L2"]
 
@@ -51,16 +54,16 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def attack(
-    model: nn.Module, images: Tensor, labels: Tensor, norm: str, **changes: object
+    model: nn.Module, images: Tensor, labels: Tensor, norm: str, **changes: Any
 ) -> AttackOutcome:
-    settings: dict[str, object] = {
-        "ball": get_ball(norm),  # type: ignore[arg-type]
-        "eps": 0.1,
-        "step_size": 0.03,
-        "steps": 6,
-        "keys": torch.arange(len(images)),
-    }
-    return pgd(model, images, labels, **(settings | changes))  # type: ignore[arg-type]
+    """Attacks within 0.1 in six steps of 0.03, unless `changes` say otherwise."""
+    inputs = {"keys": torch.arange(len(images))}
+    for name in ("ratios", "keys", "clean_logits"):
+        if name in changes:
+            inputs[name] = changes.pop(name)
+    threat = Threat(norm, changes.pop("eps", 0.1))  # type: ignore[arg-type]
+    settings = {"step_size": 0.03, "steps": 6} | changes
+    return PGD(threat=threat, **settings)(model, images, labels, **inputs)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -72,7 +75,15 @@ def test_equals_a_sample_by_sample_loop(
     eps = torch.linspace(0.02, 0.3, len(images)) * (1 if norm == "Linf" else 8)
     stop = StopRule(margin=0.1, min_steps=2)
     outcome = attack(
-        model, images, labels, norm, eps=eps, step_size=eps / 3, random_start="none", stop=stop
+        model,
+        images,
+        labels,
+        norm,
+        eps=1.0,
+        step_size=1 / 3,
+        ratios=eps,
+        random_start="none",
+        stop=stop,
     )
     model.eval()
     for number in range(len(images)):
@@ -109,7 +120,8 @@ def test_stays_in_the_ball_and_in_the_pixel_range(
 ) -> None:
     images, labels = batch
     eps = torch.linspace(0.0, 0.5, len(images))
-    found = attack(model, images, labels, norm, eps=eps, step_size=eps, random_start=start).images
+    settings = {"eps": 1.0, "step_size": 1.0, "ratios": eps}
+    found = attack(model, images, labels, norm, random_start=start, **settings).images
     change = (found - images).flatten(1)
     sizes = change.abs().amax(dim=1) if norm == "Linf" else change.norm(dim=1)
     assert bool((sizes <= eps + 1e-6).all())
@@ -186,12 +198,12 @@ def test_samples_without_a_budget_cost_nothing(
 ) -> None:
     images, labels = batch
     for attacked in (0, 1, 5):
-        eps = torch.where(torch.arange(24) < attacked, 0.1, 0.0)
+        ratios = (torch.arange(24) < attacked).float()
         for start in ("uniform", "gaussian", "none"):
-            outcome = attack(model, images, labels, norm, eps=eps, random_start=start)
+            outcome = attack(model, images, labels, norm, ratios=ratios, random_start=start)
             assert outcome.passes == 6 * attacked
             changed = (outcome.images != images).flatten(1).any(dim=1)
-            assert changed.tolist() == (eps > 0).tolist()
+            assert changed.tolist() == (ratios > 0).tolist()
             assert outcome.logits.isfinite().all()
 
 
@@ -202,9 +214,9 @@ def test_with_batch_statistics_nobody_leaves(
     images, labels = batch
     sizes: list[int] = []
     model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    eps = torch.where(torch.arange(24) == 3, 0.1, 0.0)
+    ratios = (torch.arange(24) == 3).float()
     settings = {"stop": StopRule(margin=-1.0), "batch_norm": "train"}
-    outcome = attack(model, images, labels, "Linf", eps=eps, step_size=eps / 3, **settings)
+    outcome = attack(model, images, labels, "Linf", ratios=ratios, **settings)
     assert set(sizes) == {24}
     assert outcome.steps.tolist() == [int(row == 3) for row in range(24)]
     changed = (outcome.images != images).flatten(1).any(dim=1)
@@ -286,7 +298,9 @@ def test_a_function_can_be_the_objective(model: nn.Module, batch: tuple[Tensor, 
 @pytest.mark.parametrize("norm", NORMS)
 def test_uniform_start_fills_the_ball(norm: str) -> None:
     images = torch.full((2000, 1, 2, 2), 0.5)
-    noise = get_ball(norm).uniform_noise(images, torch.full((2000,), 0.2), torch.arange(2000))  # type: ignore[arg-type]
+    noise = Threat(norm, 0.2).ball.uniform_noise(
+        images, torch.full((2000,), 0.2), torch.arange(2000)
+    )  # type: ignore[arg-type]
     sizes = noise.flatten(1).abs().amax(dim=1) if norm == "Linf" else noise.flatten(1).norm(dim=1)
     assert float(sizes.max()) <= 0.2 + 1e-6
     # In four dimensions the radius is distributed as r^4: half of the ball lies beyond 0.84 eps.
@@ -299,7 +313,7 @@ def test_a_step_under_l2_has_its_length_whatever_the_gradients(size: float) -> N
     images = torch.zeros(2, 1, 3, 3)
     gradient = torch.zeros_like(images)
     gradient[0, 0, 1, 1] = -size
-    moved = get_ball("L2").step(images, gradient, torch.tensor([0.5, 0.5]))
+    moved = Threat("L2", 0.5).ball.step(images, gradient, torch.tensor([0.5, 0.5]))
     assert float(moved[0, 0, 1, 1]) == pytest.approx(-0.5)
     assert moved.count_nonzero() == 1
 
@@ -308,7 +322,7 @@ def test_a_step_under_l2_has_its_length_whatever_the_gradients(size: float) -> N
 def test_a_step_follows_an_infinite_gradient_and_ignores_one_that_is_nan(norm: Norm) -> None:
     gradient = torch.tensor([float("inf"), float("-inf"), float("nan"), 1.0]).view(1, 1, 2, 2)
     start = torch.full((1, 1, 2, 2), 0.5)
-    moved = get_ball(norm).step(start, gradient, torch.tensor([0.1])) - start
+    moved = Threat(norm, 0.1).ball.step(start, gradient, torch.tensor([0.1])) - start
     assert moved.flatten().sign()[:3].tolist() == [1, -1, 0]
     length = moved.abs().max() if norm == "Linf" else moved.norm()
     assert length == pytest.approx(0.1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dynat_ray.acceleration.modes import frozen
-from dynat_ray.acceleration.twin import folded
+from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
 from dynat_ray.models import build_model, load_model
@@ -56,7 +56,7 @@ def test_activations_are_not_kept() -> None:
     checkpoint_activations(model)
     assert kept() < before / 2
     with frozen(model):
-        assert folded(model, images) is not model
+        assert twin_of(model, images) is not model
 
 
 def test_an_architecture_without_it_is_refused() -> None:

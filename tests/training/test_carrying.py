@@ -12,13 +12,14 @@ import torch
 from dynat_ray.config import RunConfig
 from dynat_ray.data import Augmentation, Batch, load_info
 from dynat_ray.errors import UserError
-from dynat_ray.methods import Prepared
+from dynat_ray.methods import MethodLoss, Prepared
 from dynat_ray.settings import override
 from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.training import carrying
 from dynat_ray.training.carrying import CarriedPerturbations, check_carrying
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.setup import check_run
+from dynat_ray.training.step import StepPart
 from dynat_ray.training.trainer import train
 
 EPS = 0.1
@@ -36,12 +37,12 @@ def carried(config: RunConfig, names: list[str], epochs: int = 2) -> CarriedPert
 def keep(memory: CarriedPerturbations, change: torch.Tensor, indices: torch.Tensor) -> None:
     images = torch.full_like(change, 0.5)
     batch = Batch(images, torch.zeros_like(indices), indices)
-    memory.keep([Prepared(batch, images + change)])
+    memory.write([StepPart(Prepared(batch, images + change), MethodLoss(torch.zeros(())))])
 
 
 def read(memory: CarriedPerturbations, indices: torch.Tensor) -> torch.Tensor:
     batch = Batch(torch.zeros(len(indices), 1, 8, 8), torch.zeros_like(indices), indices)
-    found = memory.add_to(batch).carried
+    found = memory.added_to(batch).carried
     assert found is not None
     return found
 

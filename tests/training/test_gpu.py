@@ -9,8 +9,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from dynat_ray.acceleration import fixed_norm
-from dynat_ray.acceleration.cpu.winograd import formats
 from dynat_ray.acceleration.modes import in_float32
 from dynat_ray.data import load_info
 from dynat_ray.perturb import compaction
@@ -46,9 +44,6 @@ def test_the_weights_are_those_of_training_on_the_cpu(
 ) -> None:
     # Batches shrink there as they do here: fillers would be seen by batch normalisation.
     monkeypatch.setattr(compaction, "_SIZES", 1 << 30)
-    # The CPU's own convolutions round otherwise, which turns the signs of small gradients.
-    monkeypatch.setattr(formats, "multiplies", lambda dtype: False)
-    monkeypatch.setattr(fixed_norm, "suits", lambda features: False)
     here, there = (
         _weights(case, digits, standard, tmp_path / device, torch.device(device))
         for device in ("cpu", "cuda")

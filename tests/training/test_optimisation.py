@@ -35,6 +35,18 @@ def test_cosine_and_one_cycle_end_at_zero() -> None:
     assert learning_rate(OptimConfig(lr=1.0, schedule="cosine"), 5, 10) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("schedule", ["piecewise", "cosine", "one-cycle", "constant"])
+@pytest.mark.parametrize("warmup", [0.5, 2.0, 8.0])
+def test_no_rate_jumps_where_the_warm_up_ends(schedule: Any, warmup: float) -> None:
+    config = OptimConfig(lr=1.0, schedule=schedule, warmup_epochs=warmup)
+    rates = [learning_rate(config, warmup + step, 20) for step in (-1e-3, 0.0, 1e-3)]
+    assert rates == pytest.approx([1, 1, 1], abs=0.01)
+    if schedule in ("cosine", "one-cycle"):
+        assert learning_rate(config, 20, 20) == pytest.approx(0, abs=1e-9)
+        falling = [learning_rate(config, warmup + (20 - warmup) * k / 9, 20) for k in range(10)]
+        assert falling == sorted(falling, reverse=True)
+
+
 def test_weight_perturbation_by_hand() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))

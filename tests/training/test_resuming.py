@@ -121,14 +121,14 @@ def test_another_data_set_in_the_same_place_is_refused(
     small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(changed(small_config, train__epochs=1), LocalSession(tmp_path, CPU))
-    build = trainer.build_materials
+    build = trainer.build_setup
 
     def prepared_again(*given: Any) -> Any:
-        materials = build(*given)
-        object.__setattr__(materials.info, "checksum", "another")
-        return materials
+        setup = build(*given)
+        object.__setattr__(setup.info, "checksum", "another")
+        return setup
 
-    monkeypatch.setattr(trainer, "build_materials", prepared_again)
+    monkeypatch.setattr(trainer, "build_setup", prepared_again)
     with pytest.raises(UserError, match="prepared again"):
         train(small_config, LocalSession(tmp_path, CPU))
 

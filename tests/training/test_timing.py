@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from dynat_ray.training import timing
-from dynat_ray.training.timing import Waiting
+from dynat_ray.training.timing import LoaderTime
 
 
 def test_only_the_iterators_time_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,7 +24,7 @@ def test_only_the_iterators_time_is_counted(monkeypatch: pytest.MonkeyPatch) -> 
         passes(1)
 
     monkeypatch.setattr(timing.time, "perf_counter", lambda: now)
-    watch = Waiting()
+    watch = LoaderTime()
     seen = []
     for item in watch.over(items()):
         seen.append(item)

@@ -17,13 +17,14 @@ import torch.multiprocessing as mp
 from dynat_ray.config import RunConfig
 from dynat_ray.data import Augmentation, Batch, load_info
 from dynat_ray.errors import UserError
-from dynat_ray.methods import Prepared
+from dynat_ray.methods import MethodLoss, Prepared
 from dynat_ray.models import load_model
 from dynat_ray.settings import build_config, override
 from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.training.agreement import on_all_workers
 from dynat_ray.training.carrying import CarriedPerturbations
 from dynat_ray.training.session import LocalSession
+from dynat_ray.training.step import StepPart
 from dynat_ray.training.trainer import train
 
 # Without batch statistics, and under L2, whose steps don't turn a rounding into another sign, one
@@ -115,9 +116,9 @@ def _carry_one_image(rank: int, config: RunConfig, meeting: str) -> None:
         carried = CarriedPerturbations(config, info, Augmentation([], 0), cpu)
         carried.start_epoch(0)
         batch = Batch(images, torch.zeros(1, dtype=torch.int64), torch.tensor([3]))
-        carried.keep([Prepared(batch, images + change)])
+        carried.write([StepPart(Prepared(batch, images + change), MethodLoss(torch.zeros(())))])
         carried.start_epoch(1)
-        found = carried.add_to(batch).carried
+        found = carried.added_to(batch).carried
     torch.testing.assert_close(found, change, atol=0.02 * config.threat.eps, rtol=0)
 
 

@@ -1,4 +1,8 @@
-"""C++ code that is compiled on first use, for the processor it runs on."""
+"""C++ code that is compiled on first use, for the processor it runs on.
+
+`torch.utils.cpp_extension.load` takes as long to compile it, but needs ninja in the path, and its
+cache would hand one processor's code to another that shares the home folder.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 import warnings
@@ -26,16 +31,30 @@ FORMATS = {
 _FOLDER = Path(__file__).parent / "native"
 _TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
 _FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"]
+_NO_COMPILER = "there is no C++ compiler (g++) in the path, and CXX is not set"
+# Why a source file could not be loaded.
+_failures: dict[Path, str] = {}
 
 
 def library(name: str) -> ctypes.CDLL | None:
-    """Loads `native/NAME.cpp`; None where that is not possible, or on a kind of processor on which
-    its speed was never measured."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return None
+    """Loads `native/NAME.cpp`; None where that is not possible, or `_unsuitable_processor`."""
+    return None if _unsuitable_processor() else load(_FOLDER / f"{name}.cpp")
+
+
+def why_unavailable() -> str | None:
+    """Returns why a library can't be loaded, or could not be; None: nothing is known against it."""
+    failures = (reason for source, reason in _failures.items() if source.parent == _FOLDER)
+    return _unsuitable_processor() or next(failures, None) or (None if compiler() else _NO_COMPILER)
+
+
+def _unsuitable_processor() -> str:
+    """Returns why the code's speed on such a processor was never measured; empty: it was."""
+    machine = platform.machine()
+    if machine.lower() not in ("x86_64", "amd64"):
+        return f"there are none for {machine} processors"
     if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
-        return None
-    return load(_FOLDER / f"{name}.cpp")
+        return "this processor has no AVX2"
+    return ""
 
 
 def function(
@@ -68,8 +87,7 @@ def function(
 def load(source: Path) -> ctypes.CDLL | None:
     """Compiles a C++ file and loads it; what was compiled before is taken from a cache.
 
-    The cache is `dynat-ray/native` in `$XDG_CACHE_HOME` or `~/.cache`, and not where data sets are
-    kept, which others may be able to write to. Machines may share it: each kind of processor and
+    The cache is one folder, see `cache_folder`. Machines may share it: each kind of processor and
     compiler has a file of its own.
 
     Args:
@@ -86,6 +104,7 @@ def load(source: Path) -> ctypes.CDLL | None:
         reason = error.stderr.decode(errors="replace").strip()
     except OSError as error:
         reason = str(error)
+    _failures[source] = reason
     warnings.warn(
         f"{source.name} could not be compiled; what it would do is slower on this CPU: {reason}",
         stacklevel=2,
@@ -101,7 +120,7 @@ def compiler() -> str | None:
 def _compiled(source: Path) -> Path:
     found = compiler()
     if found is None:
-        raise FileNotFoundError("there is no C++ compiler (g++) in the path, and CXX is not set")
+        raise FileNotFoundError(_NO_COMPILER)
     command = [*shlex.split(found), *_FLAGS]
     # What a compiler defines names its version and all that the processor can do.
     defined = _run([*command, "-dM", "-E", "-x", "c++", os.devnull])
@@ -109,7 +128,7 @@ def _compiled(source: Path) -> Path:
     parts = [shlex.join(command).encode(), defined]
     parts += [file.read_bytes() for file in (source, *headers)]
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
-    target = _cache_folder() / f"{source.stem}-{key}.so"
+    target = cache_folder() / f"{source.stem}-{key}.so"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             unfinished = Path(folder) / target.name
@@ -122,7 +141,15 @@ def _run(command: list[str]) -> bytes:
     return subprocess.run(command, check=True, capture_output=True).stdout
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Returns where compiled code is kept: `dynat-ray/native` in `$XDG_CACHE_HOME` or `~/.cache`.
+
+    It is not where data sets are kept, which others may be able to write to. Where it can't be
+    written (there is no home), it is one folder of this user's among the temporary ones.
+
+    Raises:
+        PermissionError: That folder is somebody else's, who could put code of theirs there.
+    """
     try:
         cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = cache_home / "dynat-ray" / "native"
@@ -131,4 +158,9 @@ def _cache_folder() -> Path:
             return folder
     except (OSError, RuntimeError):  # the second: there is no home
         pass
-    return Path(tempfile.mkdtemp(prefix="dynat-ray-"))
+    folder = Path(tempfile.gettempdir()) / f"dynat-ray-native-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{folder} is not a folder that this user alone can write to")
+    return folder

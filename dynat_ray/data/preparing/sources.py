@@ -57,6 +57,18 @@ def open_source(source: str, scratch: Path) -> Source:
     return found
 
 
+def register_source(kind: str, read: Callable[[Path, Path], Source]) -> None:
+    """Makes `KIND:PATH` a source.
+
+    Args:
+        kind: The word before the colon, which must be new.
+        read: Takes the path and an empty scratch folder that lives as long as its result. Raises
+            `UserError` for what is not as it should be.
+    """
+    assert kind not in _WITH_PATH, f"there is a source '{kind}:PATH' already"
+    _WITH_PATH[kind] = read
+
+
 def _check(source: str, found: Source) -> None:
     for name in (source, *found.classes):
         try:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from dynat_ray.acceleration import cpu
 from dynat_ray.acceleration.cpu import native_code
 
 pytestmark = pytest.mark.skipif(native_code.compiler() is None, reason="there is no C++ compiler")
@@ -50,14 +56,58 @@ def test_another_processor_has_a_file_of_its_own(
     assert len(list(own_cache.iterdir())) == 2
 
 
-def test_where_the_cache_cannot_be_written_it_is_done_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files, on a machine whose cache can't be written."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return folder
+
+
+def test_where_the_cache_cannot_be_written_it_is_done_without(
+    tmp_path: Path, temporary: Path
+) -> None:
     library = native_code.load(_source(tmp_path, 42))
     assert library is not None
     assert library.answer() == 42
+
+
+def test_processes_without_a_home_share_one_folder(tmp_path: Path, temporary: Path) -> None:
+    source = _source(tmp_path, 42)
+    program = (
+        "import pathlib, sys; from dynat_ray.acceleration.cpu import native_code; "
+        "print(native_code.load(pathlib.Path(sys.argv[1])).answer())"
+    )
+    running = [
+        subprocess.Popen([sys.executable, "-c", program, str(source)], stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    assert [each.communicate()[0] for each in running] == [b"42\n"] * 2
+    library = native_code.load(source)
+    assert library is not None
+    assert library.answer() == 42
+    (folder,) = temporary.iterdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize("planted", ["open to others", "a link"])
+def test_code_that_others_could_have_put_there_is_not_loaded(
+    planted: str, tmp_path: Path, temporary: Path
+) -> None:
+    place = temporary / f"dynat-ray-native-{os.getuid()}"
+    if planted == "a link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        place.symlink_to(tmp_path / "elsewhere")
+    else:
+        place.mkdir()
+        place.chmod(0o777)
+    with pytest.warns(UserWarning, match="this user alone"):
+        assert native_code.load(_source(tmp_path, 42)) is None
 
 
 def test_without_a_compiler_there_is_a_warning(
@@ -74,3 +124,29 @@ def test_what_the_compiler_says_is_in_the_warning(tmp_path: Path) -> None:
     source.write_text("int answer() { return nothing; }\n")
     with pytest.warns(UserWarning, match="nothing"):
         assert native_code.load(source) is None
+
+
+def test_what_is_missing_is_known_without_compiling(
+    own_cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if native_code._unsuitable_processor():
+        pytest.skip("a processor that the code is not made for")
+    assert cpu.available()
+    assert not own_cache.exists()
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not cpu.available()
+    assert "no C++ compiler" in str(cpu.why_unavailable())
+
+
+def test_why_a_kernel_could_not_be_compiled_is_remembered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if native_code._unsuitable_processor():
+        pytest.skip("a processor that the code is not made for")
+    monkeypatch.setattr(native_code, "_FOLDER", tmp_path)
+    monkeypatch.setattr(native_code, "_failures", {})
+    (tmp_path / "wrong.cpp").write_text("int answer() { return nothing; }\n")
+    with pytest.warns(UserWarning, match="nothing"):
+        assert native_code.library("wrong") is None
+    assert "nothing" in str(cpu.why_unavailable())

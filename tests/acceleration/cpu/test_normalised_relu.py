@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
+from dynat_ray.acceleration import cpu
 from dynat_ray.acceleration.cpu import normalised_relu
-from dynat_ray.acceleration.fixed_norm import Normalised
+from dynat_ray.acceleration.fixed_batch_norm import FixedBatchNorm
 
 pytestmark = pytest.mark.skipif(
     normalised_relu._library() is None, reason="no C++ compiler, or a processor it is not made for"
@@ -32,8 +33,8 @@ def _features(channels: int, dtype: torch.dtype) -> Tensor:
     return features.contiguous(memory_format=torch.channels_last).requires_grad_(True)
 
 
-def _own(norm: BatchNormAct2d, folded: bool = False) -> Normalised:
-    own = Normalised(norm, folded=folded)
+def _own(norm: BatchNormAct2d, fused: bool = False) -> FixedBatchNorm:
+    own = FixedBatchNorm(norm, fused=fused, fused_relu=cpu.fused_norm_relu)
     own.refresh(None)
     return own
 
@@ -61,9 +62,9 @@ def test_outputs_and_gradients(
     torch.testing.assert_close(gradient, exact, rtol=tolerance, atol=tolerance)
 
 
-def test_a_folded_one_leaves_the_relu() -> None:
+def test_a_fused_one_leaves_the_relu() -> None:
     features = _features(32, torch.float32)
-    found = _own(_norm(32), folded=True)(features)
+    found = _own(_norm(32), fused=True)(features)
     assert found.grad_fn is not None
     assert found.grad_fn.name() == "_NormalisedReluBackward"
     assert torch.equal(found, F.relu(features))

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from dynat_ray.acceleration.cpu.winograd import formats
 from dynat_ray.acceleration.cpu.winograd.gradients import WinogradGradients
-from dynat_ray.config import AttackConfig, ThreatConfig, TrainConfig
+from dynat_ray.config import AttackConfig, TrainConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import MethodContext, build_method, method_settings
 from dynat_ray.models import build_model
+from dynat_ray.perturb.threat import Threat
 from dynat_ray.training.step import Stepper, wrap
 
 pytestmark = pytest.mark.skipif(
@@ -156,9 +157,9 @@ def test_a_training_step_uses_it_unless_it_differentiates_twice(
     calls = []
     gradient = torch.ops.dynat_ray.winograd_weight_gradient
 
-    def counted(features: Tensor, upstream: Tensor) -> Tensor:
+    def counted(features: Tensor, upstream: Tensor, factors: torch.dtype) -> Tensor:
         calls.append(features.shape)
-        return gradient(features, upstream)
+        return gradient(features, upstream, factors)
 
     monkeypatch.setattr(torch.ops.dynat_ray, "winograd_weight_gradient", counted)
     core = build_model(
@@ -172,7 +173,7 @@ def test_a_training_step_uses_it_unless_it_differentiates_twice(
     )
     config = TrainConfig(precision="float32")
     context = MethodContext(
-        threat=ThreatConfig(), attack=AttackConfig(steps=1), step_size=0.01, classes=10
+        threat=Threat("Linf", 8 / 255), attack=AttackConfig(steps=1), step_size=0.01, classes=10
     )
     stepper = Stepper(
         wrap(core.to(memory_format=torch.channels_last), config),

@@ -8,23 +8,3 @@ float16 numbers are multiplied it rounds more, three to eight times as much in a
 which sixteen layers round anyway, lose little by it. Where a processor multiplies float32 faster,
 only results are rounded.
 """
-
-from dynat_ray.acceleration.cpu.winograd.convolution import (
-    WinogradConvolution,
-    pays,
-    strides_pay,
-    suits,
-)
-from dynat_ray.acceleration.cpu.winograd.kernels import POINTS, transformed_kernels
-from dynat_ray.acceleration.cpu.winograd.operators import products, tiles
-
-__all__ = [
-    "POINTS",
-    "WinogradConvolution",
-    "pays",
-    "products",
-    "strides_pay",
-    "suits",
-    "tiles",
-    "transformed_kernels",
-]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,7 @@ class WinogradConvolution(nn.Module):
             self.register_buffer(name, None, persistent=False)
 
     @staticmethod
-    def can_take(module: nn.Module) -> bool:
+    def can_take(module: nn.Module) -> TypeGuard[nn.Conv2d]:
         """Returns whether `module` is a convolution that may be faster this way."""
         return (
             isinstance(module, nn.Conv2d)

@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.overrides import TorchFunctionMode
 
-from dynat_ray.acceleration.cpu import winograd
 from dynat_ray.acceleration.cpu.winograd import formats
+from dynat_ray.acceleration.cpu.winograd.convolution import pays, strides_pay, suits
+from dynat_ray.acceleration.cpu.winograd.kernels import transformed_kernels
+from dynat_ray.acceleration.cpu.winograd.operators import tiles
 
 # With fewer channels the two transforms of the weights' gradient cost what is spared, unless direct
 # convolutions are slow; with fewer tiles that of the kernels does.
@@ -61,12 +63,12 @@ def _convolve(
         and groups == 1
         and stride in (step, (step, step))
         and all(value in (1, (1, 1)) for value in (padding, dilation))
-        and winograd.suits(weight)
+        and suits(weight)
         and formats.multiplies(dtype)
         and min(weight.shape[:2]) >= _fewest_channels(dtype)
-        and (step == 1 or winograd.strides_pay(dtype, min(weight.shape[:2])))
-        and winograd.pays(input, step)
-        and len(input) * winograd.tiles(*input.shape[2:]) >= _FEWEST_TILES * step**2
+        and (step == 1 or strides_pay(dtype, min(weight.shape[:2])))
+        and pays(input, step)
+        and len(input) * tiles(*input.shape[2:]) >= _FEWEST_TILES * step**2
     ):
         result: Tensor = _Convolve.apply(input.to(dtype), weight, bias, step)
         return result
@@ -88,7 +90,7 @@ class _Convolve(torch.autograd.Function):
         ctx.stride = stride
         dtype = features.dtype
         if not formats.rounds_factors(dtype):
-            kernels = winograd.transformed_kernels(weight, dtype, stride=stride)
+            kernels = transformed_kernels(weight, dtype, stride=stride)
             result: Tensor = torch.ops.dynat_ray.winograd(features, kernels, bias, stride)
             return result
         assert stride == 1
@@ -103,9 +105,7 @@ class _Convolve(torch.autograd.Function):
         upstream = upstream.to(features.dtype).contiguous(memory_format=torch.channels_last)
         of_features = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            kernels = winograd.transformed_kernels(
-                weight, upstream.dtype, stride=ctx.stride, turned=True
-            )
+            kernels = transformed_kernels(weight, upstream.dtype, stride=ctx.stride, turned=True)
             if ctx.stride == 1:
                 of_features = torch.ops.dynat_ray.winograd(upstream, kernels, None)
             else:
@@ -114,7 +114,9 @@ class _Convolve(torch.autograd.Function):
                 )
         if ctx.needs_input_grad[1]:
             if ctx.stride == 1:
-                of_weight = torch.ops.dynat_ray.winograd_weight_gradient(features, upstream)
+                of_weight = torch.ops.dynat_ray.winograd_weight_gradient(
+                    features, upstream, formats.in_training(features.dtype)
+                )
             else:
                 of_weight = _strided_weight_gradient(features, upstream, weight)
         if ctx.needs_input_grad[2]:

@@ -84,19 +84,23 @@ def _empty_strided_gradient(upstream: Tensor, kernels: Tensor, height: int, widt
     return _empty_images(upstream, samples, kernels.numel() // (POINTS * filters), height, width)
 
 
-def _weight_gradient(features: Tensor, upstream: Tensor) -> Tensor:
+def _weight_gradient(
+    features: Tensor, upstream: Tensor, factors: torch.dtype | None = None
+) -> Tensor:
     """Returns the gradient `(K, C, 3, 3)`, float32, for inputs `(B, C, H, W)`.
 
     Args:
         features: What was convolved.
         upstream: Gradient `(B, K, H, W)` of the outputs, in the same precision.
+        factors: In which format they are multiplied; None: as in training.
     """
     assert features.dtype == upstream.dtype
     features = features.contiguous(memory_format=torch.channels_last)
     upstream = upstream.contiguous(memory_format=torch.channels_last)
     samples, channels, height, width = features.shape
     result = _empty_gradient(features, upstream)
-    formats.function("weight_gradient", features.dtype, formats.in_training(features.dtype))(
+    factors = factors or formats.in_training(features.dtype)
+    formats.function("weight_gradient", features.dtype, factors)(
         features.data_ptr(),
         upstream.data_ptr(),
         result.data_ptr(),
@@ -110,7 +114,9 @@ def _weight_gradient(features: Tensor, upstream: Tensor) -> Tensor:
     return result
 
 
-def _empty_gradient(features: Tensor, upstream: Tensor) -> Tensor:
+def _empty_gradient(
+    features: Tensor, upstream: Tensor, factors: torch.dtype | None = None
+) -> Tensor:
     shape = (upstream.shape[1], features.shape[1], 3, 3)
     return torch.empty(shape, device=features.device, memory_format=torch.channels_last)
 
@@ -130,7 +136,7 @@ for _name, _arguments, _implementation, _shape in (
     ),
     (
         "winograd_weight_gradient",
-        "Tensor features, Tensor upstream",
+        "Tensor features, Tensor upstream, ScalarType? factors=None",
         _weight_gradient,
         _empty_gradient,
     ),
@@ -138,11 +144,6 @@ for _name, _arguments, _implementation, _shape in (
     torch.library.define(f"dynat_ray::{_name}", f"({_arguments}) -> Tensor")
     torch.library.impl(f"dynat_ray::{_name}", "CPU", _implementation)
     torch.library.register_fake(f"dynat_ray::{_name}", _shape)
-
-
-def products(stride: int) -> int:
-    """Returns how many products a tile takes for each pair of channels."""
-    return POINTS if stride == 1 else 81  # some kernels meet several numbers
 
 
 def tiles(height: int, width: int) -> int:

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dynat_ray.acceleration.cpu.normalised_relu import normalised_relu, suits
+# (features (B, C, H, W), scale (C,), shift (C,)) -> relu(features * scale + shift), or None
+FusedNormRelu = Callable[[Tensor, Tensor, Tensor], Tensor | None]
 
 
-class Normalised(nn.Module):
+class FixedBatchNorm(nn.Module):
     """Takes the place of a batch normalisation in eval mode, and of its activation.
 
     It gives gradients with respect to its input alone.
 
     Args:
         norm: The batch normalisation, whose tensors are used as they are.
-        folded: A convolution has taken over the normalisation; the activation is left.
+        fused: A convolution has taken over the normalisation; the activation is left.
+        fused_relu: What normalises and activates in one pass, where the activation is a ReLU.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, norm: nn.Module, *, folded: bool) -> None:
+    def __init__(
+        self, norm: nn.Module, *, fused: bool, fused_relu: FusedNormRelu | None = None
+    ) -> None:
         super().__init__()
         self._norm = [norm]  # in a list: no part of this module
-        self.folded = folded
+        self.fused = fused
         activation = getattr(norm, "act", None)
         # timm puts it into a batch normalisation.
         self.activation = nn.Identity() if activation is None else activation
+        self._fused_relu = fused_relu if type(self.activation) is nn.ReLU else None
         scale = scale_of(norm).detach()
         self.register_buffer("scale", torch.ones_like(scale))
         self.register_buffer("shift", torch.zeros_like(scale))
@@ -38,7 +44,7 @@ class Normalised(nn.Module):
     def refresh(self, dtype: torch.dtype | None) -> None:
         """Takes over what the batch normalisation multiplies by and adds, in its own precision."""
         norm: Any = self._norm[0]
-        if self.folded:
+        if self.fused:
             return
         scale = scale_of(norm)
         if self.scale.device != scale.device:
@@ -55,13 +61,14 @@ class Normalised(nn.Module):
         norm: Any = self._norm[0]
         # A compiler joins passes too.
         if (
-            type(self.activation) is nn.ReLU
+            self._fused_relu is not None
             and not torch.compiler.is_compiling()
             and self.scale.dtype == torch.float32
-            and suits(features)
         ):
-            return normalised_relu(features, self.scale, self.shift)
-        if self.folded:
+            together = self._fused_relu(features, self.scale, self.shift)
+            if together is not None:
+                return together
+        if self.fused:
             unchanged: Tensor = self.activation(features)
             return unchanged
         normalised = _Normalise.apply(
