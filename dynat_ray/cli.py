@@ -8,10 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dynat_ray import settings
 from dynat_ray.errors import Stopped, UserError, disk_error
 from dynat_ray.interrupt import SigTerm
-from dynat_ray.settings import Settings
+from dynat_ray.settings import (
+    Settings,
+    describe_settings,
+    read_recipe,
+    read_settings,
+    recipe_names,
+    split_arguments,
+)
 from dynat_ray.submitted_job import explain_missing
 
 USER_MISTAKE = 2
@@ -42,7 +48,7 @@ def add_run_options(
         resume: What more to say of `--resume`.
     """
     add = parser.add_argument
-    recipes = ", ".join(settings.recipe_names())
+    recipes = ", ".join(recipe_names())
     add("--recipe", default=_DEFAULT_RECIPE, help=f"one of {recipes} (default: {_DEFAULT_RECIPE})")
     add("--config", type=Path, help="YAML file of settings, on top of the recipe")
     add("--out", help=f"folder or s3:// address for the {noun}'s folder (default: runs)")
@@ -52,7 +58,7 @@ def add_run_options(
 
 def add_settings_help(parser: argparse.ArgumentParser, method: str) -> None:
     """Adds every setting of a run by the `method` to what `--help` shows, a group a section."""
-    for title, group in settings.describe_settings(method).items():
+    for title, group in describe_settings(method).items():
         add = parser.add_argument_group(title).add_argument
         for each in group:
             text = f"{each.sentence} (type: {each.allowed}; default: {each.default})"
@@ -75,10 +81,10 @@ def parse_with_settings(
     Raises:
         UserError: An option is wrong; the recipe or the file is not there.
     """
-    overrides, rest = settings.split_arguments(argv)
+    overrides, rest = split_arguments(argv)
     options = parser.parse_args(rest)
-    recipe = settings.read_recipe(options.recipe)
-    given = settings.read_settings(options.config) if options.config else {}
+    recipe = read_recipe(options.recipe)
+    given = read_settings(options.config) if options.config else {}
     return options, [recipe, given], overrides
 
 

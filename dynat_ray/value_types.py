@@ -90,15 +90,14 @@ def check_value(key: str, value: object, hint: object) -> Any:
     Raises:
         UserError: It is none; the message names the key, the value and what is allowed.
     """
-    missing = UserError(f"{key} has no value; give it one, or leave it out for its default")
     if value == "" and hint is not str:
-        raise missing
+        value = None
     try:
         read = _parser(hint).parse_object({"value": _read_text(value, hint)})["value"]
     except ArgumentError:
         raise UserError(f"{key} is {value!r}; it must be {describe_type(hint)}") from None
     if read is None and NoneType not in get_args(hint):
-        raise missing
+        raise UserError(f"{key} has no value; give it one, or leave it out for its default")
     return _plain(read)
 
 
@@ -157,6 +156,8 @@ def _read_text(value: object, hint: object) -> object:
         return "off" if read is False else read  # which YAML takes for false
     if origin is list and value is not None:
         return [_read_text(each, arguments[0]) for each in _items(value)]
+    if value is False and origin is Literal and "off" in arguments:
+        return "off"  # which YAML takes for false
     if (arguments[0] if origin is Annotated else hint) is float and isinstance(value, str):
         try:
             return parse_number(value)

@@ -79,10 +79,12 @@ def test_ends_of_ranges(hint: object, allowed: list[object], refused: list[objec
         ("[1/4, 0.5]", list[OpenUnitInterval], [0.25, 0.5]),
         ("0.5", list[OpenUnitInterval], [0.5]),
         ("{a: {b: 1}}", dict[str, object], {"a": {"b": 1}}),
+        ("off", Literal["auto", "off"], "off"),
+        (False, Literal["auto", "off"], "off"),
         ("true", Literal["auto"] | bool, True),
     ],
 )
-def test_text_is_read(text: str, hint: object, value: object) -> None:
+def test_text_is_read(text: object, hint: object, value: object) -> None:
     found = check_value("key", text, hint)
     assert (found, type(found)) == (value, type(value))
 
