@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from dynat_ray.cli import ArgumentParser
 from dynat_ray.cli import run as run_command
 from dynat_ray.errors import UserError
-from dynat_ray.searching.space import check_space, read_space
-from dynat_ray.searching.study import Search, SearchOptions
 from dynat_ray.settings import (
     build_config,
     read_recipe,
@@ -31,6 +30,11 @@ def main(argv: Sequence[str]) -> str:
         value = getattr(options, name)
         if value is not None and value <= 0:
             raise UserError(f"--{name.replace('_', '-')} is {value}; it must be more than 0")
+    if find_spec("optuna") is None:
+        raise UserError("a search needs Optuna: pip install 'dynat-ray[tune]'")
+    from dynat_ray.searching.space import check_space, read_space
+    from dynat_ray.searching.study import Search, SearchOptions
+
     space = read_space(options.space)
     layers = [read_recipe(options.recipe or _DEFAULT_RECIPE)]
     if options.config:

@@ -1,7 +1,12 @@
-"""Figures of a search: clean against robust, all settings at once, each setting alone."""
+"""Figures of a search: clean against robust, all settings at once, each setting alone.
+
+Not `optuna.visualization`: its Pareto and parallel plots draw completed trials only and all alike,
+while the default setting, the winner and trials that were stopped must be told apart here.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +16,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from optuna.distributions import CategoricalDistribution
+from scipy import stats
 
 from dynat_ray.report.drawing import CLEAN, FAINT, NEUTRAL, ROBUST, SHADES, draw
-from dynat_ray.searching.distributions import Choice, Distribution, Range
+from dynat_ray.report.text import value_text
 from dynat_ray.searching.ranking import pareto_front
+from dynat_ray.searching.space import Distribution, spread_values
 from dynat_ray.searching.trial_records import DEFAULT_TRIAL, Trial
-from dynat_ray.searching.trials_table import show_value
 
 _GREEN = "#3d7a4e"
 # Fewer trials than this say nothing about a setting.
@@ -92,7 +99,7 @@ def parallel_plot(trials: Sequence[Trial], searched: dict[str, Distribution]) ->
         for place in np.argsort(robust):
             trial = shown[place]
             ends = (robust[place] - low) / span
-            heights = [*(_position(d, trial.settings[k]) for k, d in searched.items()), ends]
+            heights = [*(_height(d, trial.settings[k]) for k, d in searched.items()), ends]
             axes.plot(
                 range(len(names)),
                 heights,
@@ -101,15 +108,15 @@ def parallel_plot(trials: Sequence[Trial], searched: dict[str, Distribution]) ->
                 linestyle="-" if trial.state == "finished" else "--",
                 solid_capstyle="round",
             )
-        bounds = [_bounds(distribution) for distribution in searched.values()]
-        bounds.append({0.0: f"{low:.1f}", 1.0: f"{high:.1f}"})
+        marks = [_marks(distribution) for distribution in searched.values()]
+        marks.append({0.0: f"{low:.1f}", 1.0: f"{high:.1f}"})
         axes.add_collection(
             LineCollection(
                 [[(x, 0), (x, 1)] for x in range(len(names))], colors="#9aa4ae", zorder=0
             )
         )
-        for x, marks in enumerate(bounds):
-            for height, words in marks.items():
+        for x, axis in enumerate(marks):
+            for height, words in axis.items():
                 axes.annotate(
                     words,
                     (x, height),
@@ -164,20 +171,32 @@ def influences(
     compared = [trial for trial in trials if trial.after(epochs) is not None]
     if len(compared) < _LEAST_TRIALS:
         return []
-    robust = _ranks([float(trial.after(epochs) or 0.0) for trial in compared])
+    robust = np.array([float(trial.after(epochs) or 0.0) for trial in compared])
     found = []
     for key, distribution in searched.items():
         values = [trial.settings[key] for trial in compared]
-        if isinstance(distribution, Range):
-            # The default setting may lack what is searched.
-            known = [place for place, value in enumerate(values) if value is not None]
-            numbers = _ranks([float(values[place]) for place in known])
-            strength = _correlation(numbers, _ranks(robust[known]))
-        else:
-            names = np.array([str(value) for value in values])
-            strength = _share_between([robust[names == each] for each in np.unique(names)], robust)
-        found.append(Influence(key, strength, isinstance(distribution, Range)))
+        signed = not isinstance(distribution, CategoricalDistribution)
+        strength = _rank_correlation(values, robust) if signed else _explained(values, robust)
+        found.append(Influence(key, strength, signed))
     return sorted(found, key=lambda each: -abs(each.strength))
+
+
+def _rank_correlation(values: Sequence[float | None], robust: NDArray[np.float64]) -> float:
+    """Returns Spearman's correlation; the default setting may lack a value and is left out then."""
+    known = [place for place, value in enumerate(values) if value is not None]
+    numbers, accuracies = [values[place] for place in known], robust[known]
+    if len(set(numbers)) < 2 or np.ptp(accuracies) == 0:
+        return 0.0
+    return float(stats.spearmanr(numbers, accuracies).statistic)
+
+
+def _explained(values: Sequence[Any], robust: NDArray[np.float64]) -> float:
+    """Returns the share of the ranks' variance between choices: Kruskal and Wallis' H / (n - 1)."""
+    names = np.array(list(map(str, values)))
+    groups = [robust[names == name] for name in np.unique(names)]
+    if len(groups) < 2 or np.ptp(robust) == 0:
+        return 0.0
+    return float(stats.kruskal(*groups).statistic) / (len(robust) - 1)
 
 
 def influence_plot(
@@ -207,8 +226,8 @@ def _paint_setting(
     axes.set_title(key)
     for trial in trials:
         value = trial.settings[key]
-        if isinstance(distribution, Choice):
-            names = [str(each) for each in distribution.values]
+        if isinstance(distribution, CategoricalDistribution):
+            names = list(map(str, distribution.choices))
             if str(value) not in names:
                 continue
             value = names.index(str(value))
@@ -223,13 +242,13 @@ def _paint_setting(
             color=_GREEN if is_default else CLEAN,
             edgecolor="white",
         )
-    if isinstance(distribution, Choice):
-        axes.set_xticks(range(len(distribution.values)), [str(v) for v in distribution.values])
-        axes.set_xlim(-0.5, len(distribution.values) - 0.5)
-    elif isinstance(distribution, Range):
-        marks = Range(distribution.low, distribution.high, log=distribution.log).grid()
+    marks = spread_values(distribution)
+    if isinstance(distribution, CategoricalDistribution):
+        axes.set_xticks(range(len(marks)), list(map(str, marks)))
+        axes.set_xlim(-0.5, len(marks) - 0.5)
+    else:
         axes.set_xscale("log" if distribution.log else "linear")
-        axes.set_xticks(marks, [show_value(mark) for mark in marks])
+        axes.set_xticks(marks, list(map(value_text, marks)))
         axes.minorticks_off()
     axes.grid(axis="x", color=FAINT, linewidth=0.5)
 
@@ -239,37 +258,23 @@ def _point(trial: Trial) -> tuple[float, float]:
     return trial.best["validation_clean_accuracy"], trial.best["validation_robust_accuracy"]
 
 
-def _position(distribution: Distribution, value: Any) -> float:
-    if isinstance(distribution, Range):
-        # The default setting may lie outside the range.
-        return float(np.clip(distribution.position(float(value)), -0.05, 1.05))
-    assert isinstance(distribution, Choice)
-    names = [str(each) for each in distribution.values]
-    return names.index(str(value)) / (len(names) - 1) if str(value) in names else 0.5
+def _height(distribution: Distribution, value: Any) -> float:
+    """Returns where a value stands on its axis, from 0 to 1.
+
+    The default setting may lie outside the space: a little beyond the end, or amid the choices.
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        names = list(map(str, distribution.choices))
+        return names.index(str(value)) / (len(names) - 1) if str(value) in names else 0.5
+    low, high, number = distribution.low, distribution.high, float(value)
+    if distribution.log:
+        low, high, number = (math.log(max(each, 1e-300)) for each in (low, high, number))
+    return float(np.clip((number - low) / (high - low), -0.05, 1.05))
 
 
-def _bounds(distribution: Distribution) -> dict[float, str]:
-    if isinstance(distribution, Range):
-        return {0.0: show_value(distribution.low), 1.0: show_value(distribution.high)}
-    assert isinstance(distribution, Choice)
-    count = len(distribution.values) - 1
-    return {place / count: str(value) for place, value in enumerate(distribution.values)}
-
-
-def _ranks(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns ranks from 1; equal values share the mean of theirs."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    means: NDArray[np.float64] = np.cumsum(counts) - (counts - 1) / 2
-    return means[places]
-
-
-def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    if one.std() == 0 or other.std() == 0:
-        return 0.0
-    return float(np.corrcoef(one, other)[0, 1])
-
-
-def _share_between(groups: list[NDArray[np.float64]], values: NDArray[np.float64]) -> float:
-    total = float(((values - values.mean()) ** 2).sum())
-    between = sum(len(group) * (group.mean() - values.mean()) ** 2 for group in groups)
-    return float(between / total) if total > 0 else 0.0
+def _marks(distribution: Distribution) -> dict[float, str]:
+    """Returns what is written beside an axis, by height: the ends of a range, or all choices."""
+    if isinstance(distribution, CategoricalDistribution):
+        count = len(distribution.choices) - 1
+        return {place / count: str(value) for place, value in enumerate(distribution.choices)}
+    return {0.0: value_text(distribution.low), 1.0: value_text(distribution.high)}

@@ -14,11 +14,11 @@ from dynat_ray.report.search_figures import (
     parallel_plot,
     pareto_plot,
 )
-from dynat_ray.report.text import interval_text
+from dynat_ray.report.text import interval_text, value_text
 from dynat_ray.searching.ranking import winner
+from dynat_ray.searching.space import describe_distribution
 from dynat_ray.searching.study import read_search
 from dynat_ray.searching.trial_records import DEFAULT_TRIAL, Trial, read_trials, trial_folder
-from dynat_ray.searching.trials_table import show_value
 
 
 def write_search_report(folder: Path) -> Path:
@@ -52,7 +52,7 @@ def describe_trial(trial: Trial) -> str:
     """Returns a trial's number and settings on one line."""
     if trial.number == DEFAULT_TRIAL:
         return "trial 0, the default setting"
-    settings = (f"{key} {show_value(value)}" for key, value in trial.settings.items())
+    settings = (f"{key} {value_text(value)}" for key, value in trial.settings.items())
     return f"trial {trial.number}: {', '.join(settings)}"
 
 
@@ -92,11 +92,11 @@ def _content(folder: Path) -> dict[str, Any]:
             "model": search.default.model.name,
             "data": search.default.data.path,
         },
-        "space": {key: distribution.describe() for key, distribution in searched.items()},
-        "default": {k: show_value(v) for k, v in search.space.default(search.default).items()},
+        "space": {key: describe_distribution(each) for key, each in searched.items()},
+        "default": {k: value_text(v) for k, v in search.space.default(search.default).items()},
         "best": best,
         "best_words": describe_trial(best) if best else "",
-        "best_values": {k: show_value(v) for k, v in best.settings.items()} if best else {},
+        "best_values": {k: value_text(v) for k, v in best.settings.items()} if best else {},
         "attack": attack,
         "judged": [
             {
@@ -151,7 +151,7 @@ def _row(folder: Path, trial: Trial, best: Trial | None, epochs: int) -> dict[st
         "link": str(report.relative_to(folder)) if report.exists() else "",
         "is_default": trial.number == DEFAULT_TRIAL,
         "is_best": best is not None and trial.number == best.number,
-        "values": [show_value(value) for value in trial.settings.values()],
+        "values": [value_text(value) for value in trial.settings.values()],
         "epochs": f"{trial.epochs}/{epochs}",
         "clean": f"{line['validation_clean_accuracy']:.1f}" if line else "",
         "robust": f"{line['validation_robust_accuracy']:.1f}" if line else "",

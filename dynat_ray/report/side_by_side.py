@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from dynat_ray.errors import UserError
 from dynat_ray.report.drawing import NEUTRAL, draw
-from dynat_ray.report.text import interval_text
+from dynat_ray.report.text import accuracy_text, align_columns
 from dynat_ray.storage.description import describe_eps
 
 # Colours that stay apart for readers who do not see all of them.
@@ -151,17 +151,9 @@ def side_by_side_table(evaluations: Sequence[Evaluation]) -> str:
     columns, rows = side_by_side(evaluations)
     lines = [["", *columns]]
     for row in rows:
-        cells = [
-            f"{cell['accuracy']:.1f} ({interval_text(cell)})" if cell else "-"
-            for cell in row["cells"]
-        ]
-        lines.append([row["label"], *cells])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
-    return "\n".join([*table, *(f"  note: {each}" for each in differences(evaluations))])
+        lines.append([row["label"], *map(accuracy_text, row["cells"])])
+    notes = [f"  note: {each}" for each in differences(evaluations)]
+    return "\n".join([align_columns(lines), *notes])
 
 
 def side_by_side_figure(evaluations: Sequence[Evaluation]) -> str:
