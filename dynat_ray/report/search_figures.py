@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
-from scipy import stats
 
 from dynat_ray.report.drawing import CLEAN, FAINT, NEUTRAL, ROBUST, SHADES, draw
 from dynat_ray.report.text import value_text
@@ -26,8 +23,8 @@ from dynat_ray.searching.space import Distribution, spread_values
 from dynat_ray.searching.trial_records import DEFAULT_TRIAL, Trial
 
 _GREEN = "#3d7a4e"
-# Fewer trials than this say nothing about a setting.
-_LEAST_TRIALS = 4
+# Of more axes the names stand in two rows.
+_MOST_NAMES_ABREAST = 8
 
 
 def pareto_plot(trials: Sequence[Trial], best: Trial | None) -> str:
@@ -53,16 +50,14 @@ def pareto_plot(trials: Sequence[Trial], best: Trial | None) -> str:
         for trial in trials:
             if not trial.best:
                 continue
-            if trial.number == DEFAULT_TRIAL or (best and trial.number == best.number):
-                color = _GREEN if trial.number == DEFAULT_TRIAL else ROBUST
-                words = "default setting" if trial.number == DEFAULT_TRIAL else "winner"
+            if color := _color(trial, best):
                 axes.scatter(
                     *_point(trial),
                     s=150,
                     facecolor="none",
                     edgecolor=color,
                     linewidth=2,
-                    label=words,
+                    label="default setting" if trial.number == DEFAULT_TRIAL else "winner",
                 )
             axes.annotate(
                 str(trial.number),
@@ -78,7 +73,9 @@ def pareto_plot(trials: Sequence[Trial], best: Trial | None) -> str:
     return draw(7.5, 4.6, paint)
 
 
-def parallel_plot(trials: Sequence[Trial], searched: dict[str, Distribution]) -> str:
+def parallel_plot(
+    trials: Sequence[Trial], searched: dict[str, Distribution], best: Trial | None
+) -> str:
     """Returns every trial as a line through its settings to its robust accuracy."""
     shown = [t for t in trials if t.best and all(t.settings[k] is not None for k in searched)]
     robust = np.array([trial.best["validation_robust_accuracy"] for trial in shown if trial.best])
@@ -93,17 +90,22 @@ def parallel_plot(trials: Sequence[Trial], searched: dict[str, Distribution]) ->
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         axes.set_yticks([])
-        axes.set_xticks(range(len(names)), [name.replace(".", ".\n", 1) for name in names])
+        labels = [name.replace(".", ".\n", 1) for name in names]
+        if len(names) > _MOST_NAMES_ABREAST:
+            labels = ["\n\n" * (place % 2) + label for place, label in enumerate(labels)]
+        axes.set_xticks(range(len(names)), labels)
         axes.tick_params(axis="x", length=0)
-        # The best are drawn last, on top.
+        # The best are drawn last, on top, and over them the two that are marked.
         for place in np.argsort(robust):
             trial = shown[place]
             ends = (robust[place] - low) / span
             heights = [*(_height(d, trial.settings[k]) for k, d in searched.items()), ends]
+            mark = _color(trial, best)
             axes.plot(
                 range(len(names)),
                 heights,
-                color=SHADES(0.25 + 0.75 * ends) if trial.number else _GREEN,
+                color=mark or SHADES(0.25 + 0.75 * ends),
+                zorder=3 if mark else 2,
                 linewidth=2 if trial.state == "finished" else 1,
                 linestyle="-" if trial.state == "finished" else "--",
                 solid_capstyle="round",
@@ -128,75 +130,6 @@ def parallel_plot(trials: Sequence[Trial], searched: dict[str, Distribution]) ->
                 )
 
     return draw(10, 4.2, paint)
-
-
-@dataclass(frozen=True)
-class Influence:
-    """What a setting seems to do.
-
-    Attributes:
-        key: The setting.
-        strength: For numbers Spearman's rank correlation with robust accuracy, in [-1, 1]; for
-            choices the share of the ranks' variance between the choices, in [0, 1].
-        signed: The strength has a direction.
-    """
-
-    key: str
-    strength: float
-    signed: bool
-
-    def words(self) -> str:
-        """Returns a short phrase."""
-        if not self.signed:
-            return f"the choice explains {100 * self.strength:.0f} % of the ranks' variance"
-        if abs(self.strength) < 0.2:
-            return f"no clear trend (rank correlation {self.strength:+.2f})"
-        trend = "more is better" if self.strength > 0 else "less is better"
-        return f"{trend} (rank correlation {self.strength:+.2f})"
-
-
-def influences(
-    trials: Sequence[Trial], searched: dict[str, Distribution], epochs: int
-) -> list[Influence]:
-    """Returns each setting's influence on the robust accuracy after equally many epochs.
-
-    Args:
-        trials: All trials.
-        searched: The space.
-        epochs: Trials that did fewer are left out; of the others what came later is.
-
-    Returns:
-        Strongest first; empty if there are too few trials.
-    """
-    compared = [trial for trial in trials if trial.after(epochs) is not None]
-    if len(compared) < _LEAST_TRIALS:
-        return []
-    robust = np.array([float(trial.after(epochs) or 0.0) for trial in compared])
-    found = []
-    for key, distribution in searched.items():
-        values = [trial.settings[key] for trial in compared]
-        signed = not isinstance(distribution, CategoricalDistribution)
-        strength = _rank_correlation(values, robust) if signed else _explained(values, robust)
-        found.append(Influence(key, strength, signed))
-    return sorted(found, key=lambda each: -abs(each.strength))
-
-
-def _rank_correlation(values: Sequence[float | None], robust: NDArray[np.float64]) -> float:
-    """Returns Spearman's correlation; the default setting may lack a value and is left out then."""
-    known = [place for place, value in enumerate(values) if value is not None]
-    numbers, accuracies = [values[place] for place in known], robust[known]
-    if len(set(numbers)) < 2 or np.ptp(accuracies) == 0:
-        return 0.0
-    return float(stats.spearmanr(numbers, accuracies).statistic)
-
-
-def _explained(values: Sequence[Any], robust: NDArray[np.float64]) -> float:
-    """Returns the share of the ranks' variance between choices: Kruskal and Wallis' H / (n - 1)."""
-    names = np.array(list(map(str, values)))
-    groups = [robust[names == name] for name in np.unique(names)]
-    if len(groups) < 2 or np.ptp(robust) == 0:
-        return 0.0
-    return float(stats.kruskal(*groups).statistic) / (len(robust) - 1)
 
 
 def influence_plot(
@@ -251,6 +184,13 @@ def _paint_setting(
         axes.set_xticks(marks, list(map(value_text, marks)))
         axes.minorticks_off()
     axes.grid(axis="x", color=FAINT, linewidth=0.5)
+
+
+def _color(trial: Trial, best: Trial | None) -> str:
+    """Returns the colour that marks the default setting or the winner; empty for all others."""
+    if trial.number == DEFAULT_TRIAL:
+        return _GREEN
+    return ROBUST if best and trial.number == best.number else ""
 
 
 def _point(trial: Trial) -> tuple[float, float]:

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dynat_ray.errors import UserError
-from dynat_ray.report.drawing import NEUTRAL, draw
+from dynat_ray.report.drawing import NEUTRAL, draw, radius_unit
 from dynat_ray.report.text import accuracy_text, align_columns
 from dynat_ray.storage.description import describe_eps
 
@@ -163,7 +163,7 @@ def side_by_side_figure(evaluations: Sequence[Evaluation]) -> str:
 
     def lines(figure: Figure) -> None:
         axes = figure.subplots()
-        scale = 255 if evaluations[0].norm == "Linf" else 1
+        scale, unit = radius_unit(evaluations[0].norm)
         for place, (label, (attack, points)) in enumerate(zip(labels, curves, strict=True)):
             color = _COLOURS[place % len(_COLOURS)]
             radii = np.array([eps * scale for eps, _, _ in points])
@@ -171,7 +171,7 @@ def side_by_side_figure(evaluations: Sequence[Evaluation]) -> str:
             axes.plot(radii, accuracies, color=color, marker="o", label=f"{label}, {attack}")
             low, high = np.array([interval for _, _, interval in points]).T
             axes.fill_between(radii, low, high, color=color, alpha=0.13, linewidth=0)
-        axes.set_xlabel("eps, in 255ths" if scale == 255 else "eps")
+        axes.set_xlabel(f"eps{unit}")
         axes.set_ylabel("right, %", color=NEUTRAL)
         axes.set_ylim(-2, 102)
         axes.legend()

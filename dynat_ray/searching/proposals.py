@@ -94,6 +94,8 @@ class Proposals:
 
 def _grid_points(space: Space, seed: int) -> list[Settings]:
     """Returns the whole grid, shuffled: a search that is cut short has seen all parts of it."""
-    study = optuna.create_study(sampler=GridSampler(space.grid(), seed=seed))
     distributions: dict[str, BaseDistribution] = dict(space.searched)
-    return [dict(study.ask(distributions).params) for _ in range(space.grid_size())]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study = optuna.create_study(sampler=GridSampler(space.grid(), seed=seed))
+        return [dict(study.ask(distributions).params) for _ in range(space.grid_size())]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -182,7 +183,10 @@ def _parse_distribution(key: str, content: Mapping[str, Any]) -> Distribution:
     if kind == "choice":
         if not isinstance(values, list) or len(values) < 2 or "points" in content:
             raise UserError(f"{key}: choice needs a list of at least two values, not {values!r}")
-        return CategoricalDistribution(values)
+        with warnings.catch_warnings():
+            # Lists and the like can't be kept in Optuna's own storage, which we do not use.
+            warnings.simplefilter("ignore")
+            return CategoricalDistribution(values)
     if not isinstance(values, list) or len(values) != 2:
         raise UserError(f"{key}: {kind} needs [smallest, largest], not {values!r}")
     low, high = (_parse_number(key, value) for value in values)

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from dynat_ray.report.search_figures import _height, influences
+from dynat_ray.report import search_figures
+from dynat_ray.report.influence import influences
+from dynat_ray.report.search_figures import _height
 from dynat_ray.report.search_page import search_summary, write_search_report
 from dynat_ray.searching.study import open_search
-from dynat_ray.searching.trial_records import Trial, trial_folder
+from dynat_ray.searching.trial_records import Trial, read_trials, trial_folder
 from tests.searching.conftest import add_trial, make_search, metrics_line  # noqa: F401  (a fixture)
 
 AddTrial = Callable[..., Trial]
@@ -85,6 +88,29 @@ def test_a_default_that_lacks_a_searched_number_can_be_drawn(
     lacking = {"method.gap_coef": None, "method.kl_temperature": 1.0, "optim.name": "sgd"}
     add_trial(0, [40.0] * 4, state="finished", settings=lacking)
     assert write_search_report(folder).read_text().count("data:image/svg+xml") == 3
+
+
+def test_default_winner_and_stopped_trials_can_be_told_apart(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    painted: list[Figure] = []
+
+    def draw(width: float, height: float, paint: Callable[[Figure], None]) -> str:
+        painted.append(Figure())
+        paint(painted[-1])
+        return ""
+
+    monkeypatch.setattr(search_figures, "draw", draw)
+    trials, searched = read_trials(folder), make_search().space.searched
+    search_figures.parallel_plot(trials, searched, trials[2])
+    looks = [(line.get_color(), line.get_linestyle()) for line in painted[0].axes[0].lines]
+    assert len(looks) == 5
+    assert (search_figures.ROBUST, "-") in looks
+    assert (search_figures._GREEN, "-") in looks
+    assert [style for _, style in looks].count("--") == 3
+    search_figures.pareto_plot(trials, trials[2])
+    words = {text.get_text() for text in painted[1].legends[0].get_texts()}
+    assert words == {"front", "finished", "not finished", "default setting", "winner"}
 
 
 def test_where_a_value_stands_on_its_axis() -> None:
