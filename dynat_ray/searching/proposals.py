@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import dataclass, field
 
 import numpy as np
 import optuna
@@ -19,6 +20,15 @@ from dynat_ray.settings import Settings
 
 # Trials before the Parzen estimator takes over from chance; the default setting is one of them.
 _LEAST_RANDOM, _MOST_RANDOM = 4, 10
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """How a trial went, as Optuna puts it."""
+
+    state: TrialState
+    values: tuple[float, ...] | None = None
+    reached: dict[int, float] = field(default_factory=dict)
 
 
 class Proposals:
@@ -55,33 +65,32 @@ class Proposals:
 
         One with a value outside the space (perhaps the default setting) is left out.
         """
-        values = objective_values(trial, self._options.objectives)
-        if trial.state == "failed" or not all(map(math.isfinite, values or ())):
-            values = None
-        # With several objectives Optuna knows no early stop; the accuracies so far must do.
-        stopped = trial.state == "stopped" and len(self._options.objectives) == 1
-        reached = {trial.epochs: values[0]} if values and stopped else {}
-        if values is None:
-            state = TrialState.FAIL
-        else:
-            state = TrialState.PRUNED if stopped else TrialState.COMPLETE
-        final = None if stopped else values
+        outcome = self._outcome(trial)
         if asked := self._asked.pop(trial.number, None):
-            for epochs, accuracy in reached.items():
+            for epochs, accuracy in outcome.reached.items():
                 asked.report(accuracy, epochs)
-            self._study.tell(asked, final, state=state)
+            self._study.tell(asked, outcome.values, state=outcome.state)
             return
         try:
             past = create_trial(
-                state=state,
-                values=final,
+                state=outcome.state,
+                values=outcome.values,
                 params=trial.settings,
                 distributions=self._distributions,
-                intermediate_values=reached,
+                intermediate_values=outcome.reached,
             )
         except ValueError:
             return
         self._study.add_trial(past)
+
+    def _outcome(self, trial: Trial) -> _Outcome:
+        values = objective_values(trial, self._options.objectives)
+        if trial.state == "failed" or values is None or not all(map(math.isfinite, values)):
+            return _Outcome(TrialState.FAIL)
+        if trial.state == "stopped" and len(values) == 1:
+            return _Outcome(TrialState.PRUNED, reached={trial.epochs: values[0]})
+        # With several objectives Optuna knows no early stop; the accuracies so far must do.
+        return _Outcome(TrialState.COMPLETE, values)
 
     def _sampler(self, number: int) -> BaseSampler:
         """Returns a sampler of a trial's own: a resumed search does not repeat its draws."""
