@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from dynat_ray import cli
-from dynat_ray.searching.space import check_space, read_space
-from dynat_ray.searching.study import Search, SearchOptions
+from dynat_ray.errors import UserError
 from dynat_ray.settings import build_config
 from dynat_ray.value_types import Positive, PositiveInt, check_value
 
@@ -18,6 +18,11 @@ def main(argv: Sequence[str]) -> str:
     options, layers, overrides = cli.parse_with_settings(_parser(), argv)
     check_value("--max-concurrent", options.max_concurrent, PositiveInt | None)
     check_value("--time-budget", options.time_budget, Positive | None)
+    if find_spec("optuna") is None:
+        raise UserError("a search needs Optuna: pip install 'dynat-ray[tune]'")
+    from dynat_ray.searching.space import check_space, read_space
+    from dynat_ray.searching.study import Search, SearchOptions
+
     space = read_space(options.space)
     default = build_config([*layers, space.fixed, overrides])
     check_space(space, default)

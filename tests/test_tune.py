@@ -51,3 +51,25 @@ def test_a_mistake_in_a_space_is_one_line_and_exit_code_2(tmp_path: Path) -> Non
         "first\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
+
+
+@pytest.mark.parametrize("search", ["tpe", "random", "grid"])
+def test_every_search_needs_optuna(search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UserError, match="pip install"):
+        main([SPACE, "--trials", "4", "--search", search])
+
+
+def test_without_optuna_there_is_one_line() -> None:
+    program = (
+        "import sys; sys.modules['optuna'] = None; "
+        "from dynat_ray.cli import run; from dynat_ray.tune import main; run(main)"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program, SPACE, "--trials", "4"],
+        capture_output=True,
+        text=True,
+    )
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    assert answer.stderr == "error: a search needs Optuna: pip install 'dynat-ray[tune]'\n"

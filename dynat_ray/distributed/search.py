@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from dynat_ray.distributed.cluster import require_shared_storage, side_by_side
-
-# isort: split
-import ray
-from ray import tune
-from ray.tune.progress_reporter import TrialProgressCallback
 from torch import Tensor
 
 from dynat_ray.config import RunConfig
 from dynat_ray.data import load_labels, load_split
+from dynat_ray.distributed.cluster import require_shared_storage, side_by_side
 from dynat_ray.distributed.final_table import measure
-from dynat_ray.distributed.mirror_follower import fetch_measured
-from dynat_ray.distributed.placement_groups import remove_all_groups
 from dynat_ray.distributed.ray_trainer import resolve_workers
-from dynat_ray.distributed.search_progress import SearchPrinter
 from dynat_ray.distributed.training_run import finish, resolve
-from dynat_ray.distributed.trials import EarlyStopper, Proposer, run_trial, trial_config
+from dynat_ray.distributed.trials import trial_config
+from dynat_ray.distributed.tuner import run_trials
 from dynat_ray.errors import UserError
-from dynat_ray.report import write_report
 from dynat_ray.report.search_page import write_search_report
-from dynat_ray.searching.proposals import grid_size
 from dynat_ray.searching.ranking import finalists, winner
-from dynat_ray.searching.space import check_space, representatives
+from dynat_ray.searching.space import check_space, describe_distribution, representatives
 from dynat_ray.searching.study import Search, open_search
 from dynat_ray.searching.trial_records import (
     DEFAULT_TRIAL,
     Trial,
+    read_trial,
     read_trials,
     trial_folder,
     write_trial,
@@ -46,11 +34,6 @@ from dynat_ray.storage.atomic import write_whole
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.run_folder import write_environment
 from dynat_ray.training.setup import check_run, split_training
-
-# Only the head node has this resource. A trial's own process asks for a trace of it and for no
-# CPU, so that it never takes what the workers of some trial wait for.
-_ON_HEAD = {"cpu": 0, "node:__internal_head__": 0.0001}
-_TUNE_FOLDER = "tune"
 
 
 @dataclass(frozen=True)
@@ -85,7 +68,10 @@ class Plan:
             "trials": f"{self.concurrent} side by side, {self.workers} "
             f"{'GPU' if self.gpu else 'CPU'} worker{'s' * (self.workers > 1)} each",
         }
-        ranges = [f"{key}: {d.describe()}" for key, d in self.search.space.searched.items()]
+        ranges = [
+            f"{key}: {describe_distribution(distribution)}"
+            for key, distribution in self.search.space.searched.items()
+        ]
         return "\n".join(
             [f"{name:<9} {value}" for name, value in rows.items()]
             + [f"{'space' * (not place):<9} {line}" for place, line in enumerate(ranges)]
@@ -111,11 +97,10 @@ def check(search: Search, *, max_concurrent: int | None = None, out_given: bool 
             f"--first-rung is {options.first_rung}, but trials have {search.default.train.epochs} "
             "epochs"
         )
-    if options.search == "grid" and options.trials != (
-        size := grid_size(search.space.searched) + 1
-    ):
+    size = search.space.grid_size()
+    if options.search == "grid" and options.trials != size + 1:
         raise UserError(
-            f"the grid has {size - 1} points and the default setting: give --trials {size}, or "
+            f"the grid has {size} points and the default setting: give --trials {size + 1}, or "
             "fewer points in the space"
         )
     default, info, _ = resolve(search.default)
@@ -152,9 +137,9 @@ def run_search(
         # A command that is killed sends nothing any more, and trials alone are no search.
         mirror.push()
     print(f"{plan.describe()}\n{'folder':<9} {folder}", flush=True)
-    _run_trials(plan, folder, time_budget)
-    _judge(plan, folder)
-    best = winner(read_trials(folder), judge(search.default))
+    run_trials(folder, search, concurrent=plan.concurrent, time_budget=time_budget)
+    _judge_finalists(plan, folder)
+    best = winner(read_trials(folder), deciding_attack(search.default))
     write_trials_table(folder / "trials.parquet", search, read_trials(folder))
     if best is None:
         write_search_report(folder)
@@ -164,100 +149,21 @@ def run_search(
         )
     _write_best(folder / "best.yaml", search, best)
     for number in dict.fromkeys([DEFAULT_TRIAL, best.number]):
-        trial = next(t for t in read_trials(folder) if t.number == number)
-        run_folder = trial_folder(folder, number)
-        if trial.state == "finished" and not (run_folder / "results.json").exists():
-            print(f"trial {number} on the test split", flush=True)
-            finish(trial_config(search, trial), run_folder, workers=plan.workers)
+        _measure_on_test_split(plan, folder, number)
     write_search_report(folder)
     return read_trials(folder)
 
 
-def judge(config: RunConfig) -> str:
+def deciding_attack(config: RunConfig) -> str:
     """Returns the attack that chooses the winner: AutoAttack, unless `eval.attacks` has none."""
     attacks = config.eval.attacks
     return next((name for name in attacks if name.startswith("autoattack")), attacks[-1])
 
 
-def _run_trials(plan: Plan, folder: Path, time_budget: float | None) -> None:
-    search, options = plan.search, plan.search.options
-    proposer = Proposer(folder, search)
-    if proposer.left == 0:
-        return
-    # What a search goes on from is in its own records.
-    shutil.rmtree(folder / _TUNE_FOLDER, ignore_errors=True)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    logging.getLogger("ray.air").setLevel(logging.CRITICAL)
-    # Its own tables; Ctrl-C shall end the command like any other.
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
-    # A trial that fails in its first epoch has measured nothing.
-    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
-    scheduler = None
-    if options.first_rung:
-        scheduler = EarlyStopper(
-            folder, search.default.train.epochs, options.first_rung, options.reduction
-        )
-    tuner = tune.Tuner(
-        tune.with_resources(run_trial, _ON_HEAD),  # type: ignore[arg-type]
-        tune_config=tune.TuneConfig(
-            search_alg=proposer,
-            scheduler=scheduler,
-            num_samples=proposer.left,
-            max_concurrent_trials=plan.concurrent,
-            time_budget_s=time_budget,
-        ),
-        run_config=tune.RunConfig(
-            name=_TUNE_FOLDER,
-            storage_path=str(folder),
-            verbose=0,
-            callbacks=[_NoLines()],
-            failure_config=tune.FailureConfig(max_failures=0),
-        ),
-    )
-    try:
-        with SearchPrinter(folder, search, time_budget):
-            tuner.fit()
-    finally:
-        # Workers go on for a moment after Tune has ended their trial.
-        for trial in read_trials(folder):
-            if trial.state != "finished":
-                fetch_measured(trial_folder(folder, trial.number))
-    remove_all_groups()
-    shutil.rmtree(folder / _TUNE_FOLDER, ignore_errors=True)
-    _write_missing_reports(folder)
-
-
-class _NoLines(TrialProgressCallback):
-    """Replaces Tune's own, which prints a line for a trial without reports even when silent."""
-
-    def on_trial_complete(self, *arguments: Any, **info: Any) -> None:
-        """Prints nothing."""
-
-
-def _write_missing_reports(folder: Path) -> None:
-    """Writes the report of trials that were stopped, on as many CPUs as this machine has."""
-    # Nowhere else: where the search is kept in a store, the folder is of this machine.
-    share = {"node:__internal_head__": round(1 / (os.cpu_count() or 1), 4)}
-    write = ray.remote(num_cpus=0, resources=share)(write_report)
-    answers = {
-        trial.number: write.remote(path)
-        for trial in read_trials(folder)
-        if trial.metrics
-        and not ((path := trial_folder(folder, trial.number)) / "report.html").exists()
-    }
-    for number, answer in answers.items():
-        try:
-            ray.get(answer)
-        except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[-1]
-            print(f"the report of trial {number} could not be written: {reason}", flush=True)
-
-
-def _judge(plan: Plan, folder: Path) -> None:
+def _judge_finalists(plan: Plan, folder: Path) -> None:
     """Attacks the best trials' models on the validation split, which chose none of them yet."""
     search = plan.search
-    attack = judge(search.default)
+    attack = deciding_attack(search.default)
     chosen = finalists(read_trials(folder), search.options.finalists, search.options.objectives)
     waiting = [trial for trial in chosen if attack not in trial.validation]
     if not waiting:
@@ -287,6 +193,15 @@ def load_validation_images(config: RunConfig) -> tuple[Tensor, Tensor]:
         config.data.path, "train", image_size=config.data.image_size, positions=held_out
     )
     return images.float() / 255, labels
+
+
+def _measure_on_test_split(plan: Plan, folder: Path, number: int) -> None:
+    """Ends a finished trial as every run ends, with `results.json`, unless it has done so."""
+    trial = read_trial(folder, number)
+    run_folder = trial_folder(folder, number)
+    if trial.state == "finished" and not (run_folder / "results.json").exists():
+        print(f"trial {number} on the test split", flush=True)
+        finish(trial_config(plan.search, trial), run_folder, workers=plan.workers)
 
 
 def _write_best(file: Path, search: Search, best: Trial) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from dynat_ray.distributed.polling import Watching
 from dynat_ray.distributed.progress import describe_seconds
+from dynat_ray.report.text import trials_table, value_text
 from dynat_ray.searching.study import Search
 from dynat_ray.searching.trial_records import Trial, read_trials
-from dynat_ray.searching.trials_table import show_value, trials_text
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 _UP_AND_CLEAR = "\x1b[{lines}F\x1b[J"
@@ -46,7 +46,7 @@ class SearchPrinter(Watching):
         """Looks once more and, in a log file, prints the whole table."""
         self.look()
         if not self._live:
-            table = trials_text(read_trials(self._folder), self._search.default.train.epochs)
+            table = trials_table(read_trials(self._folder), self._search.default.train.epochs)
             print(f"\n{table}\n", flush=True)
 
     def look(self) -> None:
@@ -62,7 +62,7 @@ class SearchPrinter(Watching):
 
     def _draw(self, trials: list[Trial]) -> None:
         columns, rows = shutil.get_terminal_size()
-        table = trials_text(trials, self._search.default.train.epochs, columns - 1).splitlines()
+        table = trials_table(trials, self._search.default.train.epochs, columns - 1).splitlines()
         # More trials than the screen has lines: the head, and the newest.
         table = [table[0], *table[1:][-(rows - 3) :]]
         text = "\n".join([*table, self._progress(trials)[: columns - 1]])
@@ -73,7 +73,7 @@ class SearchPrinter(Watching):
     def _describe(self, trial: Trial, trials: list[Trial]) -> str:
         if trial.state == "running":
             settings = (
-                f"{k.rpartition('.')[2]} {show_value(v)}" for k, v in trial.settings.items()
+                f"{k.rpartition('.')[2]} {value_text(v)}" for k, v in trial.settings.items()
             )
             return f"trial {trial.number} starts: {', '.join(settings)}"
         words = f"trial {trial.number} {trial.state}"

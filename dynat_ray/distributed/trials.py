@@ -23,8 +23,8 @@ from dynat_ray.distributed.ray_trainer import fit, resolve_workers
 from dynat_ray.distributed.training_run import is_trained
 from dynat_ray.errors import UserError
 from dynat_ray.report import write_report
-from dynat_ray.searching.proposals import Proposals, Told, get_proposals
-from dynat_ray.searching.ranking import OBJECTIVES, objective_values
+from dynat_ray.searching.proposals import Proposals
+from dynat_ray.searching.ranking import OBJECTIVES
 from dynat_ray.searching.study import Search, read_search
 from dynat_ray.searching.trial_records import (
     DEFAULT_TRIAL,
@@ -129,17 +129,10 @@ class Proposer(Searcher):
         known = {trial.number for trial in trials}
         self._new = [n for n in range(search.options.trials) if n not in known]
         self.left = len(self._begun) + len(self._new)
-        options = search.options
-        self._proposals: Proposals = get_proposals(
-            options.search,
-            search.space.searched,
-            seed=options.seed,
-            objectives=options.objectives,
-            trials=options.trials,
-        )
+        self._proposals = Proposals(search.space, search.options)
         for trial in trials:
             if trial.state != "running":
-                self._tell(trial)
+                self._proposals.tell(trial)
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> Any:
@@ -152,7 +145,7 @@ class Proposer(Searcher):
                 if number == DEFAULT_TRIAL:
                     settings = self._search.space.default(self._search.default)
                 else:
-                    settings = self._proposals.propose(number)
+                    settings = self._proposals.ask(number)
                 write_trial(self._folder, Trial(number, settings))
                 self._numbers[trial_id] = number
             else:
@@ -172,7 +165,7 @@ class Proposer(Searcher):
             trial = replace(trial, state="failed", error="its process died, perhaps out of memory")
             write_trial(self._folder, trial)
         if trial.state != "running":
-            self._tell(trial)
+            self._proposals.tell(trial)
 
     def save(self, checkpoint_path: str) -> None:
         """Tune insists on a file; what a resumed search needs is in the trials' folders."""
@@ -180,13 +173,6 @@ class Proposer(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing was saved."""
-
-    def _tell(self, trial: Trial) -> None:
-        values = objective_values(trial, self._search.options.objectives)
-        if trial.state == "failed":
-            values = None
-        told = Told(trial.settings, values, trial.epochs, stopped=trial.state == "stopped")
-        self._proposals.tell(trial.number, told)
 
 
 class EarlyStopper(ASHAScheduler):

@@ -16,7 +16,7 @@ from dynat_ray.report.comparison_figure import clean_against_robust
 from dynat_ray.report.comparison_rows import Row, Spread
 from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Run, read_run
-from dynat_ray.report.text import MODELS, attack_names
+from dynat_ray.report.text import MODELS, align_columns, attack_names
 from dynat_ray.storage.atomic import write_whole
 
 
@@ -63,7 +63,7 @@ def write_comparison(folder: Path, seeds: Mapping[str, Sequence[int]]) -> str:
         "robust": robust,
         "missing": [label for label, found in runs.items() if not found],
     }
-    write_page(folder / "compare.html", "compare.html", content)
+    write_page(folder / "compare.html", "comparison.html", content)
     return markdown
 
 
@@ -117,14 +117,7 @@ def _markdown(rows: Sequence[Row], attacks: Sequence[str]) -> str:
         ]
         for row in rows
     ]
-    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
-    table = [heads, ["-" * width for width in widths], *lines]
-    return "\n".join(
-        "| "
-        + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        + " |"
-        for line in table
-    )
+    return align_columns([heads, *lines], markdown=True)
 
 
 def _csv(rows: Sequence[Row], attacks: Sequence[str]) -> str:

@@ -62,6 +62,15 @@ def draw(width: float, height: float, paint: Callable[[Figure], None]) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
+def radius_unit(norm: str) -> tuple[int, str]:
+    """Returns what radii in [0, 1] pixels are drawn as multiples of, and what axes say of it.
+
+    Args:
+        norm: `Linf`, whose radii people write in 255ths, or `L2`.
+    """
+    return (255, ", in 255ths") if norm == "Linf" else (1, "")
+
+
 def plot_epochs(
     axes: Axes,
     epochs: NDArray[np.float64],

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dynat_ray.report.drawing import CLEAN, FAINT, NEUTRAL, ROBUST, SHADES, draw
+from dynat_ray.report.drawing import CLEAN, FAINT, NEUTRAL, ROBUST, SHADES, draw, radius_unit
 from dynat_ray.report.side_by_side import Curve
 
 # Classes that a figure names; of more only the worst are shown.
@@ -22,7 +22,7 @@ def eps_curve(series: Mapping[str, Curve], norm: str) -> str:
         series: For each attack eps, accuracy in percent and its 95 % interval.
         norm: `Linf` (drawn in 255ths) or `L2`.
     """
-    scale = 255 if norm == "Linf" else 1
+    scale, unit = radius_unit(norm)
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -42,7 +42,7 @@ def eps_curve(series: Mapping[str, Curve], norm: str) -> str:
             axes.fill_between(radii, low, high, color=color, alpha=0.12, linewidth=0)
         axes.set_xticks(sorted({eps * scale for points in series.values() for eps, _, _ in points}))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
-        axes.set_xlabel(f"{norm} eps, in 255ths" if scale == 255 else f"{norm} eps")
+        axes.set_xlabel(f"{norm} eps{unit}")
         axes.set_ylabel("right, %", color=NEUTRAL)
         axes.set_ylim(-2, 102)
         axes.legend()
@@ -120,7 +120,7 @@ def distance_curve(distances: NDArray[np.float64], norm: str, eps: Sequence[floa
         norm: `Linf` (drawn in 255ths) or `L2`.
         eps: Radii of the evaluation, marked.
     """
-    scale = 255 if norm == "Linf" else 1
+    scale, unit = radius_unit(norm)
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -133,7 +133,7 @@ def distance_curve(distances: NDArray[np.float64], norm: str, eps: Sequence[floa
         top = np.quantile(finite, 0.99) if len(finite) else 0
         axes.set_xlim(0, max([top * 1.1, *marked, 1e-6]) * 1.02)
         axes.set_ylim(-2, 102)
-        axes.set_xlabel(f"{norm} distance, in 255ths" if scale == 255 else f"{norm} distance")
+        axes.set_xlabel(f"{norm} distance{unit}")
         axes.set_ylabel("images farther than this, %", color=NEUTRAL)
 
     return draw(6, 3.2, paint)

@@ -6,21 +6,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynat_ray.evaluation.outcomes import AttackOutcomes
+from dynat_ray.radius import format_radius
+from dynat_ray.report.text import align_columns
 
 
 def accuracy_table(outcomes: AttackOutcomes) -> str:
     """Returns a row for each attack, a block for each threat, and the attacks' notes below."""
     lines = []
     for threat, found in outcomes.items():
-        radius = f"{255 * threat.eps:.4g}/255" if threat.norm == "Linf" else f"{threat.eps:.4g}"
-        lines.append(f"eps {radius}")
-        lines.append(f"  {'attack':<18}{'accuracy %':>10}  {'95 % interval':>15}  {'samples':>8}")
+        rows = [["attack", "accuracy %", "95 % interval", "samples"]]
         for name, outcome in found.items():
             low, high = outcome.interval
             interval = f"{low:.1f} to {high:.1f}"
-            lines.append(
-                f"  {name:<18}{outcome.accuracy:>10.2f}  {interval:>15}  {outcome.samples:>8}"
-            )
+            rows.append([name, f"{outcome.accuracy:.2f}", interval, f"{outcome.samples:,}"])
+        lines.append(f"eps {format_radius(threat.eps, threat.norm)}")
+        lines += [f"  {line}" for line in align_columns(rows).splitlines()]
     notes = {o.note for found in outcomes.values() for o in found.values() if o.note}
     return "\n".join([*lines, *(f"  note: {note}" for note in sorted(notes))])
 

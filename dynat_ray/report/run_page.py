@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dynat_ray.radius import format_radius
-from dynat_ray.report.curves import learning_curves, speed_curves
+from dynat_ray.report.epoch_figures import learning_curves, speed_curves
 from dynat_ray.report.fragile import FOLDER, find_fragile
 from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Columns, Run, read_run

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from dynat_ray.report.drawing import FAINT, NEUTRAL, ROBUST, SHADES, draw, label_epochs
+from dynat_ray.report.drawing import FAINT, NEUTRAL, ROBUST, SHADES, draw, label_epochs, radius_unit
 from dynat_ray.report.reading import Columns, Run, read_samples
 
 # Epochs that are read for the distributions: more would only make narrower columns.
@@ -30,8 +30,7 @@ def budgets_and_steps(run: Run) -> str | None:
     columns = [read_samples(run.sample_files[e], ["eps", "attack_steps"]) for e in epochs]
     if not columns or any("eps" not in each or "attack_steps" not in each for each in columns):
         return None
-    in_255ths = run.config.threat.norm == "Linf"
-    scale = 255 if in_255ths else 1
+    scale, unit = radius_unit(run.config.threat.norm)
     budgets = [each["eps"] * scale for each in columns]
     steps = [each["attack_steps"] for each in columns]
     eps = run.config.threat.eps * scale
@@ -40,7 +39,7 @@ def budgets_and_steps(run: Run) -> str | None:
 
     def paint(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
-        left.set_title("Budget per image" + (", in 255ths" if in_255ths else ""))
+        left.set_title(f"Budget per image{unit}")
         _heat_map(left, epochs, budgets, np.linspace(0, top, _BUDGET_BINS + 1))
         left.axhline(eps, color=ROBUST, linewidth=1, linestyle=":", label=f"eps, {eps:.3g}")
         right.set_title("Attack steps per image")

@@ -1,26 +1,30 @@
-"""Figures of a search: clean against robust, all settings at once, each setting alone."""
+"""Figures of a search: clean against robust, all settings at once, each setting alone.
+
+Not `optuna.visualization`: its Pareto and parallel plots draw completed trials only and all alike,
+while the default setting, the winner and trials that were stopped must be told apart here.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from optuna.distributions import CategoricalDistribution
 
 from dynat_ray.report.drawing import CLEAN, FAINT, NEUTRAL, ROBUST, SHADES, draw
-from dynat_ray.searching.distributions import Choice, Distribution, Range
+from dynat_ray.report.text import value_text
 from dynat_ray.searching.ranking import pareto_front
+from dynat_ray.searching.space import Distribution, spread_values
 from dynat_ray.searching.trial_records import DEFAULT_TRIAL, Trial
-from dynat_ray.searching.trials_table import show_value
 
 _GREEN = "#3d7a4e"
-# Fewer trials than this say nothing about a setting.
-_LEAST_TRIALS = 4
+# Of more axes the names stand in two rows.
+_MOST_NAMES_ABREAST = 8
 
 
 def pareto_plot(trials: Sequence[Trial], best: Trial | None) -> str:
@@ -46,16 +50,14 @@ def pareto_plot(trials: Sequence[Trial], best: Trial | None) -> str:
         for trial in trials:
             if not trial.best:
                 continue
-            if trial.number == DEFAULT_TRIAL or (best and trial.number == best.number):
-                color = _GREEN if trial.number == DEFAULT_TRIAL else ROBUST
-                words = "default setting" if trial.number == DEFAULT_TRIAL else "winner"
+            if color := _color(trial, best):
                 axes.scatter(
                     *_point(trial),
                     s=150,
                     facecolor="none",
                     edgecolor=color,
                     linewidth=2,
-                    label=words,
+                    label="default setting" if trial.number == DEFAULT_TRIAL else "winner",
                 )
             axes.annotate(
                 str(trial.number),
@@ -71,7 +73,9 @@ def pareto_plot(trials: Sequence[Trial], best: Trial | None) -> str:
     return draw(7.5, 4.6, paint)
 
 
-def parallel_plot(trials: Sequence[Trial], searched: dict[str, Distribution]) -> str:
+def parallel_plot(
+    trials: Sequence[Trial], searched: dict[str, Distribution], best: Trial | None
+) -> str:
     """Returns every trial as a line through its settings to its robust accuracy."""
     shown = [t for t in trials if t.best and all(t.settings[k] is not None for k in searched)]
     robust = np.array([trial.best["validation_robust_accuracy"] for trial in shown if trial.best])
@@ -86,30 +90,35 @@ def parallel_plot(trials: Sequence[Trial], searched: dict[str, Distribution]) ->
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         axes.set_yticks([])
-        axes.set_xticks(range(len(names)), [name.replace(".", ".\n", 1) for name in names])
+        labels = [name.replace(".", ".\n", 1) for name in names]
+        if len(names) > _MOST_NAMES_ABREAST:
+            labels = ["\n\n" * (place % 2) + label for place, label in enumerate(labels)]
+        axes.set_xticks(range(len(names)), labels)
         axes.tick_params(axis="x", length=0)
-        # The best are drawn last, on top.
+        # The best are drawn last, on top, and over them the two that are marked.
         for place in np.argsort(robust):
             trial = shown[place]
             ends = (robust[place] - low) / span
-            heights = [*(_position(d, trial.settings[k]) for k, d in searched.items()), ends]
+            heights = [*(_height(d, trial.settings[k]) for k, d in searched.items()), ends]
+            mark = _color(trial, best)
             axes.plot(
                 range(len(names)),
                 heights,
-                color=SHADES(0.25 + 0.75 * ends) if trial.number else _GREEN,
+                color=mark or SHADES(0.25 + 0.75 * ends),
+                zorder=3 if mark else 2,
                 linewidth=2 if trial.state == "finished" else 1,
                 linestyle="-" if trial.state == "finished" else "--",
                 solid_capstyle="round",
             )
-        bounds = [_bounds(distribution) for distribution in searched.values()]
-        bounds.append({0.0: f"{low:.1f}", 1.0: f"{high:.1f}"})
+        marks = [_marks(distribution) for distribution in searched.values()]
+        marks.append({0.0: f"{low:.1f}", 1.0: f"{high:.1f}"})
         axes.add_collection(
             LineCollection(
                 [[(x, 0), (x, 1)] for x in range(len(names))], colors="#9aa4ae", zorder=0
             )
         )
-        for x, marks in enumerate(bounds):
-            for height, words in marks.items():
+        for x, axis in enumerate(marks):
+            for height, words in axis.items():
                 axes.annotate(
                     words,
                     (x, height),
@@ -121,63 +130,6 @@ def parallel_plot(trials: Sequence[Trial], searched: dict[str, Distribution]) ->
                 )
 
     return draw(10, 4.2, paint)
-
-
-@dataclass(frozen=True)
-class Influence:
-    """What a setting seems to do.
-
-    Attributes:
-        key: The setting.
-        strength: For numbers Spearman's rank correlation with robust accuracy, in [-1, 1]; for
-            choices the share of the ranks' variance between the choices, in [0, 1].
-        signed: The strength has a direction.
-    """
-
-    key: str
-    strength: float
-    signed: bool
-
-    def words(self) -> str:
-        """Returns a short phrase."""
-        if not self.signed:
-            return f"the choice explains {100 * self.strength:.0f} % of the ranks' variance"
-        if abs(self.strength) < 0.2:
-            return f"no clear trend (rank correlation {self.strength:+.2f})"
-        trend = "more is better" if self.strength > 0 else "less is better"
-        return f"{trend} (rank correlation {self.strength:+.2f})"
-
-
-def influences(
-    trials: Sequence[Trial], searched: dict[str, Distribution], epochs: int
-) -> list[Influence]:
-    """Returns each setting's influence on the robust accuracy after equally many epochs.
-
-    Args:
-        trials: All trials.
-        searched: The space.
-        epochs: Trials that did fewer are left out; of the others what came later is.
-
-    Returns:
-        Strongest first; empty if there are too few trials.
-    """
-    compared = [trial for trial in trials if trial.after(epochs) is not None]
-    if len(compared) < _LEAST_TRIALS:
-        return []
-    robust = _ranks([float(trial.after(epochs) or 0.0) for trial in compared])
-    found = []
-    for key, distribution in searched.items():
-        values = [trial.settings[key] for trial in compared]
-        if isinstance(distribution, Range):
-            # The default setting may lack what is searched.
-            known = [place for place, value in enumerate(values) if value is not None]
-            numbers = _ranks([float(values[place]) for place in known])
-            strength = _correlation(numbers, _ranks(robust[known]))
-        else:
-            names = np.array([str(value) for value in values])
-            strength = _share_between([robust[names == each] for each in np.unique(names)], robust)
-        found.append(Influence(key, strength, isinstance(distribution, Range)))
-    return sorted(found, key=lambda each: -abs(each.strength))
 
 
 def influence_plot(
@@ -207,8 +159,8 @@ def _paint_setting(
     axes.set_title(key)
     for trial in trials:
         value = trial.settings[key]
-        if isinstance(distribution, Choice):
-            names = [str(each) for each in distribution.values]
+        if isinstance(distribution, CategoricalDistribution):
+            names = list(map(str, distribution.choices))
             if str(value) not in names:
                 continue
             value = names.index(str(value))
@@ -223,15 +175,22 @@ def _paint_setting(
             color=_GREEN if is_default else CLEAN,
             edgecolor="white",
         )
-    if isinstance(distribution, Choice):
-        axes.set_xticks(range(len(distribution.values)), [str(v) for v in distribution.values])
-        axes.set_xlim(-0.5, len(distribution.values) - 0.5)
-    elif isinstance(distribution, Range):
-        marks = Range(distribution.low, distribution.high, log=distribution.log).grid()
+    marks = spread_values(distribution)
+    if isinstance(distribution, CategoricalDistribution):
+        axes.set_xticks(range(len(marks)), list(map(str, marks)))
+        axes.set_xlim(-0.5, len(marks) - 0.5)
+    else:
         axes.set_xscale("log" if distribution.log else "linear")
-        axes.set_xticks(marks, [show_value(mark) for mark in marks])
+        axes.set_xticks(marks, list(map(value_text, marks)))
         axes.minorticks_off()
     axes.grid(axis="x", color=FAINT, linewidth=0.5)
+
+
+def _color(trial: Trial, best: Trial | None) -> str:
+    """Returns the colour that marks the default setting or the winner; empty for all others."""
+    if trial.number == DEFAULT_TRIAL:
+        return _GREEN
+    return ROBUST if best and trial.number == best.number else ""
 
 
 def _point(trial: Trial) -> tuple[float, float]:
@@ -239,37 +198,23 @@ def _point(trial: Trial) -> tuple[float, float]:
     return trial.best["validation_clean_accuracy"], trial.best["validation_robust_accuracy"]
 
 
-def _position(distribution: Distribution, value: Any) -> float:
-    if isinstance(distribution, Range):
-        # The default setting may lie outside the range.
-        return float(np.clip(distribution.position(float(value)), -0.05, 1.05))
-    assert isinstance(distribution, Choice)
-    names = [str(each) for each in distribution.values]
-    return names.index(str(value)) / (len(names) - 1) if str(value) in names else 0.5
+def _height(distribution: Distribution, value: Any) -> float:
+    """Returns where a value stands on its axis, from 0 to 1.
+
+    The default setting may lie outside the space: a little beyond the end, or amid the choices.
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        names = list(map(str, distribution.choices))
+        return names.index(str(value)) / (len(names) - 1) if str(value) in names else 0.5
+    low, high, number = distribution.low, distribution.high, float(value)
+    if distribution.log:
+        low, high, number = (math.log(max(each, 1e-300)) for each in (low, high, number))
+    return float(np.clip((number - low) / (high - low), -0.05, 1.05))
 
 
-def _bounds(distribution: Distribution) -> dict[float, str]:
-    if isinstance(distribution, Range):
-        return {0.0: show_value(distribution.low), 1.0: show_value(distribution.high)}
-    assert isinstance(distribution, Choice)
-    count = len(distribution.values) - 1
-    return {place / count: str(value) for place, value in enumerate(distribution.values)}
-
-
-def _ranks(values: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns ranks from 1; equal values share the mean of theirs."""
-    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    means: NDArray[np.float64] = np.cumsum(counts) - (counts - 1) / 2
-    return means[places]
-
-
-def _correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    if one.std() == 0 or other.std() == 0:
-        return 0.0
-    return float(np.corrcoef(one, other)[0, 1])
-
-
-def _share_between(groups: list[NDArray[np.float64]], values: NDArray[np.float64]) -> float:
-    total = float(((values - values.mean()) ** 2).sum())
-    between = sum(len(group) * (group.mean() - values.mean()) ** 2 for group in groups)
-    return float(between / total) if total > 0 else 0.0
+def _marks(distribution: Distribution) -> dict[float, str]:
+    """Returns what is written beside an axis, by height: the ends of a range, or all choices."""
+    if isinstance(distribution, CategoricalDistribution):
+        count = len(distribution.choices) - 1
+        return {place / count: str(value) for place, value in enumerate(distribution.choices)}
+    return {0.0: value_text(distribution.low), 1.0: value_text(distribution.high)}

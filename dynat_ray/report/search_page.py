@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dynat_ray.report.influence import influences
 from dynat_ray.report.page import write_page
 from dynat_ray.report.search_figures import (
     influence_plot,
-    influences,
     parallel_plot,
     pareto_plot,
 )
-from dynat_ray.report.text import interval_text
+from dynat_ray.report.text import interval_text, value_text
 from dynat_ray.searching.ranking import winner
-from dynat_ray.searching.study import read_search
+from dynat_ray.searching.space import describe_distribution
+from dynat_ray.searching.study import Search, read_search
 from dynat_ray.searching.trial_records import DEFAULT_TRIAL, Trial, read_trials, trial_folder
-from dynat_ray.searching.trials_table import show_value
 
 
 def write_search_report(folder: Path) -> Path:
@@ -52,7 +52,7 @@ def describe_trial(trial: Trial) -> str:
     """Returns a trial's number and settings on one line."""
     if trial.number == DEFAULT_TRIAL:
         return "trial 0, the default setting"
-    settings = (f"{key} {show_value(value)}" for key, value in trial.settings.items())
+    settings = (f"{key} {value_text(value)}" for key, value in trial.settings.items())
     return f"trial {trial.number}: {', '.join(settings)}"
 
 
@@ -68,61 +68,78 @@ def _judging_attack(trials: list[Trial]) -> str:
 
 def _content(folder: Path) -> dict[str, Any]:
     search, trials = read_search(folder), read_trials(folder)
-    options, searched = search.options, search.space.searched
-    epochs = search.default.train.epochs
-    compared_epochs = options.first_rung or epochs
+    searched, epochs = search.space.searched, search.default.train.epochs
+    measured = any(trial.best for trial in trials)
     best, attack = _winner(trials), _judging_attack(trials)
-    effects = influences(trials, searched, compared_epochs)
+    comparison = _comparison(folder, best) if best else []
+    return {
+        "name": folder.resolve().name,
+        "facts": _facts(search, trials),
+        "space": {key: describe_distribution(each) for key, each in searched.items()},
+        "default": {k: value_text(v) for k, v in search.space.default(search.default).items()},
+        "best": best,
+        "best_words": describe_trial(best) if best else "",
+        "best_values": {k: value_text(v) for k, v in best.settings.items()} if best else {},
+        "attack": attack,
+        "comparison": comparison,
+        "test_attacks": list(comparison[0]["entries"]) if comparison else [],
+        "verdict": _verdict(comparison),
+        "pareto": pareto_plot(trials, best) if measured else None,
+        "parallel": parallel_plot(trials, searched, best) if measured else None,
+        "keys": list(searched),
+        "trials": [_row(folder, trial, best, epochs) for trial in _ranked(trials)],
+        **_judged(trials, attack),
+        **_influence(search, trials),
+    }
+
+
+def _facts(search: Search, trials: list[Trial]) -> dict[str, str]:
+    options, default = search.options, search.default
+    states = ", ".join(f"{count} {state}" for state, count in _states(trials).items())
+    stops = (
+        f"ASHA on robust accuracy, first after {options.first_rung} of {default.train.epochs} "
+        f"epochs, one in {options.reduction:g} goes on"
+    )
+    return {
+        "trials": f"{len(trials)} of {options.trials} ({states})",
+        "proposals": f"{options.search}, for {' and '.join(options.objectives)} accuracy",
+        "early stops": stops if options.first_rung else "none",
+        "method": default.method.name,
+        "model": default.model.name,
+        "data": default.data.path,
+    }
+
+
+def _judged(trials: list[Trial], attack: str) -> dict[str, Any]:
+    """Returns the trials that AutoAttack judged on the validation split, the most robust first."""
     judged = sorted(
         (trial for trial in trials if trial.validation),
         key=lambda trial: -trial.validation[attack]["accuracy"],
     )
-    comparison = _comparison(folder, best) if best else []
+    rows = [
+        {
+            "number": trial.number,
+            "is_default": trial.number == DEFAULT_TRIAL,
+            "entries": [
+                entry | {"interval": interval_text(entry)} for entry in trial.validation.values()
+            ],
+        }
+        for trial in judged
+    ]
+    return {"judged": rows, "judging_attacks": list(judged[0].validation) if judged else []}
+
+
+def _influence(search: Search, trials: list[Trial]) -> dict[str, Any]:
+    """Returns what each setting does, over trials that are compared after equally many epochs."""
+    searched = search.space.searched
+    epochs = search.options.first_rung or search.default.train.epochs
+    effects = influences(trials, searched, epochs)
+    keys = [effect.key for effect in effects]
     return {
-        "name": folder.resolve().name,
-        "facts": {
-            "trials": f"{len(trials)} of {options.trials} "
-            f"({', '.join(f'{n} {state}' for state, n in _states(trials).items())})",
-            "proposals": f"{options.search}, for {' and '.join(options.objectives)} accuracy",
-            "early stops": f"ASHA on robust accuracy, first after {options.first_rung} of {epochs} "
-            f"epochs, one in {options.reduction:g} goes on"
-            if options.first_rung
-            else "none",
-            "method": search.default.method.name,
-            "model": search.default.model.name,
-            "data": search.default.data.path,
-        },
-        "space": {key: distribution.describe() for key, distribution in searched.items()},
-        "default": {k: show_value(v) for k, v in search.space.default(search.default).items()},
-        "best": best,
-        "best_words": describe_trial(best) if best else "",
-        "best_values": {k: show_value(v) for k, v in best.settings.items()} if best else {},
-        "attack": attack,
-        "judged": [
-            {
-                "number": trial.number,
-                "is_default": trial.number == DEFAULT_TRIAL,
-                "entries": [
-                    entry | {"interval": interval_text(entry)}
-                    for entry in trial.validation.values()
-                ],
-            }
-            for trial in judged
-        ],
-        "judging_attacks": list(judged[0].validation) if judged else [],
-        "comparison": comparison,
-        "test_attacks": list(comparison[0]["entries"]) if comparison else [],
-        "verdict": _verdict(comparison),
-        "pareto": pareto_plot(trials, best) if any(trial.best for trial in trials) else None,
-        "parallel": parallel_plot(trials, searched) if any(t.best for t in trials) else None,
         "effects": {effect.key: effect.words() for effect in effects},
-        "influence": influence_plot(trials, searched, [e.key for e in effects], compared_epochs)
-        if effects
-        else None,
-        "compared_epochs": compared_epochs,
-        "compared_trials": sum(trial.after(compared_epochs) is not None for trial in trials),
-        "keys": list(searched),
-        "trials": [_row(folder, trial, best, epochs) for trial in _ranked(trials)],
+        "influence": influence_plot(trials, searched, keys, epochs) if effects else None,
+        "compared_epochs": epochs,
+        "compared_trials": sum(trial.after(epochs) is not None for trial in trials),
     }
 
 
@@ -151,7 +168,7 @@ def _row(folder: Path, trial: Trial, best: Trial | None, epochs: int) -> dict[st
         "link": str(report.relative_to(folder)) if report.exists() else "",
         "is_default": trial.number == DEFAULT_TRIAL,
         "is_best": best is not None and trial.number == best.number,
-        "values": [show_value(value) for value in trial.settings.values()],
+        "values": [value_text(value) for value in trial.settings.values()],
         "epochs": f"{trial.epochs}/{epochs}",
         "clean": f"{line['validation_clean_accuracy']:.1f}" if line else "",
         "robust": f"{line['validation_robust_accuracy']:.1f}" if line else "",

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from dynat_ray.errors import UserError
 from dynat_ray.radius import format_radius
-from dynat_ray.report.drawing import NEUTRAL, draw
-from dynat_ray.report.text import interval_text
+from dynat_ray.report.drawing import NEUTRAL, draw, radius_unit
+from dynat_ray.report.text import accuracy_text, align_columns
 
 # Colours that stay apart for readers who do not see all of them.
 _COLOURS = ("#1f6f9f", "#c4502b", "#4f8a5b", "#8a5fa8", "#b08a2e", "#3d4750", "#59a5b5", "#c77da0")
@@ -151,17 +151,9 @@ def side_by_side_table(evaluations: Sequence[Evaluation]) -> str:
     columns, rows = side_by_side(evaluations)
     lines = [["", *columns]]
     for row in rows:
-        cells = [
-            f"{cell['accuracy']:.1f} ({interval_text(cell)})" if cell else "-"
-            for cell in row["cells"]
-        ]
-        lines.append([row["label"], *cells])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = [
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
-    return "\n".join([*table, *(f"  note: {each}" for each in differences(evaluations))])
+        lines.append([row["label"], *map(accuracy_text, row["cells"])])
+    notes = [f"  note: {each}" for each in differences(evaluations)]
+    return "\n".join([align_columns(lines), *notes])
 
 
 def side_by_side_figure(evaluations: Sequence[Evaluation]) -> str:
@@ -171,7 +163,7 @@ def side_by_side_figure(evaluations: Sequence[Evaluation]) -> str:
 
     def lines(figure: Figure) -> None:
         axes = figure.subplots()
-        scale = 255 if evaluations[0].norm == "Linf" else 1
+        scale, unit = radius_unit(evaluations[0].norm)
         for place, (label, (attack, points)) in enumerate(zip(labels, curves, strict=True)):
             color = _COLOURS[place % len(_COLOURS)]
             radii = np.array([eps * scale for eps, _, _ in points])
@@ -179,7 +171,7 @@ def side_by_side_figure(evaluations: Sequence[Evaluation]) -> str:
             axes.plot(radii, accuracies, color=color, marker="o", label=f"{label}, {attack}")
             low, high = np.array([interval for _, _, interval in points]).T
             axes.fill_between(radii, low, high, color=color, alpha=0.13, linewidth=0)
-        axes.set_xlabel("eps, in 255ths" if scale == 255 else "eps")
+        axes.set_xlabel(f"eps{unit}")
         axes.set_ylabel("right, %", color=NEUTRAL)
         axes.set_ylim(-2, 102)
         axes.legend()

@@ -1,11 +1,31 @@
-"""The final table: accuracies on the test split with their intervals."""
+"""Tables for the terminal: the final accuracies of a run, and the trials of a search."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dynat_ray.searching.trial_records import DEFAULT_TRIAL, Trial
+
 MODELS = ("best", "last")
+
+
+def align_columns(rows: Sequence[Sequence[str]], *, markdown: bool = False) -> str:
+    """Returns rows of text as lines in which columns stand below each other.
+
+    Ours: `tabulate` would be one more dependency for these lines, and `rich` wraps what is wider
+    than the terminal.
+
+    Args:
+        rows: Equally many cells each.
+        markdown: As a Markdown table with the first row as its head.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [[c.ljust(width) for c, width in zip(row, widths, strict=True)] for row in rows]
+    if not markdown:
+        return "\n".join("  ".join(line).rstrip() for line in lines)
+    rule = ["-" * width for width in widths]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [lines[0], rule, *lines[1:]])
 
 
 def attack_names(results: Mapping[str, Any]) -> list[str]:
@@ -17,6 +37,19 @@ def interval_text(entry: Mapping[str, Any]) -> str:
     """Returns an entry's 95 % interval, such as `63.9 to 73.5`, or nothing if it has none."""
     interval = entry.get("interval")
     return f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else ""
+
+
+def accuracy_text(entry: Mapping[str, Any] | None) -> str:
+    """Returns an accuracy with its interval, such as `68.9 (63.9 to 73.5)`; `-` for none."""
+    if entry is None:
+        return "-"
+    interval = interval_text(entry)
+    return f"{entry['accuracy']:.1f}" + (f" ({interval})" if interval else "")
+
+
+def value_text(value: Any) -> str:
+    """Returns a setting's value, numbers in three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def final_table(results: Mapping[str, Any]) -> str:
@@ -34,22 +67,40 @@ def final_table(results: Mapping[str, Any]) -> str:
     for model in MODELS:
         entries = results.get(model)
         if entries:
-            rows.append([model, *(_cell(entries.get(attack)) for attack in attacks)])
+            rows.append([model, *(accuracy_text(entries.get(attack)) for attack in attacks)])
     samples = [_samples(results, attack) for attack in attacks]
     rows.append(["test images", *(f"{count:,}" if count else "" for count in samples)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join(["test images still right, in percent (95 % interval)", *lines])
+    return f"test images still right, in percent (95 % interval)\n{align_columns(rows)}"
 
 
-def _cell(entry: Mapping[str, Any] | None) -> str:
-    if entry is None:
-        return "-"
-    interval = interval_text(entry)
-    return f"{entry['accuracy']:.1f}" + (f" ({interval})" if interval else "")
+def trials_table(trials: Sequence[Trial], epochs: int, width: int = 0) -> str:
+    """Returns the trials of a search: number, state, epoch, clean, robust, settings, error.
+
+    What a narrow terminal cuts off are the settings, not how a trial does.
+
+    Args:
+        trials: By number.
+        epochs: Of a whole trial.
+        width: Longest line; 0: no bound.
+    """
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.settings))
+    names = [key.rpartition(".")[2] for key in keys]
+    rows = [["trial", "state", "epoch", "clean", "robust", *names, ""]]
+    for trial in trials:
+        best = trial.best
+        rows.append(
+            [
+                f"{trial.number}{' *' * (trial.number == DEFAULT_TRIAL)}",
+                trial.state,
+                f"{trial.epochs}/{epochs}",
+                f"{best['validation_clean_accuracy']:.1f}" if best else "",
+                f"{best['validation_robust_accuracy']:.1f}" if best else "",
+                *(value_text(trial.settings.get(key)) for key in keys),
+                trial.error,
+            ]
+        )
+    lines = align_columns(rows).splitlines()
+    return "\n".join(line[:width] if width else line for line in lines)
 
 
 def _samples(results: Mapping[str, Any], attack: str) -> int | None:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
 from dynat_ray.config import RunConfig
-from dynat_ray.errors import UserError
-from dynat_ray.searching.distributions import Choice, Distribution, read_distribution
+from dynat_ray.errors import UserError, unknown_name
 from dynat_ray.settings import Settings, flatten, override, read_settings
 
+Distribution = FloatDistribution | IntDistribution | CategoricalDistribution
+
+_KINDS = ("uniform", "loguniform", "int", "logint", "choice")
+# Values of a range that a grid search tries, unless the space says otherwise.
+_GRID_POINTS = 3
 # Trials that differ in these are not judged alike, or can't be compared epoch by epoch.
 _NOT_SEARCHED = (
     "cluster.",
@@ -34,11 +44,13 @@ class Space:
 
     Attributes:
         searched: Distribution of each searched setting, by full key.
+        points: How many values of a setting a grid search tries, where the file says so.
         fixed: Settings that the space sets for all trials.
         content: The file's content as flat settings, to be written down.
     """
 
     searched: dict[str, Distribution]
+    points: dict[str, int]
     fixed: Settings
     content: dict[str, Any]
 
@@ -47,6 +59,40 @@ class Space:
         settings = flatten(asdict(config))
         settings |= {f"model.kwargs.{name}": value for name, value in config.model.kwargs.items()}
         return {key: settings.get(key) for key in self.searched}
+
+    def grid(self) -> dict[str, list[Any]]:
+        """Returns the values of each setting whose combinations a grid search tries."""
+        return {
+            key: spread_values(distribution, self.points.get(key, _GRID_POINTS))
+            for key, distribution in self.searched.items()
+        }
+
+    def grid_size(self) -> int:
+        """Returns how many combinations a grid search tries."""
+        return math.prod(map(len, self.grid().values()))
+
+
+def spread_values(distribution: Distribution, count: int = 3) -> list[Any]:
+    """Returns `count` values from one end of a range to the other, or all of a choice.
+
+    Three of them, the ends and the middle, must all be allowed for the range to be. Optuna has no
+    such values: its grid sampler takes them ready made.
+    """
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    spread = np.geomspace if distribution.log else np.linspace
+    values = spread(distribution.low, distribution.high, count).tolist()
+    if isinstance(distribution, IntDistribution):
+        values = list(map(round, values))
+    return list(dict.fromkeys(values))
+
+
+def describe_distribution(distribution: Distribution) -> str:
+    """Returns a distribution as a person would write it: `0.1 to 10, log` or `sgd or adamw`."""
+    if isinstance(distribution, CategoricalDistribution):
+        return " or ".join(map(str, distribution.choices))
+    ends = f"{distribution.low:g} to {distribution.high:g}"
+    return f"{ends}, log" if distribution.log else ends
 
 
 def read_space(file: Path) -> Space:
@@ -60,12 +106,10 @@ def read_space(file: Path) -> Space:
 
 def parse_space(content: Mapping[str, Any], name: str = "the space") -> Space:
     """Returns the space that flat `content` (full key to value or distribution) describes."""
-    searched = {
-        key: read_distribution(key, value)
-        for key, value in content.items()
-        if isinstance(value, Mapping)
-    }
-    fixed = {key: value for key, value in content.items() if key not in searched}
+    given = {key: value for key, value in content.items() if isinstance(value, Mapping)}
+    searched = {key: _parse_distribution(key, value) for key, value in given.items()}
+    points = {key: _parse_points(key, value) for key, value in given.items() if "points" in value}
+    fixed = {key: value for key, value in content.items() if key not in given}
     if not searched:
         raise UserError(
             f"{name} searches nothing; give a setting a range, such as {{uniform: [0, 1]}}"
@@ -76,7 +120,7 @@ def parse_space(content: Mapping[str, Any], name: str = "the space") -> Space:
                 f"{key} can't be searched: all trials must be judged alike; set it with "
                 f"--{key} or as a plain value in the space"
             )
-    return Space(searched, fixed, dict(content))
+    return Space(searched, points, fixed, dict(content))
 
 
 def check_space(space: Space, default: RunConfig) -> None:
@@ -99,14 +143,18 @@ def check_space(space: Space, default: RunConfig) -> None:
             f"cluster.workers is {default.cluster.workers}; a search needs a fixed number"
         )
     for key, distribution in space.searched.items():
-        for value in distribution.extremes():
+        for value in spread_values(distribution):
             override(default, {key: value})
 
 
 def representatives(space: Space) -> list[Settings]:
     """Returns settings that cover all choices: what must be built once to know that it can be."""
-    choices = {k: d.values for k, d in space.searched.items() if isinstance(d, Choice)}
-    return [{key: value} for key, values in choices.items() for value in values]
+    return [
+        {key: value}
+        for key, distribution in space.searched.items()
+        if isinstance(distribution, CategoricalDistribution)
+        for value in distribution.choices
+    ]
 
 
 def _join_distributions(settings: Settings) -> dict[str, Any]:
@@ -121,3 +169,56 @@ def _join_distributions(settings: Settings) -> dict[str, Any]:
                 continue
         joined[key] = value
     return joined
+
+
+def _parse_distribution(key: str, content: Mapping[str, Any]) -> Distribution:
+    """Reads `{uniform: [0, 1]}` and the like; `key` is the setting, for messages."""
+    kinds = [name for name in content if name != "points"]
+    if len(kinds) != 1:
+        raise UserError(f"{key}: give one of {', '.join(_KINDS)}, such as {{uniform: [0, 1]}}")
+    (kind,) = kinds
+    if kind not in _KINDS:
+        raise unknown_name(f"distribution of {key}", str(kind), _KINDS)
+    values = content[kind]
+    if kind == "choice":
+        if not isinstance(values, list) or len(values) < 2 or "points" in content:
+            raise UserError(f"{key}: choice needs a list of at least two values, not {values!r}")
+        with warnings.catch_warnings():
+            # Lists and the like can't be kept in Optuna's own storage, which we do not use.
+            warnings.simplefilter("ignore")
+            return CategoricalDistribution(values)
+    if not isinstance(values, list) or len(values) != 2:
+        raise UserError(f"{key}: {kind} needs [smallest, largest], not {values!r}")
+    low, high = (_parse_number(key, value) for value in values)
+    log = kind in ("loguniform", "logint")
+    if not low < high:
+        raise UserError(
+            f"{key}: {kind} [{values[0]}, {values[1]}] is no range; the smaller value comes first"
+        )
+    if log and low <= 0:
+        raise UserError(f"{key}: {kind} needs values above 0, not {values[0]}")
+    if kind in ("uniform", "loguniform"):
+        return FloatDistribution(low, high, log=log)
+    if not (low.is_integer() and high.is_integer()):
+        raise UserError(f"{key}: {kind} needs whole numbers, not {values!r}")
+    return IntDistribution(int(low), int(high), log=log)
+
+
+def _parse_points(key: str, content: Mapping[str, Any]) -> int:
+    points = content["points"]
+    if isinstance(points, bool) or not isinstance(points, int) or points < 2:
+        raise UserError(f"{key}: points is {points!r}; it must be a whole number, at least 2")
+    return points
+
+
+def _parse_number(key: str, value: Any) -> float:
+    """Reads `0.1`, `1e-3` (text, in YAML) and `8/255`."""
+    try:
+        if not isinstance(value, (int, float, str)) or isinstance(value, bool):
+            raise ValueError
+        number = float(Fraction(value)) if isinstance(value, str) else float(value)
+        if not math.isfinite(number):
+            raise ValueError
+    except (ValueError, ZeroDivisionError):
+        raise UserError(f"{key}: {value!r} is not a number such as 0.1 or 8/255") from None
+    return number

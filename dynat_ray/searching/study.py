@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from dynat_ray.config import RunConfig, require
 from dynat_ray.errors import UserError, unknown_name
-from dynat_ray.searching.proposals import Kind
 from dynat_ray.searching.ranking import OBJECTIVES
 from dynat_ray.searching.space import Space, parse_space
 from dynat_ray.settings import build_config, flatten
 from dynat_ray.storage.atomic import write_whole
 
+Sampler = Literal["tpe", "random", "grid"]
 _FILE = "search.yaml"
 # What may be changed when a search is resumed; the rest would make its trials incomparable.
 _MAY_CHANGE = ("trials", "finalists")
@@ -27,7 +27,7 @@ class SearchOptions:
 
     Attributes:
         trials: How many, the default setting included.
-        search: `tpe`, `random` or `grid`.
+        search: Which of Optuna's samplers proposes settings.
         objectives: `("robust",)`, or `("clean", "robust")` for both at once.
         seed: Of the proposals.
         finalists: How many of the best AutoAttack judges in the end.
@@ -36,7 +36,7 @@ class SearchOptions:
     """
 
     trials: int
-    search: Kind = "tpe"
+    search: Sampler = "tpe"
     objectives: tuple[str, ...] = ("robust",)
     seed: int = 0
     finalists: int = 3
@@ -48,6 +48,7 @@ class SearchOptions:
         require(self.finalists >= 1, "--finalists", self.finalists, "at least 1")
         require(self.first_rung >= 0, "--first-rung", self.first_rung, "0 (never) or more epochs")
         require(self.reduction > 1, "--reduction", self.reduction, "more than 1")
+        require(self.seed >= 0, "--seed", self.seed, "0 or more")
         for name in self.objectives:
             if name not in OBJECTIVES:
                 raise unknown_name("objective", name, OBJECTIVES)

@@ -83,10 +83,10 @@ def test_a_store_has_the_search_before_its_first_trial(
     (there / "search").mkdir(parents=True)
     keep_below(here, there.as_uri())
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(search_module, "_run_trials", killed)
+    monkeypatch.setattr(search_module, "run_trials", killed)
     with pytest.raises(KeyboardInterrupt):
         run_search(Plan(make_search(small_config), 1, False, 1), here / "search")
     assert (there / "search" / "search.yaml").exists()

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from dynat_ray.report.search_figures import influences
+from dynat_ray.report import search_figures
+from dynat_ray.report.influence import influences
+from dynat_ray.report.search_figures import _height
 from dynat_ray.report.search_page import search_summary, write_search_report
-from dynat_ray.searching.distributions import Choice, Range
 from dynat_ray.searching.study import open_search
-from dynat_ray.searching.trial_records import Trial, trial_folder
+from dynat_ray.searching.trial_records import Trial, read_trials, trial_folder
 from tests.searching.conftest import add_trial, make_search, metrics_line  # noqa: F401  (a fixture)
 
 AddTrial = Callable[..., Trial]
@@ -87,6 +90,39 @@ def test_a_default_that_lacks_a_searched_number_can_be_drawn(
     assert write_search_report(folder).read_text().count("data:image/svg+xml") == 3
 
 
+def test_default_winner_and_stopped_trials_can_be_told_apart(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    painted: list[Figure] = []
+
+    def draw(width: float, height: float, paint: Callable[[Figure], None]) -> str:
+        painted.append(Figure())
+        paint(painted[-1])
+        return ""
+
+    monkeypatch.setattr(search_figures, "draw", draw)
+    trials, searched = read_trials(folder), make_search().space.searched
+    search_figures.parallel_plot(trials, searched, trials[2])
+    looks = [(line.get_color(), line.get_linestyle()) for line in painted[0].axes[0].lines]
+    assert len(looks) == 5
+    assert (search_figures.ROBUST, "-") in looks
+    assert (search_figures._GREEN, "-") in looks
+    assert [style for _, style in looks].count("--") == 3
+    search_figures.pareto_plot(trials, trials[2])
+    words = {text.get_text() for text in painted[1].legends[0].get_texts()}
+    assert words == {"front", "finished", "not finished", "default setting", "winner"}
+
+
+def test_where_a_value_stands_on_its_axis() -> None:
+    decades = FloatDistribution(0.1, 10, log=True)
+    assert _height(decades, 1.0) == pytest.approx(0.5)
+    assert _height(FloatDistribution(2, 4), 4) == 1
+    assert _height(CategoricalDistribution(("x", "y", "z")), "y") == 0.5
+    # The default setting may lie outside, and be 0 where only orders of magnitude are searched.
+    assert _height(decades, 99.0) == pytest.approx(1.05)
+    assert _height(decades, 0.0) == pytest.approx(-0.05)
+
+
 def trials_with(robust: Callable[[float], float]) -> list[Trial]:
     return [
         Trial(n, {"a": a, "c": "x" if a < 0.5 else "y"}, metrics=[metrics_line(0, 90, robust(a))])
@@ -95,7 +131,7 @@ def trials_with(robust: Callable[[float], float]) -> list[Trial]:
 
 
 def test_influence_of_a_setting() -> None:
-    searched = {"a": Range(0, 1), "c": Choice(("x", "y"))}
+    searched = {"a": FloatDistribution(0, 1), "c": CategoricalDistribution(("x", "y"))}
     rising = influences(trials_with(lambda a: 50 + 10 * a**3), searched, epochs=1)
     assert rising[0].key == "a"
     assert rising[0].strength == pytest.approx(1)
@@ -112,12 +148,12 @@ def test_influence_of_a_setting() -> None:
 def test_influence_of_a_number_that_the_default_lacks() -> None:
     default = Trial(99, {"a": None, "c": "x"}, metrics=[metrics_line(0, 90, 1000.0)])
     trials = [default, *trials_with(lambda a: 50 + 10 * a**3)]
-    [found] = influences(trials, {"a": Range(0, 1)}, epochs=1)
+    [found] = influences(trials, {"a": FloatDistribution(0, 1)}, epochs=1)
     assert found.strength == pytest.approx(1)
 
 
 def test_influence_needs_trials_and_equal_epochs() -> None:
-    searched = {"a": Range(0, 1)}
+    searched = {"a": FloatDistribution(0, 1)}
     trials = trials_with(lambda a: a)
     assert influences(trials[:3], searched, epochs=1) == []
     assert influences(trials, searched, epochs=2) == []

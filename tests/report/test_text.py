@@ -1,9 +1,23 @@
-"""The final table in the terminal."""
+"""Tables in the terminal."""
 
 from __future__ import annotations
 
 from dynat_ray.report import final_table
+from dynat_ray.report.text import align_columns, trials_table
+from dynat_ray.searching.trial_records import Trial
 from tests.report.conftest import entry
+from tests.searching.conftest import metrics_line
+
+
+def test_columns_stand_below_each_other() -> None:
+    rows = [["", "clean"], ["pgd_at", "9"], ["b", ""]]
+    assert align_columns(rows).splitlines() == ["        clean", "pgd_at  9", "b"]
+    assert align_columns(rows, markdown=True).splitlines() == [
+        "|        | clean |",
+        "| ------ | ----- |",
+        "| pgd_at | 9     |",
+        "| b      |       |",
+    ]
 
 
 def test_has_models_attacks_intervals_and_samples() -> None:
@@ -29,3 +43,29 @@ def test_takes_a_table_with_holes() -> None:
     assert lines[2].split() == ["best", "97.0", "-"]
     assert lines[3].split()[:2] == ["last", "-"]
     assert lines[4].split() == ["test", "images", "5", "360"]
+
+
+def test_trials_of_a_search() -> None:
+    settings = {"method.gap_coef": 0.0, "method.kl_temperature": 1.0, "optim.name": "sgd"}
+    robust = [20.0, 40.0, 30.0, 35.0]
+    lines = [metrics_line(epoch, value + 10, value) for epoch, value in enumerate(robust)]
+    trials = [
+        Trial(0, settings, "finished", metrics=lines),
+        Trial(1, settings, "failed", error="loss is not finite"),
+        Trial(2, settings | {"optim.name": None}),
+    ]
+    text = trials_table(trials, epochs=4).splitlines()
+    assert text[0].split() == [
+        "trial",
+        "state",
+        "epoch",
+        "clean",
+        "robust",
+        "gap_coef",
+        "kl_temperature",
+        "name",
+    ]
+    assert text[1].split() == ["0", "*", "finished", "4/4", "50.0", "40.0", "0", "1", "sgd"]
+    assert text[2].split()[1] == "failed"
+    assert text[2].endswith("loss is not finite")
+    assert max(map(len, trials_table(trials, epochs=4, width=30).splitlines())) == 30

@@ -5,11 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
-from dynat_ray.searching.distributions import Choice, Range
-from dynat_ray.searching.space import Space, check_space, read_space, representatives
+from dynat_ray.searching.space import (
+    Space,
+    check_space,
+    read_space,
+    representatives,
+    spread_values,
+)
 from dynat_ray.settings import build_config, read_recipe
 
 SHIPPED = sorted((Path(__file__).parents[2] / "tune_spaces").glob("*.yaml"))
@@ -28,10 +34,10 @@ def test_the_spaces_that_ship_are_valid(file: Path) -> None:
     assert default.keys() == space.searched.keys()
     # The default setting is a point of the space, from which the search can learn.
     for key, distribution in space.searched.items():
-        if isinstance(distribution, Range):
-            assert 0 <= distribution.position(default[key]) <= 1, key
+        if isinstance(distribution, CategoricalDistribution):
+            assert default[key] in distribution.choices, key
         else:
-            assert default[key] in distribution.extremes(), key
+            assert distribution.low <= default[key] <= distribution.high, key
 
 
 def test_all_four_ship() -> None:
@@ -50,11 +56,14 @@ def test_what_a_file_says(tmp_path: Path) -> None:
     space = read_space(file)
     assert space.fixed == {"method.name": "trades"}
     assert space.searched == {
-        "method.beta": Range(1, 10, log=True),
-        "attack.steps": Range(1, 10, whole=True),
-        "optim.lr": Range(0.01, 0.1, points=2),
-        "model.kwargs.base_width": Choice((8, 16)),
+        "method.beta": FloatDistribution(1, 10, log=True),
+        "attack.steps": IntDistribution(1, 10),
+        "optim.lr": FloatDistribution(0.01, 0.1),
+        "model.kwargs.base_width": CategoricalDistribution((8, 16)),
     }
+    assert space.grid()["attack.steps"] == [1, 6, 10]
+    assert space.grid()["optim.lr"] == [0.01, 0.1]
+    assert space.grid_size() == 3 * 3 * 2 * 2
     default = space.default(check(space))
     assert default["model.kwargs.base_width"] == 16
     assert representatives(space) == [
@@ -104,3 +113,12 @@ def test_mistakes_in_what_all_trials_share() -> None:
         check(space, **{"data.val_fraction": 0})
     with pytest.raises(UserError, match="fixed number"):
         check(space, **{"cluster.workers": "1..2"})
+
+
+def test_values_spread_over_a_distribution() -> None:
+    assert spread_values(FloatDistribution(0, 1)) == [0.0, 0.5, 1.0]
+    decades = spread_values(FloatDistribution(0.1, 10, log=True))
+    assert decades == pytest.approx([0.1, 1, 10])
+    assert decades[-1] == 10
+    assert spread_values(IntDistribution(1, 3), 9) == [1, 2, 3]
+    assert spread_values(CategoricalDistribution(("a", "b"))) == ["a", "b"]
