@@ -98,7 +98,7 @@ def fit(
         train_loop_config={
             "run_folder": str(run_folder),
             "address": "" if mirror is None else mirror.address,
-            "stop_key": signals.key,
+            "stop_key": signals.flag,
         },
         torch_config=ListeningTorch(timeout_s=_COLLECTIVE_TIMEOUT),
         scaling_config=ScalingConfig(
@@ -138,7 +138,7 @@ def fit(
     if answer and answer["error"]:
         raise UserError(answer["error"])
     # Told after the workers' last look, the command must not go on to the evaluation.
-    if signals.told or (answer and answer["stopped"]):
+    if signals.received or (answer and answer["stopped"]):
         raise Stopped(
             "a checkpoint is written; the same command with --name "
             f"{run_folder.name} --resume goes on from it"

@@ -21,6 +21,7 @@ from dynat_ray.config import RunConfig
 from dynat_ray.data import load_labels, load_split
 from dynat_ray.distributed.mirror_follower import fetch_measured
 from dynat_ray.distributed.placement_groups import remove_all_groups
+from dynat_ray.distributed.ray_internals import HEAD_NODE
 from dynat_ray.distributed.ray_trainer import resolve_workers
 from dynat_ray.distributed.search_progress import SearchPrinter
 from dynat_ray.distributed.table import measure
@@ -49,7 +50,7 @@ from dynat_ray.training.setup import check_run, split_training
 
 # Only the head node has this resource. A trial's own process asks for a trace of it and for no
 # CPU, so that it never takes what the workers of some trial wait for.
-_ON_HEAD = {"cpu": 0, "node:__internal_head__": 0.0001}
+_ON_HEAD = {"cpu": 0, HEAD_NODE: 0.0001}
 _TUNE_FOLDER = "tune"
 
 
@@ -238,7 +239,7 @@ class _NoLines(TrialProgressCallback):
 def _write_missing_reports(folder: Path) -> None:
     """Writes the report of trials that were stopped, on as many CPUs as this machine has."""
     # Nowhere else: where the search is kept in a store, the folder is of this machine.
-    share = {"node:__internal_head__": round(1 / (os.cpu_count() or 1), 4)}
+    share = {HEAD_NODE: round(1 / (os.cpu_count() or 1), 4)}
     write = ray.remote(num_cpus=0, resources=share)(write_report)
     answers = {
         trial.number: write.remote(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -18,6 +17,7 @@ from ray.train import CheckpointUploadMode as Upload
 from dynat_ray.distributed.notices import WorkerNotices
 from dynat_ray.distributed.placement_groups import GROUP, current_group
 from dynat_ray.distributed.progress import add_note
+from dynat_ray.distributed.ray_internals import silence_reports
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_folders
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.run_folder import read_run_config
@@ -91,10 +91,7 @@ def run_worker(arguments: dict[str, Any]) -> dict[str, str]:
     Returns:
         `error`, what the user can correct, and `stopped`; empty: neither.
     """
-    # Ray Train logs every report of every worker here, whatever the log level of the run is.
-    import ray.train.v2._internal.execution.context as context
-
-    logging.getLogger(context.__file__).setLevel(logging.CRITICAL)
+    silence_reports()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if not arguments["address"]:
         return _train(Path(arguments["run_folder"]), None, arguments["stop_key"])
