@@ -13,21 +13,29 @@ from dynat_ray.distributed.cluster import connect, require_shared_storage, side_
 import ray
 
 from dynat_ray.config import RunConfig
+from dynat_ray.distributed.ray_internals import HEAD_NODE
 from dynat_ray.distributed.ray_trainer import resolve_workers
 from dynat_ray.distributed.training_run import resolve, run, with_absolute_paths
 from dynat_ray.errors import UserError
 from dynat_ray.report.comparison_page import run_folder, write_comparison
 from dynat_ray.settings import build_config, dump_config, flatten, read_settings
-from dynat_ray.storage.atomic import write_whole
 from dynat_ray.storage.mirror import Mirror
-from dynat_ray.storage.run_folder import changed_settings, read_run_config
+from dynat_ray.storage.resumable_folder import FolderKind, open_folder
+from dynat_ray.storage.run_folder import config_settings, read_run_config
 
 # Only the head node has this resource. A run's own process takes a trace of it and no CPU, so that
 # it never takes what the workers of some run wait for.
-_ON_HEAD = {"node:__internal_head__": 0.0001}
+_ON_HEAD = {HEAD_NODE: 0.0001}
 _FILE = "compare.yaml"
 # What may be changed when a comparison is resumed; the rest would make its runs incomparable.
 _MAY_CHANGE = ("cluster.", "train.seed")
+_COMPARISON = FolderKind(
+    name="comparison",
+    file=_FILE,
+    read=lambda folder: config_settings(build_config([read_settings(folder / _FILE)])),
+    may_change=lambda key: key.startswith(_MAY_CHANGE),
+    keeps_first=True,
+)
 
 
 @dataclass(frozen=True)
@@ -113,28 +121,11 @@ def _checked(common: RunConfig, runs: Sequence[ComparedRun]) -> tuple[RunConfig,
 
 def _open(folder: Path, common: RunConfig, *, resume: bool) -> None:
     """Creates a comparison's folder, or opens it again under the settings that it began with."""
-    file = folder / _FILE
-    if file.exists():
-        if not resume:
-            raise UserError(f"the folder {folder} exists; add --resume to go on, or give a --name")
-        before = build_config([read_settings(file)])
-        for change in changed_settings(before, common):
-            if not change.startswith(_MAY_CHANGE):
-                raise UserError(
-                    f"the comparison {folder} can't be resumed with another setting ({change}); "
-                    "give the new comparison another --name"
-                )
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"the folder {folder} exists and holds no {_FILE}; give another --name")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, dump_config(common))
-    except OSError as error:
-        raise UserError(f"the folder {folder} can't be written: {error}") from None
+    text = dump_config(common)
+    open_folder(_COMPARISON, folder, config_settings(common), text, resume=resume)
     if mirror := Mirror.of(folder):
         # A command that is killed sends nothing any more.
-        mirror.push()
+        mirror.push(only=(_FILE,))
 
 
 def _run_all(

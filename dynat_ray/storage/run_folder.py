@@ -18,15 +18,25 @@ import yaml
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
 from dynat_ray.hardware import processor_name
-from dynat_ray.settings import build_config, dump_config, flatten, read_settings
+from dynat_ray.settings import Settings, build_config, dump_config, flatten, read_settings
 from dynat_ray.storage.atomic import write_whole
+from dynat_ray.storage.resumable_folder import FolderKind, open_folder
 
 _PACKAGES = ("dynat-ray", "torch", "torchvision", "timm", "ray", "ffcv", "numpy", "pyautoattack")
+_CONFIG = "config.yaml"
 # What a resumed run can't change: its checkpoints would mean something else.
 _FIXED = (
     *("model.", "method.name", "threat.norm", "optim.name"),
     # These and the seed say which images train and which are held out.
     *("data.path", "data.limit", "data.val_fraction", "train.seed"),
+)
+_RUN = FolderKind(
+    name="run",
+    file=_CONFIG,
+    read=lambda folder: config_settings(read_run_config(folder)),
+    may_change=lambda key: not key.startswith(_FIXED),
+    # A trial of a search has its record there before it begins.
+    joins_others=True,
 )
 
 
@@ -50,37 +60,22 @@ def open_run_folder(folder: Path, config: RunConfig, *, resume: bool) -> list[st
         UserError: The folder exists and `resume` is False; a setting differs that can't be
             changed; the disk is full or read-only.
     """
-    file = folder / "config.yaml"
-    changed: list[str] = []
-    if file.exists():
-        if not resume:
-            raise UserError(
-                f"the run {folder} exists; add --resume to go on with it, or give another --name"
-            )
-        changed = changed_settings(read_run_config(folder), config)
-        for change in changed:
-            if change.startswith(_FIXED):
-                raise UserError(
-                    f"the run {folder} can't be resumed with another setting ({change}); give the "
-                    "new run another --name"
-                )
-    elif folder.exists() and any(folder.iterdir()) and not resume:
-        raise UserError(f"the folder {folder} exists and is not empty; give another --name")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, dump_config(config))
-    except OSError as error:
-        raise UserError(f"the run folder {folder} can't be written: {error}") from None
-    return changed
+    text = dump_config(config)
+    return open_folder(_RUN, folder, config_settings(config), text, resume=resume)
 
 
 def read_run_config(folder: Path) -> RunConfig:
     """Returns the config that a run was made with."""
     try:
-        settings = read_settings(folder / "config.yaml")
+        settings = read_settings(folder / _CONFIG)
     except UserError as error:
         raise UserError(f"{folder} is not a run folder: {error}") from None
     return build_config([settings])
+
+
+def config_settings(config: RunConfig) -> Settings:
+    """Returns a config's settings by key, as they come back from a file."""
+    return flatten(yaml.safe_load(dump_config(config)))
 
 
 def write_environment(folder: Path, facts: dict[str, Any], command: str = "") -> None:
@@ -113,17 +108,6 @@ def write_environment(folder: Path, facts: dict[str, Any], command: str = "") ->
         **facts,
     }
     write_whole(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
-
-
-def changed_settings(before: RunConfig, now: RunConfig) -> list[str]:
-    """Returns the settings that differ, as `key: old -> new`."""
-    old, new = (flatten(yaml.safe_load(dump_config(config))) for config in (before, now))
-    keys = dict.fromkeys([*new, *old])
-    return [
-        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
-        for key in keys
-        if old.get(key) != new.get(key)
-    ]
 
 
 def _module_and_arguments() -> list[str]:
