@@ -54,6 +54,11 @@ class ComparedRun:
     config: RunConfig
     after: str = ""
 
+    @property
+    def name(self) -> str:
+        """In words."""
+        return f"{self.label}, seed {self.seed}"
+
 
 def compare(
     common: RunConfig,
@@ -81,24 +86,24 @@ def compare(
     common, runs = _checked(common, runs)
     connect()
     require_shared_storage(out_given)
-    cluster = common.cluster
-    workers, _, gpu = resolve_workers(cluster)
-    slots = side_by_side(workers, cluster.cpus_per_worker, gpu)
+    workers = resolve_workers(common.cluster)
+    slots = side_by_side(workers.fewest, common.cluster.cpus_per_worker, workers.gpu)
     _open(folder, common, resume=resume)
     seeds: dict[str, list[int]] = {}
     for each in runs:
         seeds.setdefault(each.label, []).append(each.seed)
     print(
         f"compare   {len(seeds)} methods, {len(runs)} runs, {min(slots, len(runs))} side by side, "
-        f"{workers} {'GPU' if gpu else 'CPU'} worker{'s' * (workers > 1)} each\nfolder    {folder}",
+        f"{workers.fewest} {'GPU' if workers.gpu else 'CPU'} worker{'s' * (workers.fewest > 1)} "
+        f"each\nfolder    {folder}",
         flush=True,
     )
 
-    def tell(number: int, done: ComparedRun, words: str) -> None:
-        print(f"[{number}/{len(runs)}] {done.label}, seed {done.seed}: {words}", flush=True)
+    def on_end(number: int, ended: ComparedRun, words: str) -> None:
+        print(f"[{number}/{len(runs)}] {ended.name}: {words}", flush=True)
         write_comparison(folder, seeds)
 
-    errors = _run_all(runs, folder, slots, tell)
+    errors = _Schedule(runs, folder, slots, on_end).finish()
     table = write_comparison(folder, seeds)
     if errors:
         raise UserError(
@@ -128,44 +133,63 @@ def _open(folder: Path, common: RunConfig, *, resume: bool) -> None:
         mirror.push(only=(_FILE,))
 
 
-def _run_all(
-    runs: Sequence[ComparedRun],
-    folder: Path,
-    slots: int,
-    tell: Callable[[int, ComparedRun, str], None],
-) -> list[str]:
-    """Runs what is left, `slots` at a time; returns a sentence for each run that failed."""
-    start = ray.remote(num_cpus=0, max_retries=0, resources=_ON_HEAD)(_one_run)
-    waiting = list(runs)
-    running: dict[Any, ComparedRun] = {}
-    failed: dict[tuple[str, int], str] = {}
-    ended: set[tuple[str, int]] = set()
+class _Schedule:
+    """The runs of a comparison: those that wait, run and have ended.
 
-    def end(which: ComparedRun, error: str) -> None:
-        if error:
-            failed[which.label, which.seed] = f"{which.label}, seed {which.seed}: {error}"
-        ended.add((which.label, which.seed))
-        tell(len(ended), which, f"failed: {error}" if error else "done")
+    Args:
+        runs: All.
+        folder: Of the comparison.
+        slots: How many run side by side.
+        on_end: Called after each run with how many have ended, the run, and how it ended.
+    """
 
-    while waiting or running:
-        ready = [r for r in waiting if not r.after or (r.after, r.seed) in ended]
+    def __init__(
+        self,
+        runs: Sequence[ComparedRun],
+        folder: Path,
+        slots: int,
+        on_end: Callable[[int, ComparedRun, str], None],
+    ) -> None:
+        self._folder, self._slots, self._on_end = folder, slots, on_end
+        self._waiting = list(runs)
+        self._running: dict[Any, ComparedRun] = {}
+        # Label and seed to what went wrong; empty: nothing.
+        self._ended: dict[tuple[str, int], str] = {}
+        self._start = ray.remote(num_cpus=0, max_retries=0, resources=_ON_HEAD)(_one_run)
+
+    def finish(self) -> list[str]:
+        """Does all runs that are left; returns a sentence for each that failed."""
+        while self._waiting or self._running:
+            self._fill_slots()
+            if self._running:
+                (answer, *_), _ = ray.wait(list(self._running), num_returns=1)
+                self._end(self._running.pop(answer), _error_of(answer))
+        return [
+            f"{label}, seed {seed}: {error}"
+            for (label, seed), error in self._ended.items()
+            if error
+        ]
+
+    def _fill_slots(self) -> None:
+        ready = [r for r in self._waiting if not r.after or (r.after, r.seed) in self._ended]
         for each in ready:
-            # Runs that have ended take no slot.
-            if len(running) == slots:
-                break
-            waiting.remove(each)
-            place = run_folder(folder, each.label, each.seed)
-            if (each.after, each.seed) in failed:
-                end(each, f"the run of '{each.after}' that it needs has failed")
-            elif _is_done(each.config, place):
-                end(each, "")
+            if len(self._running) == self._slots:
+                return
+            self._waiting.remove(each)
+            folder = run_folder(self._folder, each.label, each.seed)
+            # What has ended or can't be done takes no slot.
+            if self._ended.get((each.after, each.seed)):
+                self._end(each, f"the run of '{each.after}' that it needs has failed")
+            elif _is_done(each.config, folder):
+                self._end(each, "")
             else:
-                command = f"{each.label}, seed {each.seed} of the comparison {folder}"
-                running[start.remote(asdict(each.config), str(place), command)] = each
-        if running:
-            (answer, *_), _ = ray.wait(list(running), num_returns=1)
-            end(running.pop(answer), _error_of(answer))
-    return list(failed.values())
+                command = f"{each.name} of the comparison {self._folder}"
+                answer = self._start.remote(asdict(each.config), str(folder), command)
+                self._running[answer] = each
+
+    def _end(self, run: ComparedRun, error: str) -> None:
+        self._ended[run.label, run.seed] = error
+        self._on_end(len(self._ended), run, f"failed: {error}" if error else "done")
 
 
 def _is_done(config: RunConfig, folder: Path) -> bool:

@@ -55,19 +55,18 @@ def run(
     config, info, loader = resolve(config)
     connect()
     require_shared_storage(out_given)
-    low, high, gpu = resolve_workers(config.cluster)
+    workers = resolve_workers(config.cluster)
     changed = open_run_folder(folder, config, resume=resume)
     mirror = Mirror.of(folder)
     require_everywhere([Path(config.data.path), *([] if mirror else [folder / "config.yaml"])])
-    workers = str(low) if low == high else f"{low} to {high}"
-    facts = {"workers": workers, "device": "cuda" if gpu else "cpu", "loader": loader}
+    facts = workers.facts() | {"loader": loader}
     write_environment(folder, facts, command)
     print(describe_run(config, info, mirror.address if mirror else folder, facts), flush=True)
     for change in changed:
         print(f"changed since the run began: {change}", flush=True)
     if not is_trained(config, folder):
         fit(config, folder)
-    results = finish(config, folder, workers=high)
+    results = finish(config, folder, workers=workers.most)
     if mirror is not None:
         mirror.push()
     return results
