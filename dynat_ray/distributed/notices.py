@@ -28,7 +28,7 @@ from dynat_ray.distributed.ray_internals import (
 from dynat_ray.training.session import Notice
 
 _SIGTERM_STATUS = 128 + signal.SIGTERM  # What a shell calls the exit of a process that it ended.
-_SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_BETWEEN_POLLS = 0.5
 # A worker that received SIGTERM ends then at the latest, whatever it is in the middle of.
 _GRACE_SECONDS = 120.0
 # Ray's way to set up the process group of PyTorch; its static type is none that can be extended.
@@ -78,14 +78,14 @@ class WorkerNotices:
 
     def __init__(self, stop_flag: str, rank: int) -> None:
         self._stop_flag, self._rank = stop_flag, rank
-        self._looked = 0.0
+        self._polled = 0.0
         self._known: ray.train.PreemptionInfo | None = None
 
-    def look(self) -> Notice:
+    def poll(self) -> Notice:
         """Returns what is new since the last call of `saved`."""
         now = time.monotonic()
-        if self._rank == 0 and now - self._looked >= _SECONDS_BETWEEN_LOOKS:
-            self._looked = now
+        if self._rank == 0 and now - self._polled >= _SECONDS_BETWEEN_POLLS:
+            self._polled = now
             if flag_is_set(self._stop_flag):
                 return Notice.STOP
         if _WorkerSignal.received or preemption_info() != self._known:

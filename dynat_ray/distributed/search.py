@@ -44,8 +44,8 @@ from dynat_ray.searching.trial_records import (
 from dynat_ray.searching.trials_table import write_trials_table
 from dynat_ray.settings import dump_config, override
 from dynat_ray.storage.atomic import write_whole
+from dynat_ray.storage.environment import write_environment
 from dynat_ray.storage.mirror import Mirror
-from dynat_ray.storage.run_folder import write_environment
 from dynat_ray.training.setup import check_run, split_training
 
 # Only the head node has this resource. A trial's own process asks for a trace of it and for no

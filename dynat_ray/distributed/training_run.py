@@ -23,8 +23,9 @@ from dynat_ray.report import write_report
 from dynat_ray.settings import override
 from dynat_ray.storage.atomic import write_whole
 from dynat_ray.storage.description import describe_run
+from dynat_ray.storage.environment import write_environment
 from dynat_ray.storage.mirror import Mirror
-from dynat_ray.storage.run_folder import open_run_folder, write_environment
+from dynat_ray.storage.run_folder import open_run_folder
 from dynat_ray.training.final_models import trained_epochs
 from dynat_ray.training.setup import check_run
 

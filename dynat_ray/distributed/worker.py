@@ -77,7 +77,7 @@ class RaySession:
         self.push()
 
     def notice(self) -> Notice:
-        return self._notices.look()
+        return self._notices.poll()
 
     def saved(self) -> None:
         self._notices.saved()
