@@ -1,4 +1,4 @@
-"""Keeps the command's copy of a run up to date while workers write to a store."""
+"""Keeps the command's mirror of a run up to date while workers write to the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A look at something that changes, again and again while a context lasts."""
+"""Polling something that changes while a context lasts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ WatchingT = TypeVar("WatchingT", bound="Watching")
 
 
 class Watching(ABC):
-    """Looks in a thread of its own, and once more when the context ends.
+    """Polls in a thread of its own, and once more when the context ends.
 
     Args:
-        seconds: Between two looks.
+        seconds: Between two polls.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -41,7 +41,7 @@ class Watching(ABC):
         """Takes in what has changed."""
 
     def look_last(self) -> None:
-        """The look when all is over."""
+        """Takes in the last changes, when all is over."""
         self.look()
 
     def _follow(self) -> None:

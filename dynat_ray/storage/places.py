@@ -24,7 +24,7 @@ class Place:
     Attributes:
         folder: To write to.
         given: The user named a folder or store that all machines see.
-        address: Of the object store that the folder is kept in; empty: none.
+        address: Of the object store that the folder is mirrored in; empty: none.
     """
 
     folder: Path
@@ -32,7 +32,7 @@ class Place:
     address: str = ""
 
     def written(self, name: str) -> str:
-        """Returns what to call a file of it."""
+        """Returns the path or address of a file of it, as the user is shown it."""
         return join(self.address, name) if self.address else str(self.folder / name)
 
 
@@ -86,7 +86,7 @@ def fetched(run: str) -> Iterator[str]:
 
 
 def written_at(file: Path) -> Path | str:
-    """Returns what to call a file: its address, if it lies in a folder that stands for a store."""
+    """Returns a file as the user is shown it: by its address, if its folder is mirrored."""
     mirror = Mirror.of(file)
     return file if mirror is None else mirror.address
 

@@ -79,7 +79,7 @@ def test_a_path_that_one_of_two_machines_lacks(
         require_everywhere([tmp_path, tmp_path / "missing"])
 
 
-def test_a_command_that_is_told_to_end_says_one_word() -> None:
+def test_a_command_that_gets_sigterm_says_one_word() -> None:
     command = (
         "import ray, time\n"
         "from dynat_ray.cli import run\n"
