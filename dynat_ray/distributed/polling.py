@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TypeVar
 
-WatchingT = TypeVar("WatchingT", bound="Watching")
+PollerT = TypeVar("PollerT", bound="Poller")
 
 
-class Watching(ABC):
+class Poller(ABC):
     """Polls in a thread of its own, and once more when the context ends.
 
     Args:
@@ -22,7 +22,7 @@ class Watching(ABC):
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
-    def __enter__(self: WatchingT) -> WatchingT:
+    def __enter__(self: PollerT) -> PollerT:
         self._thread.start()
         return self
 
@@ -34,16 +34,16 @@ class Watching(ABC):
     ) -> None:
         self._done.set()
         self._thread.join()
-        self.look_last()
+        self.poll_last()
 
     @abstractmethod
-    def look(self) -> None:
+    def poll(self) -> None:
         """Takes in what has changed."""
 
-    def look_last(self) -> None:
+    def poll_last(self) -> None:
         """Takes in the last changes, when all is over."""
-        self.look()
+        self.poll()
 
     def _follow(self) -> None:
         while not self._done.wait(self._seconds):
-            self.look()
+            self.poll()

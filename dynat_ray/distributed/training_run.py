@@ -21,7 +21,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.methods import standard_model_key
 from dynat_ray.report import write_report
 from dynat_ray.settings import override
-from dynat_ray.storage.atomic import write_whole
+from dynat_ray.storage.atomic import atomic_write_text
 from dynat_ray.storage.description import describe_run
 from dynat_ray.storage.environment import write_environment
 from dynat_ray.storage.mirror import Mirror
@@ -119,7 +119,7 @@ def finish(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:
     results = measure_run(config, folder, workers=workers)
     file = folder / "results.json"
     try:
-        write_whole(file, json.dumps(results, indent=2) + "\n")
+        atomic_write_text(file, json.dumps(results, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"{file} can't be written: {error}") from None
     write_report(folder)

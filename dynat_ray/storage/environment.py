@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from dynat_ray.hardware import processor_name
-from dynat_ray.storage.atomic import write_whole
+from dynat_ray.storage.atomic import atomic_write_text
 
 _PACKAGES = ("dynat-ray", "torch", "torchvision", "timm", "ray", "ffcv", "numpy", "pyautoattack")
 
@@ -49,7 +49,7 @@ def write_environment(folder: Path, facts: dict[str, Any], command: str = "") ->
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **facts,
     }
-    write_whole(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
+    atomic_write_text(folder / "environment.json", json.dumps(environment, indent=2) + "\n")
 
 
 def _module_and_arguments() -> list[str]:

@@ -68,7 +68,7 @@ def join(address: str, name: str) -> str:
     return f"{base.rstrip('/')}/{name}{mark}{options}" if name != "." else address
 
 
-def keep_below(parent: Path, address: str) -> None:
+def set_mirror_address(parent: Path, address: str) -> None:
     """Tells all processes of this machine that folders in `parent` are mirrored in a store.
 
     Args:
@@ -95,7 +95,7 @@ class Mirror:
 
     @classmethod
     def of(cls, folder: Path) -> Mirror | None:
-        """Returns the mirror of a folder that `keep_below` stands for; None for any other."""
+        """Returns the mirror of a folder below a `set_mirror_address`; None for any other."""
         for parent in folder.parents:
             if (parent / _ADDRESS_FILE).is_file():
                 address = (parent / _ADDRESS_FILE).read_text()

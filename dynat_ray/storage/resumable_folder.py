@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dynat_ray.errors import UserError
 from dynat_ray.settings import Settings
-from dynat_ray.storage.atomic import write_whole
+from dynat_ray.storage.atomic import atomic_write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def open_folder(
     if not exists or not kind.keeps_first:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / kind.file, text)
+            atomic_write_text(folder / kind.file, text)
         except OSError as error:
             raise UserError(
                 f"the {kind.name}'s folder {folder} can't be written: {error}"
