@@ -65,10 +65,10 @@ def test_a_store_can_not_hand_on_the_standard_model(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     @contextmanager
-    def kept_in_store(parent: str, name: str) -> Iterator[Path]:
+    def mirrored_folder(parent: str, name: str) -> Iterator[Path]:
         yield tmp_path / name
 
-    monkeypatch.setattr(places, "kept_in_store", kept_in_store)
+    monkeypatch.setattr(places, "mirrored_folder", mirrored_folder)
     with pytest.raises(UserError, match=r"deep_defense and hat start from .*--out"):
         main(["--methods", "trades,deep_defense,hat", "--out", "s3://bucket/runs"])
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,8 @@ import torch
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
 from dynat_ray.models import load_model
-from dynat_ray.storage.run_folder import open_run_folder, write_environment
+from dynat_ray.storage.environment import write_environment
+from dynat_ray.storage.run_folder import open_run_folder
 from dynat_ray.training.checkpoint import read_checkpoint
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.trainer import train

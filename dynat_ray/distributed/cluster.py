@@ -16,7 +16,7 @@ _QUIET = {
 _QUIET_PROCESSES = 8
 _STARTS = 3
 _TIMED_OUT = "timed out during startup"
-# Said of every small machine on which several runs start side by side.
+# A message about every small machine on which several runs start side by side.
 _CHATTER = "maximum expected startup concurrency"
 for _name, _value in _QUIET.items():
     os.environ.setdefault(_name, _value)
@@ -25,12 +25,15 @@ import logging  # noqa: E402
 import threading  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
 
 import ray  # noqa: E402
-from ray._private import ray_constants  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
+from dynat_ray.distributed.ray_internals import (  # noqa: E402
+    autoscaling_limits,
+    hide_messages,
+    stay_on_loopback,
+)
 from dynat_ray.errors import UserError  # noqa: E402
 from dynat_ray.interrupt import interrupt_on_sigterm  # noqa: E402
 
@@ -54,7 +57,7 @@ def connect() -> None:
 def _start() -> None:
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        _leave_out_chatter()
+        hide_messages(_CHATTER)
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except ValueError:
@@ -73,9 +76,7 @@ def _start() -> None:
     os.environ.setdefault(
         "RAY_worker_maximum_startup_concurrency", str(max(_QUIET_PROCESSES, os.cpu_count() or 1))
     )
-    # Ray listens on all interfaces even for one machine, unless it thinks that it has no others.
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    os.environ.setdefault(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0")
+    stay_on_loopback()
     for _ in range(_STARTS):
         try:
             # With its dashboard, though nobody looks at it: the State API is a part of that.
@@ -93,17 +94,6 @@ def _start() -> None:
     )
 
 
-def _leave_out_chatter() -> None:
-    """Keeps from the terminal that Ray started many processes; other messages of nodes stay."""
-    show = ray._private.worker.print_to_stdstream
-
-    def show_others(data: dict[str, Any], ignore_prefix: bool) -> None:
-        if not any(_CHATTER in line for line in data["lines"]):
-            show(data, ignore_prefix)
-
-    ray._private.worker.print_to_stdstream = show_others
-
-
 def cluster_total(kind: str) -> float:
     """Returns how much of a resource (`CPU`, `GPU`) all nodes have."""
     connect()
@@ -118,9 +108,7 @@ def cluster_limit(kind: str) -> float:
 def _autoscaling_limit(kind: str) -> float:
     """Returns how much of a resource all nodes can have where Ray starts nodes itself, else 0."""
     connect()
-    # The public API tells what is there, not what may come.
-    allowed = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    return float(allowed.get(kind, 0))
+    return autoscaling_limits().get(kind, 0.0)
 
 
 def require_cluster(workers: int, cpus_per_worker: int, gpu: bool) -> None:

@@ -13,21 +13,29 @@ from dynat_ray.distributed.cluster import connect, require_shared_storage, side_
 import ray
 
 from dynat_ray.config import RunConfig
+from dynat_ray.distributed.ray_internals import HEAD_NODE
 from dynat_ray.distributed.ray_trainer import resolve_workers
 from dynat_ray.distributed.training_run import resolve, run, with_absolute_paths
 from dynat_ray.errors import UserError
 from dynat_ray.report.comparison_page import run_folder, write_comparison
 from dynat_ray.settings import build_config, dump_config, flatten, read_settings
-from dynat_ray.storage.atomic import write_whole
 from dynat_ray.storage.mirror import Mirror
-from dynat_ray.storage.run_folder import changed_settings, read_run_config
+from dynat_ray.storage.resumable_folder import FolderKind, open_folder
+from dynat_ray.storage.run_folder import config_settings, read_run_config
 
 # Only the head node has this resource. A run's own process takes a trace of it and no CPU, so that
 # it never takes what the workers of some run wait for.
-_ON_HEAD = {"node:__internal_head__": 0.0001}
+_ON_HEAD = {HEAD_NODE: 0.0001}
 _FILE = "compare.yaml"
 # What may be changed when a comparison is resumed; the rest would make its runs incomparable.
 _MAY_CHANGE = ("cluster.", "train.seed")
+_COMPARISON = FolderKind(
+    name="comparison",
+    file=_FILE,
+    read=lambda folder: config_settings(build_config([read_settings(folder / _FILE)])),
+    may_change=lambda key: key.startswith(_MAY_CHANGE),
+    keeps_first=True,
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,11 @@ class ComparedRun:
     seed: int
     config: RunConfig
     after: str = ""
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return f"{self.label}, seed {self.seed}"
 
 
 def compare(
@@ -73,24 +86,24 @@ def compare(
     common, runs = _checked(common, runs)
     connect()
     require_shared_storage(out_given)
-    cluster = common.cluster
-    workers, _, gpu = resolve_workers(cluster)
-    slots = side_by_side(workers, cluster.cpus_per_worker, gpu)
+    workers = resolve_workers(common.cluster)
+    slots = side_by_side(workers.fewest, common.cluster.cpus_per_worker, workers.gpu)
     _open(folder, common, resume=resume)
     seeds: dict[str, list[int]] = {}
     for each in runs:
         seeds.setdefault(each.label, []).append(each.seed)
     print(
         f"compare   {len(seeds)} methods, {len(runs)} runs, {min(slots, len(runs))} side by side, "
-        f"{workers} {'GPU' if gpu else 'CPU'} worker{'s' * (workers > 1)} each\nfolder    {folder}",
+        f"{workers.fewest} {'GPU' if workers.gpu else 'CPU'} worker{'s' * (workers.fewest > 1)} "
+        f"each\nfolder    {folder}",
         flush=True,
     )
 
-    def tell(number: int, done: ComparedRun, words: str) -> None:
-        print(f"[{number}/{len(runs)}] {done.label}, seed {done.seed}: {words}", flush=True)
+    def on_end(number: int, ended: ComparedRun, words: str) -> None:
+        print(f"[{number}/{len(runs)}] {ended.name}: {words}", flush=True)
         write_comparison(folder, seeds)
 
-    errors = _run_all(runs, folder, slots, tell)
+    errors = _Schedule(runs, folder, slots, on_end).finish()
     table = write_comparison(folder, seeds)
     if errors:
         raise UserError(
@@ -113,68 +126,70 @@ def _checked(common: RunConfig, runs: Sequence[ComparedRun]) -> tuple[RunConfig,
 
 def _open(folder: Path, common: RunConfig, *, resume: bool) -> None:
     """Creates a comparison's folder, or opens it again under the settings that it began with."""
-    file = folder / _FILE
-    if file.exists():
-        if not resume:
-            raise UserError(f"the folder {folder} exists; add --resume to go on, or give a --name")
-        before = build_config([read_settings(file)])
-        for change in changed_settings(before, common):
-            if not change.startswith(_MAY_CHANGE):
-                raise UserError(
-                    f"the comparison {folder} can't be resumed with another setting ({change}); "
-                    "give the new comparison another --name"
-                )
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"the folder {folder} exists and holds no {_FILE}; give another --name")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, dump_config(common))
-    except OSError as error:
-        raise UserError(f"the folder {folder} can't be written: {error}") from None
+    text = dump_config(common)
+    open_folder(_COMPARISON, folder, config_settings(common), text, resume=resume)
     if mirror := Mirror.of(folder):
         # A command that is killed sends nothing any more.
-        mirror.push()
+        mirror.push(only=(_FILE,))
 
 
-def _run_all(
-    runs: Sequence[ComparedRun],
-    folder: Path,
-    slots: int,
-    tell: Callable[[int, ComparedRun, str], None],
-) -> list[str]:
-    """Runs what is left, `slots` at a time; returns a sentence for each run that failed."""
-    start = ray.remote(num_cpus=0, max_retries=0, resources=_ON_HEAD)(_one_run)
-    waiting = list(runs)
-    running: dict[Any, ComparedRun] = {}
-    failed: dict[tuple[str, int], str] = {}
-    ended: set[tuple[str, int]] = set()
+class _Schedule:
+    """The runs of a comparison: those that wait, run and have ended.
 
-    def end(which: ComparedRun, error: str) -> None:
-        if error:
-            failed[which.label, which.seed] = f"{which.label}, seed {which.seed}: {error}"
-        ended.add((which.label, which.seed))
-        tell(len(ended), which, f"failed: {error}" if error else "done")
+    Args:
+        runs: All.
+        folder: Of the comparison.
+        slots: How many run side by side.
+        on_end: Called after each run with how many have ended, the run, and how it ended.
+    """
 
-    while waiting or running:
-        ready = [r for r in waiting if not r.after or (r.after, r.seed) in ended]
+    def __init__(
+        self,
+        runs: Sequence[ComparedRun],
+        folder: Path,
+        slots: int,
+        on_end: Callable[[int, ComparedRun, str], None],
+    ) -> None:
+        self._folder, self._slots, self._on_end = folder, slots, on_end
+        self._waiting = list(runs)
+        self._running: dict[Any, ComparedRun] = {}
+        # Label and seed to what went wrong; empty: nothing.
+        self._ended: dict[tuple[str, int], str] = {}
+        self._start = ray.remote(num_cpus=0, max_retries=0, resources=_ON_HEAD)(_one_run)
+
+    def finish(self) -> list[str]:
+        """Does all runs that are left; returns a sentence for each that failed."""
+        while self._waiting or self._running:
+            self._fill_slots()
+            if self._running:
+                (answer, *_), _ = ray.wait(list(self._running), num_returns=1)
+                self._end(self._running.pop(answer), _error_of(answer))
+        return [
+            f"{label}, seed {seed}: {error}"
+            for (label, seed), error in self._ended.items()
+            if error
+        ]
+
+    def _fill_slots(self) -> None:
+        ready = [r for r in self._waiting if not r.after or (r.after, r.seed) in self._ended]
         for each in ready:
-            # Runs that have ended take no slot.
-            if len(running) == slots:
-                break
-            waiting.remove(each)
-            place = run_folder(folder, each.label, each.seed)
-            if (each.after, each.seed) in failed:
-                end(each, f"the run of '{each.after}' that it needs has failed")
-            elif _is_done(each.config, place):
-                end(each, "")
+            if len(self._running) == self._slots:
+                return
+            self._waiting.remove(each)
+            folder = run_folder(self._folder, each.label, each.seed)
+            # What has ended or can't be done takes no slot.
+            if self._ended.get((each.after, each.seed)):
+                self._end(each, f"the run of '{each.after}' that it needs has failed")
+            elif _is_done(each.config, folder):
+                self._end(each, "")
             else:
-                command = f"{each.label}, seed {each.seed} of the comparison {folder}"
-                running[start.remote(asdict(each.config), str(place), command)] = each
-        if running:
-            (answer, *_), _ = ray.wait(list(running), num_returns=1)
-            end(running.pop(answer), _error_of(answer))
-    return list(failed.values())
+                command = f"{each.name} of the comparison {self._folder}"
+                answer = self._start.remote(asdict(each.config), str(folder), command)
+                self._running[answer] = each
+
+    def _end(self, run: ComparedRun, error: str) -> None:
+        self._ended[run.label, run.seed] = error
+        self._on_end(len(self._ended), run, f"failed: {error}" if error else "done")
 
 
 def _is_done(config: RunConfig, folder: Path) -> bool:

@@ -1,16 +1,16 @@
-"""Keeps the command's copy of a run up to date while workers write to a store."""
+"""Keeps the command's mirror of a run up to date while workers write to the store."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
 
-from dynat_ray.distributed.polling import Watching
+from dynat_ray.distributed.polling import Poller
 from dynat_ray.distributed.progress import NOTES
 from dynat_ray.errors import UserError
 from dynat_ray.storage.mirror import Mirror
 
-_SECONDS_BETWEEN_LOOKS = 2.0
+_SECONDS_BETWEEN_POLLS = 2.0
 _METRICS = "metrics.jsonl"
 _SAMPLES = "samples"
 
@@ -27,7 +27,7 @@ def fetch_measured(run_folder: Path) -> None:
             samples.pull()
 
 
-class Follower(Watching):
+class Follower(Poller):
     """Fetches new metrics and notes while its context lasts, and everything when it ends.
 
     Args:
@@ -35,15 +35,15 @@ class Follower(Watching):
     """
 
     def __init__(self, mirror: Mirror) -> None:
-        super().__init__(_SECONDS_BETWEEN_LOOKS)
+        super().__init__(_SECONDS_BETWEEN_POLLS)
         self._mirror = mirror
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Fetches metrics and notes."""
         # The workers will say what is wrong with the store, if it lasts.
         with suppress(UserError):
             self._mirror.pull(only=(_METRICS, NOTES))
 
-    def look_last(self) -> None:
+    def poll_last(self) -> None:
         """Fetches everything."""
         self._mirror.pull()

@@ -1,7 +1,7 @@
 """How a run hears that it is to end, or that a machine goes: SIGTERM and Ray's drained nodes.
 
-The command that is told to end (`ray job stop`, Slurm, `kill`) leaves word with Ray, where the
-first worker looks for it. A worker that is told itself, or whose node Ray drains, asks for a
+A command that receives SIGTERM (`ray job stop`, Slurm, `kill`) sets a flag in the cluster, which
+the first worker looks for. A worker that receives it itself, or whose node Ray drains, asks for a
 checkpoint; it then ends, and Ray Train starts the others again without it.
 """
 
@@ -15,90 +15,88 @@ import uuid
 from types import FrameType, TracebackType
 from typing import Any
 
-import ray
-import ray.train.v2._internal.execution.context as train_context
-from ray.experimental.internal_kv import (
-    _internal_kv_del,
-    _internal_kv_exists,
-    _internal_kv_put,
-)
+import ray.train
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
 
+from dynat_ray.distributed.ray_internals import (
+    flag_is_set,
+    is_command,
+    preemption_info,
+    remove_flag,
+    set_flag,
+)
 from dynat_ray.training.session import Notice
 
-_TOLD = 143  # What a shell calls the exit of a process that SIGTERM ended.
-_SECONDS_BETWEEN_LOOKS = 0.5
-# A worker that was told to end does so then at the latest, whatever it is in the middle of.
+_SIGTERM_STATUS = 128 + signal.SIGTERM  # What a shell calls the exit of a process that it ended.
+_SECONDS_BETWEEN_POLLS = 0.5
+# A worker that received SIGTERM ends then at the latest, whatever it is in the middle of.
 _GRACE_SECONDS = 120.0
+# Ray's way to set up the process group of PyTorch; its static type is none that can be extended.
+_TorchBackend: Any = TorchConfig().backend_cls
 
 
-class _Worker:
-    """What this process, as a worker, was told."""
+class _WorkerSignal:
+    """Whether this process, as a worker, received SIGTERM."""
 
-    told = False
+    received = False
 
 
-def _listen() -> None:
+def _listen_to_sigterm() -> None:
     """Runs on a worker's main thread, where alone signals can be listened to."""
 
-    def take_in(number: int, frame: FrameType | None) -> None:
-        if not _Worker.told:
-            _Worker.told = True
-            last = threading.Timer(_GRACE_SECONDS, os._exit, [_TOLD])
+    def receive(number: int, frame: FrameType | None) -> None:
+        if not _WorkerSignal.received:
+            _WorkerSignal.received = True
+            last = threading.Timer(_GRACE_SECONDS, os._exit, [_SIGTERM_STATUS])
             last.daemon = True
             last.start()
 
-    signal.signal(signal.SIGTERM, take_in)
+    signal.signal(signal.SIGTERM, receive)
 
 
 class _ListeningBackend(_TorchBackend):
     def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
         super().on_training_start(worker_group, backend_config)
-        worker_group.execute(_listen)
+        worker_group.execute(_listen_to_sigterm)
 
 
 class ListeningTorch(TorchConfig):
     """PyTorch's process group, on workers that a SIGTERM does not end at once."""
 
     @property
-    def backend_cls(self) -> type[_TorchBackend]:
+    def backend_cls(self) -> type[_ListeningBackend]:
         return _ListeningBackend
 
 
 class WorkerNotices:
-    """What one worker is told.
+    """What one worker is to do: go on, write a checkpoint, end.
 
     Args:
-        key: From the command's `StopOnSignal`.
+        stop_flag: From the command's `StopOnSignal`.
         rank: The worker's.
     """
 
-    def __init__(self, key: str, rank: int) -> None:
-        self._key, self._rank = key, rank
-        self._looked = 0.0
-        self._drained: Any = None
+    def __init__(self, stop_flag: str, rank: int) -> None:
+        self._stop_flag, self._rank = stop_flag, rank
+        self._polled = 0.0
+        self._known: ray.train.PreemptionInfo | None = None
 
-    def look(self) -> Notice:
+    def poll(self) -> Notice:
         """Returns what is new since the last call of `saved`."""
         now = time.monotonic()
-        if self._rank == 0 and now - self._looked >= _SECONDS_BETWEEN_LOOKS:
-            self._looked = now
-            if _internal_kv_exists(self._key):
+        if self._rank == 0 and now - self._polled >= _SECONDS_BETWEEN_POLLS:
+            self._polled = now
+            if flag_is_set(self._stop_flag):
                 return Notice.STOP
-        if _Worker.told or self._draining() != self._drained:
+        if _WorkerSignal.received or preemption_info() != self._known:
             return Notice.SAVE
         return Notice.NOTHING
 
     def saved(self) -> None:
-        """Ends this worker if it was told to; nodes that are drained are known now."""
-        self._drained = self._draining()
-        if _Worker.told:
-            os._exit(_TOLD)
-
-    def _draining(self) -> Any:
-        # `ray.train.get_preemption_info` says the same after waiting for all workers.
-        return train_context.get_train_context().preemption_context.preemption_info
+        """Ends this worker if it received SIGTERM; nodes that are drained are known now."""
+        self._known = preemption_info()
+        if _WorkerSignal.received:
+            os._exit(_SIGTERM_STATUS)
 
 
 class StopOnSignal:
@@ -108,21 +106,20 @@ class StopOnSignal:
     it.
 
     Attributes:
-        key: Where the workers look.
-        told: Whether a signal came.
+        flag: What the workers look for.
+        received: Whether a signal came.
     """
 
     def __init__(self) -> None:
-        self.key = f"dynat-ray-stop-{uuid.uuid4().hex}"
-        self.told = self._over = False
+        self.flag = f"dynat-ray-stop-{uuid.uuid4().hex}"
+        self.received = self._over = False
         self._wake = threading.Event()
-        self._before: Any = None
+        self._handler_before: Any = None
         self._thread = threading.Thread(target=self._pass_on, daemon=True)
 
     def __enter__(self) -> StopOnSignal:
-        is_command = ray.get_runtime_context().worker.mode == ray.SCRIPT_MODE
-        if is_command and threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._take_in)
+        if is_command() and threading.current_thread() is threading.main_thread():
+            self._handler_before = signal.signal(signal.SIGTERM, self._receive)
             self._thread.start()
         return self
 
@@ -132,21 +129,21 @@ class StopOnSignal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        if self._handler_before is not None:
+            signal.signal(signal.SIGTERM, self._handler_before)
             self._over = True
             self._wake.set()
             self._thread.join()
-            _internal_kv_del(self.key)
+            remove_flag(self.flag)
 
-    def _take_in(self, number: int, frame: FrameType | None) -> None:
-        if self.told:
-            raise SystemExit(_TOLD)
-        self.told = True
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received:
+            raise SystemExit(_SIGTERM_STATUS)
+        self.received = True
         self._wake.set()
 
     def _pass_on(self) -> None:
         # A signal handler must not talk to Ray, which it may have interrupted.
         self._wake.wait()
         if not self._over:
-            _internal_kv_put(self.key, b"1")
+            set_flag(self.flag)

@@ -11,7 +11,6 @@ import contextlib
 import threading
 
 import ray
-from ray._raylet import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.state import list_placement_groups
 from ray.util.state.exception import RayStateApiException
@@ -57,4 +56,4 @@ def remove_all_groups() -> None:
 def _remove(group: str) -> None:
     # Ray may have ended since.
     if ray.is_initialized():
-        remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))

@@ -1,4 +1,4 @@
-"""A look at something that changes, again and again while a context lasts."""
+"""Polling something that changes while a context lasts."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import TypeVar
 
-WatchingT = TypeVar("WatchingT", bound="Watching")
+PollerT = TypeVar("PollerT", bound="Poller")
 
 
-class Watching(ABC):
-    """Looks in a thread of its own, and once more when the context ends.
+class Poller(ABC):
+    """Polls in a thread of its own, and once more when the context ends.
 
     Args:
-        seconds: Between two looks.
+        seconds: Between two polls.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -22,7 +22,7 @@ class Watching(ABC):
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
-    def __enter__(self: WatchingT) -> WatchingT:
+    def __enter__(self: PollerT) -> PollerT:
         self._thread.start()
         return self
 
@@ -34,16 +34,16 @@ class Watching(ABC):
     ) -> None:
         self._done.set()
         self._thread.join()
-        self.look_last()
+        self.poll_last()
 
     @abstractmethod
-    def look(self) -> None:
+    def poll(self) -> None:
         """Takes in what has changed."""
 
-    def look_last(self) -> None:
-        """The look when all is over."""
-        self.look()
+    def poll_last(self) -> None:
+        """Takes in the last changes, when all is over."""
+        self.poll()
 
     def _follow(self) -> None:
         while not self._done.wait(self._seconds):
-            self.look()
+            self.poll()

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from dynat_ray.config import RunConfig
-from dynat_ray.distributed.polling import Watching
+from dynat_ray.distributed.polling import Poller
 from dynat_ray.radius import format_radius
 from dynat_ray.storage.metrics import read_metrics
 
-_SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_BETWEEN_POLLS = 0.5
 NOTES = "notes.log"
 
 
@@ -22,7 +22,7 @@ def add_note(run_folder: Path, message: str) -> None:
         file.write(message + "\n")
 
 
-class ProgressPrinter(Watching):
+class ProgressPrinter(Poller):
     """Prints new lines of a run's metrics and notes while its context lasts.
 
     Args:
@@ -31,13 +31,13 @@ class ProgressPrinter(Watching):
     """
 
     def __init__(self, run_folder: Path, config: RunConfig) -> None:
-        super().__init__(_SECONDS_BETWEEN_LOOKS)
+        super().__init__(_SECONDS_BETWEEN_POLLS)
         self._folder = run_folder
         self._config = config
         self._printed = len(read_metrics(run_folder / "metrics.jsonl"))
         self._notes = len(self._read_notes())
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Prints what is new."""
         notes = self._read_notes()
         for note in notes[self._notes :]:

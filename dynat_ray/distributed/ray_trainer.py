@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 from dynat_ray.distributed.cluster import (
     cluster_limit,
@@ -23,7 +24,7 @@ import dynat_ray.config as settings
 from dynat_ray.distributed.mirror_follower import Follower
 from dynat_ray.distributed.notices import ListeningTorch, StopOnSignal
 from dynat_ray.distributed.progress import ProgressPrinter
-from dynat_ray.distributed.worker import run_worker
+from dynat_ray.distributed.worker import TrainingEnd, run_worker
 from dynat_ray.errors import Stopped, UserError, disk_error
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS
 from dynat_ray.storage.mirror import Mirror
@@ -36,8 +37,27 @@ _SECONDS_BETWEEN_RESIZES = 60.0
 _COLLECTIVE_TIMEOUT = 3600
 
 
-def resolve_workers(cluster: settings.ClusterConfig) -> tuple[int, int, bool]:
-    """Returns the smallest and largest number of workers and whether each has a GPU.
+class Workers(NamedTuple):
+    """The workers of a run.
+
+    Attributes:
+        fewest: It starts with these.
+        most: It grows to these, if it is elastic.
+        gpu: Each has a GPU.
+    """
+
+    fewest: int
+    most: int
+    gpu: bool
+
+    def facts(self) -> dict[str, str]:
+        """Returns them in words, for people."""
+        count = str(self.fewest) if self.fewest == self.most else f"{self.fewest} to {self.most}"
+        return {"workers": count, "device": "cuda" if self.gpu else "cpu"}
+
+
+def resolve_workers(cluster: settings.ClusterConfig) -> Workers:
+    """Returns how many workers a run has on this cluster, and whether each has a GPU.
 
     Raises:
         UserError: The cluster has fewer CPUs or GPUs.
@@ -57,7 +77,7 @@ def resolve_workers(cluster: settings.ClusterConfig) -> tuple[int, int, bool]:
             "cluster: a worker can't be spread over several; set cluster.workers or "
             "cluster.cpus_per_worker lower"
         )
-    return *wanted, gpu
+    return Workers(*wanted, gpu)
 
 
 def fit(
@@ -77,68 +97,88 @@ def fit(
 
     Raises:
         UserError: What the user can correct; what a worker said of it.
-        Stopped: This process was told to end, and a checkpoint is written.
+        Stopped: This process received SIGTERM, and a checkpoint is written.
     """
     connect()
-    low, high, gpu = resolve_workers(config.cluster)
-    config.smallest_share(high)
-    resources = {"CPU": float(config.cluster.cpus_per_worker)} | ({"GPU": 1.0} if gpu else {})
-    # Ray's static types are those of its older API.
+    workers = resolve_workers(config.cluster)
+    config.smallest_share(workers.most)
     mirror = Mirror.of(run_folder)
-    storage, storage_path = (None, str(run_folder)) if mirror is None else mirror.train_storage()
     if mirror is not None:
         mirror.push()
-    signals = StopOnSignal()
+    stop = StopOnSignal()
     trainer = TorchTrainer(
+        # Ray's static types are those of its older API.
         run_worker,  # type: ignore[arg-type]
         train_loop_config={
             "run_folder": str(run_folder),
             "address": "" if mirror is None else mirror.address,
-            "stop_key": signals.key,
+            "stop_flag": stop.flag,
         },
         torch_config=ListeningTorch(timeout_s=_COLLECTIVE_TIMEOUT),
-        scaling_config=ScalingConfig(
-            num_workers=low if low == high else (low, high),  # type: ignore[arg-type]
-            use_gpu=gpu,
-            resources_per_worker=resources,
-            elastic_resize_monitor_interval_s=_SECONDS_BETWEEN_RESIZES,  # type: ignore[call-arg]
-        ),
-        run_config=RunConfig(  # type: ignore[call-arg]
-            name=CHECKPOINTS,
-            storage_path=storage_path,
-            storage_filesystem=storage,
-            failure_config=FailureConfig(max_failures=config.cluster.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
-            callbacks=list(callbacks),  # type: ignore[arg-type]
-            logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
-            worker_runtime_env={
-                "env_vars": {"OMP_NUM_THREADS": str(config.cluster.cpus_per_worker)}
-                | ({} if gpu else KEEP_FREED_MEMORY)
-            },
-        ),
+        scaling_config=_scaling(config.cluster, workers),
+        run_config=_train_options(config.cluster, workers, run_folder, mirror, callbacks),
     )
     with (
-        signals,
+        stop,
         # It ends last, when everything is here.
         nullcontext() if quiet else ProgressPrinter(run_folder, config),
         nullcontext() if mirror is None else Follower(mirror),
     ):
-        try:
-            result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            failures = getattr(error, "worker_failures", {})
-            for rank, failure in sorted(failures.items()):
-                raise _as_user_error(rank, failure) from error
-            raise
-    answer = result.return_value  # type: ignore[attr-defined]
-    if answer and answer["error"]:
-        raise UserError(answer["error"])
-    # Told after the workers' last look, the command must not go on to the evaluation.
-    if signals.told or (answer and answer["stopped"]):
+        end = _run(trainer)
+    if end.error:
+        raise UserError(end.error)
+    # After a signal that the workers no longer saw, the command must not go on to the evaluation.
+    if stop.received or end.stopped:
         raise Stopped(
             "a checkpoint is written; the same command with --name "
             f"{run_folder.name} --resume goes on from it"
         )
+
+
+def _scaling(cluster: settings.ClusterConfig, workers: Workers) -> ScalingConfig:
+    """Returns how many workers there are to be, and what each of them takes."""
+    fewest, most, gpu = workers
+    return ScalingConfig(
+        num_workers=fewest if fewest == most else (fewest, most),  # type: ignore[arg-type]
+        use_gpu=gpu,
+        resources_per_worker={"CPU": float(cluster.cpus_per_worker)}
+        | ({"GPU": 1.0} if gpu else {}),
+        elastic_resize_monitor_interval_s=_SECONDS_BETWEEN_RESIZES,  # type: ignore[call-arg]
+    )
+
+
+def _train_options(
+    cluster: settings.ClusterConfig,
+    workers: Workers,
+    run_folder: Path,
+    mirror: Mirror | None,
+    callbacks: Sequence[UserCallback],
+) -> RunConfig:
+    """Returns where Ray Train keeps checkpoints, how often it starts again, what it logs."""
+    storage, storage_path = (None, str(run_folder)) if mirror is None else mirror.train_storage()
+    variables = {"OMP_NUM_THREADS": str(cluster.cpus_per_worker)}
+    return RunConfig(  # type: ignore[call-arg]
+        name=CHECKPOINTS,
+        storage_path=storage_path,
+        storage_filesystem=storage,
+        failure_config=FailureConfig(max_failures=cluster.max_failures),
+        checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
+        callbacks=list(callbacks),  # type: ignore[arg-type]
+        logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
+        worker_runtime_env={"env_vars": variables | ({} if workers.gpu else KEEP_FREED_MEMORY)},
+    )
+
+
+def _run(trainer: TorchTrainer) -> TrainingEnd:
+    """Returns how the training ended; raises what a worker raised."""
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        failures = getattr(error, "worker_failures", {})
+        for rank, failure in sorted(failures.items()):
+            raise _as_user_error(rank, failure) from error
+        raise
+    return result.return_value or TrainingEnd()  # type: ignore[attr-defined]
 
 
 def _as_user_error(rank: int, failure: Exception) -> Exception:

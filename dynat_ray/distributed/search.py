@@ -30,9 +30,9 @@ from dynat_ray.searching.trial_records import (
 )
 from dynat_ray.searching.trials_table import write_trials_table
 from dynat_ray.settings import dump_config, override
-from dynat_ray.storage.atomic import write_whole
+from dynat_ray.storage.atomic import atomic_write_text
+from dynat_ray.storage.environment import write_environment
 from dynat_ray.storage.mirror import Mirror
-from dynat_ray.storage.run_folder import write_environment
 from dynat_ray.training.setup import check_run, split_training
 
 
@@ -215,4 +215,4 @@ def _write_best(file: Path, search: Search, best: Trial) -> None:
         f"# {name} on the validation split: {entry['accuracy']:.1f} % of {entry['samples']} images"
         for name, entry in best.validation.items()
     ]
-    write_whole(file, "\n".join(lines) + "\n" + dump_config(config))
+    atomic_write_text(file, "\n".join(lines) + "\n" + dump_config(config))

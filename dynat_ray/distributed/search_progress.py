@@ -7,17 +7,17 @@ import sys
 import time
 from pathlib import Path
 
-from dynat_ray.distributed.polling import Watching
+from dynat_ray.distributed.polling import Poller
 from dynat_ray.distributed.progress import describe_seconds
 from dynat_ray.report.text import trials_table, value_text
 from dynat_ray.searching.study import Search
 from dynat_ray.searching.trial_records import Trial, read_trials
 
-_SECONDS_BETWEEN_LOOKS = 1.0
+_SECONDS_BETWEEN_POLLS = 1.0
 _UP_AND_CLEAR = "\x1b[{lines}F\x1b[J"
 
 
-class SearchPrinter(Watching):
+class SearchPrinter(Poller):
     """Shows the trials while its context lasts.
 
     On a terminal that is a table that renews itself; elsewhere, in a log file, a line whenever a
@@ -30,7 +30,7 @@ class SearchPrinter(Watching):
     """
 
     def __init__(self, folder: Path, search: Search, time_budget: float | None) -> None:
-        super().__init__(_SECONDS_BETWEEN_LOOKS)
+        super().__init__(_SECONDS_BETWEEN_POLLS)
         self._folder, self._search, self._budget = folder, search, time_budget
         self._live = sys.stdout.isatty()
         self._shown_lines = 0
@@ -42,14 +42,14 @@ class SearchPrinter(Watching):
         self._epochs_before = {trial.number: trial.epochs for trial in before}
         self._began = time.monotonic()
 
-    def look_last(self) -> None:
+    def poll_last(self) -> None:
         """Looks once more and, in a log file, prints the whole table."""
-        self.look()
+        self.poll()
         if not self._live:
             table = trials_table(read_trials(self._folder), self._search.default.train.epochs)
             print(f"\n{table}\n", flush=True)
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Shows what is new."""
         trials = read_trials(self._folder)
         if self._live:

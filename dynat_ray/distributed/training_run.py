@@ -21,10 +21,11 @@ from dynat_ray.errors import UserError
 from dynat_ray.methods import standard_model_key
 from dynat_ray.report import write_report
 from dynat_ray.settings import override
-from dynat_ray.storage.atomic import write_whole
+from dynat_ray.storage.atomic import atomic_write_text
 from dynat_ray.storage.description import describe_run
+from dynat_ray.storage.environment import write_environment
 from dynat_ray.storage.mirror import Mirror
-from dynat_ray.storage.run_folder import open_run_folder, write_environment
+from dynat_ray.storage.run_folder import open_run_folder
 from dynat_ray.training.final_models import trained_epochs
 from dynat_ray.training.setup import check_run
 
@@ -55,19 +56,18 @@ def run(
     config, info, loader = resolve(config)
     connect()
     require_shared_storage(out_given)
-    low, high, gpu = resolve_workers(config.cluster)
+    workers = resolve_workers(config.cluster)
     changed = open_run_folder(folder, config, resume=resume)
     mirror = Mirror.of(folder)
     require_everywhere([Path(config.data.path), *([] if mirror else [folder / "config.yaml"])])
-    workers = str(low) if low == high else f"{low} to {high}"
-    facts = {"workers": workers, "device": "cuda" if gpu else "cpu", "loader": loader}
+    facts = workers.facts() | {"loader": loader}
     write_environment(folder, facts, command)
     print(describe_run(config, info, mirror.address if mirror else folder, facts), flush=True)
     for change in changed:
         print(f"changed since the run began: {change}", flush=True)
     if not is_trained(config, folder):
         fit(config, folder)
-    results = finish(config, folder, workers=high)
+    results = finish(config, folder, workers=workers.most)
     if mirror is not None:
         mirror.push()
     return results
@@ -119,7 +119,7 @@ def finish(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:
     results = measure_run(config, folder, workers=workers)
     file = folder / "results.json"
     try:
-        write_whole(file, json.dumps(results, indent=2) + "\n")
+        atomic_write_text(file, json.dumps(results, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"{file} can't be written: {error}") from None
     write_report(folder)

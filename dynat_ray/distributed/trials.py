@@ -35,9 +35,10 @@ from dynat_ray.searching.trial_records import (
     write_trial,
 )
 from dynat_ray.settings import override
+from dynat_ray.storage.environment import write_environment
 from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.storage.mirror import Mirror
-from dynat_ray.storage.run_folder import open_run_folder, write_environment
+from dynat_ray.storage.run_folder import open_run_folder
 from dynat_ray.training.setup import check_run
 
 _ROBUST = OBJECTIVES["robust"]

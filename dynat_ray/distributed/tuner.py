@@ -15,16 +15,17 @@ from ray.tune.progress_reporter import TrialProgressCallback
 
 from dynat_ray.distributed.mirror_follower import fetch_measured
 from dynat_ray.distributed.placement_groups import remove_all_groups
+from dynat_ray.distributed.ray_internals import HEAD_NODE
 from dynat_ray.distributed.search_progress import SearchPrinter
 from dynat_ray.distributed.trials import EarlyStopper, Proposer, run_trial
 from dynat_ray.report import write_report
 from dynat_ray.searching.study import Search
 from dynat_ray.searching.trial_records import read_trials, trial_folder
 
+_TUNE_FOLDER = "tune"
 # Only the head node has this resource. A trial's own process asks for a trace of it and for no
 # CPU, so that it never takes what the workers of some trial wait for.
-_HEAD_NODE = "node:__internal_head__"
-_TUNE_FOLDER = "tune"
+_ON_HEAD = {"cpu": 0, HEAD_NODE: 0.0001}
 
 
 def run_trials(
@@ -45,7 +46,7 @@ def run_trials(
     shutil.rmtree(folder / _TUNE_FOLDER, ignore_errors=True)
     _silence_tune()
     tuner = tune.Tuner(
-        tune.with_resources(run_trial, {"cpu": 0, _HEAD_NODE: 0.0001}),  # type: ignore[arg-type]
+        tune.with_resources(run_trial, _ON_HEAD),  # type: ignore[arg-type]
         tune_config=tune.TuneConfig(
             search_alg=proposer,
             scheduler=_early_stopper(folder, search),
@@ -101,7 +102,7 @@ def _early_stopper(folder: Path, search: Search) -> EarlyStopper | None:
 def _write_missing_reports(folder: Path) -> None:
     """Writes the report of trials that were stopped, on as many CPUs as this machine has."""
     # Nowhere else: where the search is kept in a store, the folder is of this machine.
-    share = {_HEAD_NODE: round(1 / (os.cpu_count() or 1), 4)}
+    share = {HEAD_NODE: round(1 / (os.cpu_count() or 1), 4)}
     write = ray.remote(num_cpus=0, resources=share)(write_report)
     answers = {
         trial.number: write.remote(path)

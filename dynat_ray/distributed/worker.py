@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ray.train import CheckpointUploadMode as Upload
 from dynat_ray.distributed.notices import WorkerNotices
 from dynat_ray.distributed.placement_groups import GROUP, current_group
 from dynat_ray.distributed.progress import add_note
+from dynat_ray.distributed.ray_internals import silence_reports
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_folders
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.run_folder import read_run_config
@@ -31,11 +32,11 @@ class RaySession:
 
     Args:
         run_folder: The run's, or what stands for it on this machine.
-        mirror: Of `run_folder`, where the run is kept in a store; else None.
-        stop_key: Of the command's `StopOnSignal`.
+        mirror: Of `run_folder`, where that is mirrored in a store; else None.
+        stop_flag: Of the command's `StopOnSignal`.
     """
 
-    def __init__(self, run_folder: Path, mirror: Mirror | None, stop_key: str) -> None:
+    def __init__(self, run_folder: Path, mirror: Mirror | None, stop_flag: str) -> None:
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
@@ -45,7 +46,7 @@ class RaySession:
         self.place = ray.util.get_node_ip_address()
         self._mirror = mirror
         self._group = current_group()
-        self._notices = WorkerNotices(stop_key, self.rank)
+        self._notices = WorkerNotices(stop_flag, self.rank)
 
     def checkpoints(self) -> Iterable[Path]:
         if self._mirror is not None:
@@ -76,42 +77,49 @@ class RaySession:
         self.push()
 
     def notice(self) -> Notice:
-        return self._notices.look()
+        return self._notices.poll()
 
     def saved(self) -> None:
         self._notices.saved()
 
 
-def run_worker(arguments: dict[str, Any]) -> dict[str, str]:
+@dataclass(frozen=True)
+class TrainingEnd:
+    """How a training ended.
+
+    Attributes:
+        error: What the user can correct; empty: nothing.
+        stopped: Before its last epoch, because a signal came.
+    """
+
+    error: str = ""
+    stopped: bool = False
+
+
+def run_worker(arguments: dict[str, str]) -> TrainingEnd:
     """Trains; a mistake that all workers agree on is returned, not retried.
 
     Args:
-        arguments: `run_folder`, `address` (of the store; empty: none) and `stop_key`.
-
-    Returns:
-        `error`, what the user can correct, and `stopped`; empty: neither.
+        arguments: `run_folder`, `address` (of the store; empty: none) and `stop_flag`.
     """
-    # Ray Train logs every report of every worker here, whatever the log level of the run is.
-    import ray.train.v2._internal.execution.context as context
-
-    logging.getLogger(context.__file__).setLevel(logging.CRITICAL)
+    silence_reports()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     if not arguments["address"]:
-        return _train(Path(arguments["run_folder"]), None, arguments["stop_key"])
+        return _train(Path(arguments["run_folder"]), None, arguments["stop_flag"])
     with tempfile.TemporaryDirectory(prefix="dynat-ray-") as scratch:
         mirror = Mirror(Path(scratch) / Path(arguments["run_folder"]).name, arguments["address"])
         mirror.pull(leave=("samples", "model", "model_last"))
-        return _train(mirror.folder, mirror, arguments["stop_key"])
+        return _train(mirror.folder, mirror, arguments["stop_flag"])
 
 
-def _train(run_folder: Path, mirror: Mirror | None, stop_key: str) -> dict[str, str]:
-    session = RaySession(run_folder, mirror, stop_key)
-    answer = {"error": "", "stopped": ""}
+def _train(run_folder: Path, mirror: Mirror | None, stop_flag: str) -> TrainingEnd:
+    session = RaySession(run_folder, mirror, stop_flag)
+    end = TrainingEnd()
     try:
         train(read_run_config(run_folder), session)
     except SharedUserError as error:
-        answer["error"] = str(error)
+        end = TrainingEnd(error=str(error))
     except StopRequested:
-        answer["stopped"] = "yes"
+        end = TrainingEnd(stopped=True)
     session.push()
-    return answer
+    return end

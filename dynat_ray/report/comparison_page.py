@@ -17,7 +17,7 @@ from dynat_ray.report.comparison_rows import Row, Spread
 from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Run, read_run
 from dynat_ray.report.text import MODELS, align_columns, attack_names
-from dynat_ray.storage.atomic import write_whole
+from dynat_ray.storage.atomic import atomic_write_text
 
 
 def run_folder(folder: Path, label: str, seed: int) -> Path:
@@ -47,11 +47,11 @@ def write_comparison(folder: Path, seeds: Mapping[str, Sequence[int]]) -> str:
     any_run = next((found[0] for found in runs.values() if found), None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "compare.csv", _csv(rows, attacks))
-        write_whole(folder / "compare.md", markdown + "\n")
+        atomic_write_text(folder / "compare.csv", _csv(rows, attacks))
+        atomic_write_text(folder / "compare.md", markdown + "\n")
         if figure:
             svg = base64.b64decode(figure.partition(",")[2]).decode()
-            write_whole(folder / "compare.svg", svg)
+            atomic_write_text(folder / "compare.svg", svg)
     except OSError as error:
         raise UserError(f"the comparison in {folder} can't be written: {error}") from error
     content = {

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 from dynat_ray.errors import UserError
-from dynat_ray.storage.atomic import write_whole
+from dynat_ray.storage.atomic import atomic_write_text
 
 
 def write_page(file: Path, template: str, content: Mapping[str, Any]) -> Path:
@@ -36,7 +36,7 @@ def write_page(file: Path, template: str, content: Mapping[str, Any]) -> Path:
     )
     page = environment.get_template(template).render(content)
     try:
-        write_whole(file, page)
+        atomic_write_text(file, page)
     except OSError as error:
         raise UserError(f"{file} can't be written: {error}") from error
     return file

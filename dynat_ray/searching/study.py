@@ -12,13 +12,19 @@ from dynat_ray.config import RunConfig, require
 from dynat_ray.errors import UserError, unknown_name
 from dynat_ray.searching.ranking import OBJECTIVES
 from dynat_ray.searching.space import Space, parse_space
-from dynat_ray.settings import build_config, flatten
-from dynat_ray.storage.atomic import write_whole
+from dynat_ray.settings import Settings, build_config, flatten
+from dynat_ray.storage.resumable_folder import FolderKind, open_folder
 
 Sampler = Literal["tpe", "random", "grid"]
 _FILE = "search.yaml"
 # What may be changed when a search is resumed; the rest would make its trials incomparable.
-_MAY_CHANGE = ("trials", "finalists")
+_MAY_CHANGE = ("trials", "finalists", "cluster.")
+_SEARCH = FolderKind(
+    name="search",
+    file=_FILE,
+    read=lambda folder: _settings(read_search(folder)),
+    may_change=lambda key: key.startswith(_MAY_CHANGE),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,17 +77,6 @@ class Search:
     options: SearchOptions
 
 
-def write_search(folder: Path, search: Search) -> None:
-    """Writes `search.yaml`."""
-    content = {
-        "options": asdict(search.options) | {"objectives": list(search.options.objectives)},
-        "space": search.space.content,
-        "default": asdict(search.default),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / _FILE, yaml.safe_dump(content, sort_keys=False))
-
-
 def read_search(folder: Path) -> Search:
     """Reads `search.yaml`; raises `UserError` if the folder is not a search's."""
     try:
@@ -97,35 +92,21 @@ def read_search(folder: Path) -> Search:
 
 
 def open_search(folder: Path, search: Search, *, resume: bool) -> None:
-    """Creates a search's folder, or opens it again.
+    """Creates a search's folder, or opens it again, and writes `search.yaml`.
 
     Raises:
         UserError: It exists and `resume` is False; the search that is there is another one.
     """
-    if (folder / _FILE).exists():
-        if not resume:
-            raise UserError(
-                f"the search {folder} exists; add --resume to go on with it, or give another --name"
-            )
-        before = read_search(folder)
-        for name, old, new in _settings(before, search):
-            if old != new and name not in _MAY_CHANGE and not name.startswith("cluster."):
-                raise UserError(
-                    f"the search {folder} can't be resumed with another setting ({name}: {old!r} "
-                    f"-> {new!r}); give the new search another --name"
-                )
-    elif folder.exists() and any(folder.iterdir()):
-        raise UserError(f"the folder {folder} exists and is not a search's; give another --name")
-    try:
-        write_search(folder, search)
-    except OSError as error:
-        raise UserError(f"the folder {folder} can't be written: {error}") from None
+    content = {
+        "options": asdict(search.options) | {"objectives": list(search.options.objectives)},
+        "space": search.space.content,
+        "default": asdict(search.default),
+    }
+    text = yaml.safe_dump(content, sort_keys=False)
+    open_folder(_SEARCH, folder, _settings(search), text, resume=resume)
 
 
-def _settings(before: Search, now: Search) -> list[tuple[str, Any, Any]]:
-    parts = [
-        {"space": each.space.content} | flatten(asdict(each.default)) | asdict(each.options)
-        for each in (before, now)
-    ]
-    keys = dict.fromkeys([*parts[0], *parts[1]])
-    return [(key, parts[0].get(key), parts[1].get(key)) for key in keys]
+def _settings(search: Search) -> Settings:
+    return (
+        {"space": search.space.content} | flatten(asdict(search.default)) | asdict(search.options)
+    )

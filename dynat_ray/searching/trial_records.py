@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dynat_ray.settings import Settings
-from dynat_ray.storage.atomic import write_whole
+from dynat_ray.storage.atomic import atomic_write_text
 from dynat_ray.storage.metrics import read_metrics
 
 State = Literal["running", "finished", "stopped", "failed"]
@@ -80,7 +80,7 @@ def write_trial(search_folder: Path, trial: Trial) -> None:
     folder = trial_folder(search_folder, trial.number)
     folder.mkdir(parents=True, exist_ok=True)
     content = {name: value for name, value in asdict(trial).items() if name != "metrics"}
-    write_whole(folder / "trial.json", json.dumps(content, indent=2) + "\n")
+    atomic_write_text(folder / "trial.json", json.dumps(content, indent=2) + "\n")
 
 
 def read_trial(search_folder: Path, number: int) -> Trial:

@@ -11,7 +11,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from dynat_ray.searching.study import Search
 from dynat_ray.searching.trial_records import Trial, trial_folder
-from dynat_ray.storage.atomic import written_whole
+from dynat_ray.storage.atomic import atomic_write
 
 
 def write_trials_table(file: Path, search: Search, trials: Sequence[Trial]) -> None:
@@ -46,5 +46,5 @@ def write_trials_table(file: Path, search: Search, trials: Sequence[Trial]) -> N
     columns["seconds"] = pa.array([trial.seconds for trial in trials], pa.float64())
     folders = [trial_folder(file.parent, trial.number) for trial in trials]
     columns["folder"] = pa.array([str(f.relative_to(file.parent)) for f in folders], pa.string())
-    with written_whole(file) as partial:
+    with atomic_write(file) as partial:
         pq.write_table(pa.table(columns), partial)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dynat_ray.storage.atomic import write_whole
+from dynat_ray.storage.atomic import atomic_write_text
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
@@ -24,4 +24,4 @@ def write_metrics(file: Path, line: dict[str, Any]) -> None:
     """Adds an epoch's line; lines of that epoch or later, from before a restart, go."""
     lines = [old for old in read_metrics(file) if old["epoch"] < line["epoch"]]
     text = "".join(json.dumps(each) + "\n" for each in [*lines, line])
-    write_whole(file, text)
+    atomic_write_text(file, text)

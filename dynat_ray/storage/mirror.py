@@ -1,4 +1,4 @@
-"""A folder whose files are also kept in an object store (`s3://`, `gs://`).
+"""A folder that is mirrored in an object store (`s3://`, `gs://`).
 
 Everything that writes a run works on a plain folder. Where the user wants the run in an object
 store, that folder is a temporary one which is pushed there, by the command and by the first
@@ -9,10 +9,9 @@ itself, and a worker fetches the one it goes on from.
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import pyarrow.fs as stores
@@ -20,9 +19,10 @@ import pyarrow.fs as stores
 from dynat_ray.errors import UserError
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_order
 
-# Holds the address of the store; it lies beside folders that are kept there.
-_MARK = ".kept-at"
+# Holds the address of the store; it lies beside folders that are mirrored there.
+_ADDRESS_FILE = ".mirror-address"
 _SCHEMES = ("s3", "gs", "gcs")
+_LOCAL = stores.LocalFileSystem()
 
 # Size and time of a file, here or there.
 _Stamp = tuple[int, object]
@@ -68,14 +68,14 @@ def join(address: str, name: str) -> str:
     return f"{base.rstrip('/')}/{name}{mark}{options}" if name != "." else address
 
 
-def keep_below(parent: Path, address: str) -> None:
-    """Makes known to all processes of this machine that folders in `parent` are kept in a store.
+def set_mirror_address(parent: Path, address: str) -> None:
+    """Tells all processes of this machine that folders in `parent` are mirrored in a store.
 
     Args:
         parent: A folder for nothing else.
         address: Of its place in the store.
     """
-    (parent / _MARK).write_text(address)
+    (parent / _ADDRESS_FILE).write_text(address)
 
 
 class Mirror:
@@ -95,10 +95,10 @@ class Mirror:
 
     @classmethod
     def of(cls, folder: Path) -> Mirror | None:
-        """Returns the mirror of a folder that `keep_below` stands for; None for any other."""
+        """Returns the mirror of a folder below a `set_mirror_address`; None for any other."""
         for parent in folder.parents:
-            if (parent / _MARK).is_file():
-                address = (parent / _MARK).read_text()
+            if (parent / _ADDRESS_FILE).is_file():
+                address = (parent / _ADDRESS_FILE).read_text()
                 return cls(folder, join(address, folder.relative_to(parent).as_posix()))
         return None
 
@@ -115,17 +115,15 @@ class Mirror:
         for info in self._list(self._root, recursive=not only):
             name = info.path[len(self._root) + 1 :]
             stamp = (info.size, info.mtime_ns)
-            parents = Path(name).parent.parts
             if (
                 not info.is_file
-                or (only and name not in only)
-                or CHECKPOINTS in parents
-                or any(part in leave for part in parents)
+                or not _is_chosen(name, only, leave)
                 or self._there.get(name) == stamp
             ):
                 continue
             target = self.folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
+            # Another process may be writing this file atomically, under a name that ends with .tmp.
             part = target.with_name(f".{target.name}.part")
             self._fetch(info.path, part)
             part.replace(target)
@@ -144,20 +142,19 @@ class Mirror:
             name = file.relative_to(self.folder).as_posix()
             if (
                 not file.is_file()
-                or (only and name not in only)
-                or CHECKPOINTS in file.relative_to(self.folder).parent.parts
+                or not _is_chosen(name, only)
                 or file.name.endswith((".part", ".tmp"))
-                or self._here.get(name) == _stamp(file)
+                or self._here.get(name) == (before := _stamp(file))
             ):
                 continue
-            before = _stamp(file)
             path = f"{self._root}/{name}"
             try:
-                with file.open("rb") as source, self._store.open_output_stream(path) as target:
-                    shutil.copyfileobj(source, target, 1 << 20)
+                stores.copy_files(
+                    str(file), path, source_filesystem=_LOCAL, destination_filesystem=self._store
+                )
                 info = self._store.get_file_info(path)
             except OSError as error:
-                raise self._trouble(error) from None
+                raise self._store_error(error) from None
             self._here[name], self._there[name] = before, (info.size, info.mtime_ns)
 
     def checkpoints(self) -> Iterator[Path]:
@@ -168,9 +165,7 @@ class Mirror:
             with tempfile.TemporaryDirectory() as scratch:
                 folder = Path(scratch) / info.base_name
                 folder.mkdir()
-                for file in self._list(info.path, recursive=False):
-                    if file.is_file:
-                        self._fetch(file.path, folder / file.base_name)
+                self._fetch(info.path, folder)
                 yield folder
 
     def train_storage(self) -> tuple[stores.FileSystem, str]:
@@ -182,21 +177,29 @@ class Mirror:
         try:
             return self._store.get_file_info(selector)  # type: ignore[no-any-return]
         except OSError as error:
-            raise self._trouble(error) from None
+            raise self._store_error(error) from None
 
     def _fetch(self, path: str, target: Path) -> None:
+        """Fetches a file, or all files of a folder into one that exists."""
         try:
-            with self._store.open_input_stream(path) as source, target.open("wb") as file:
-                shutil.copyfileobj(source, file, 1 << 20)
+            stores.copy_files(
+                path, str(target), source_filesystem=self._store, destination_filesystem=_LOCAL
+            )
         except OSError as error:
-            raise self._trouble(error) from None
+            raise self._store_error(error) from None
 
-    def _trouble(self, error: OSError) -> UserError:
+    def _store_error(self, error: OSError) -> UserError:
         reason = " ".join(str(error).split())[:300]
         return UserError(
             f"the store {self.address} does not answer as it should: {reason}; look at the "
             "address, the keys and the network, then run the same command with --resume"
         )
+
+
+def _is_chosen(name: str, only: tuple[str, ...], leave: tuple[str, ...] = ()) -> bool:
+    """Returns whether a file, by its name in the folder, is one to mirror; no checkpoint is."""
+    folders = PurePosixPath(name).parent.parts
+    return (not only or name in only) and not {CHECKPOINTS, *leave} & set(folders)
 
 
 def _stamp(file: Path) -> _Stamp:

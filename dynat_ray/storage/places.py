@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynat_ray.errors import UserError
-from dynat_ray.storage.mirror import Mirror, is_address, join, keep_below
+from dynat_ray.storage.mirror import Mirror, is_address, join, set_mirror_address
 from dynat_ray.submitted_job import in_submitted_job, require_lasting
 
 _OUT = "DYNAT_RAY_OUT"
@@ -24,7 +24,7 @@ class Place:
     Attributes:
         folder: To write to.
         given: The user named a folder or store that all machines see.
-        address: Of the object store that the folder is kept in; empty: none.
+        address: Of the object store that the folder is mirrored in; empty: none.
     """
 
     folder: Path
@@ -32,7 +32,7 @@ class Place:
     address: str = ""
 
     def written(self, name: str) -> str:
-        """Returns what to call a file of it."""
+        """Returns the path or address of a file of it, as the user is shown it."""
         return join(self.address, name) if self.address else str(self.folder / name)
 
 
@@ -51,7 +51,7 @@ def open_place(storage: str, out: str | None, name: str) -> Iterator[Place]:
     chosen = storage or out or os.environ.get(_OUT, "")
     option = "cluster.storage" if storage else "--out" if out else _OUT
     if chosen and is_address(chosen):
-        with kept_in_store(chosen, name) as folder:
+        with mirrored_folder(chosen, name) as folder:
             yield Place(folder, given=True, address=join(chosen, name))
         return
     folder = Path(chosen).expanduser() if chosen else default_out()
@@ -81,12 +81,12 @@ def fetched(run: str) -> Iterator[str]:
         return
     base, mark, options = run.partition("?")
     parent, _, name = base.rstrip("/").rpartition("/")
-    with kept_in_store(parent + mark + options, name) as folder:
+    with mirrored_folder(parent + mark + options, name) as folder:
         yield str(folder)
 
 
 def written_at(file: Path) -> Path | str:
-    """Returns what to call a file: its address, if it lies in a folder that stands for a store."""
+    """Returns a file as the user is shown it: by its address, if its folder is mirrored."""
     mirror = Mirror.of(file)
     return file if mirror is None else mirror.address
 
@@ -111,7 +111,7 @@ def lasting_file(file: Path, *, given: bool, of: str) -> Path:
 
 
 @contextmanager
-def kept_in_store(parent: str, name: str) -> Iterator[Path]:
+def mirrored_folder(parent: str, name: str) -> Iterator[Path]:
     """Gives a temporary folder with what the store has below `name`, and sends back what is new.
 
     Args:
@@ -119,7 +119,7 @@ def kept_in_store(parent: str, name: str) -> Iterator[Path]:
         name: Below it.
     """
     with tempfile.TemporaryDirectory(prefix="dynat-ray-") as scratch:
-        keep_below(Path(scratch), parent)
+        set_mirror_address(Path(scratch), parent)
         mirror = Mirror(Path(scratch) / name, join(parent, name))
         mirror.pull()
         try:

@@ -1,33 +1,31 @@
-"""The folder of a run: where it is, whether it may be used, what is written before the start."""
+"""The folder of a run: its name, whether it may be used, and the settings in it."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-import os
-import platform
-import subprocess
-import sys
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-import torch
 import yaml
 
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
-from dynat_ray.hardware import processor_name
-from dynat_ray.settings import build_config, dump_config, flatten, read_settings
-from dynat_ray.storage.atomic import write_whole
+from dynat_ray.settings import Settings, build_config, dump_config, flatten, read_settings
+from dynat_ray.storage.resumable_folder import FolderKind, open_folder
 
-_PACKAGES = ("dynat-ray", "torch", "torchvision", "timm", "ray", "ffcv", "numpy", "pyautoattack")
-_ENVIRONMENT = "environment.json"
+_CONFIG = "config.yaml"
 # What a resumed run can't change: its checkpoints would mean something else.
 _FIXED = (
     *("model.", "method.name", "threat.norm", "optim.name"),
     # These and the seed say which images train and which are held out.
     *("data.path", "data.limit", "data.val_fraction", "train.seed"),
+)
+_RUN = FolderKind(
+    name="run",
+    file=_CONFIG,
+    read=lambda folder: config_settings(read_run_config(folder)),
+    may_change=lambda key: not key.startswith(_FIXED),
+    # A trial of a search has its record there before it begins.
+    joins_others=True,
 )
 
 
@@ -51,114 +49,19 @@ def open_run_folder(folder: Path, config: RunConfig, *, resume: bool) -> list[st
         UserError: The folder exists and `resume` is False; a setting differs that can't be
             changed; the disk is full or read-only.
     """
-    file = folder / "config.yaml"
-    changed: list[str] = []
-    if file.exists():
-        if not resume:
-            raise UserError(
-                f"the run {folder} exists; add --resume to go on with it, or give another --name"
-            )
-        changed = changed_settings(read_run_config(folder), config)
-        for change in changed:
-            if change.startswith(_FIXED):
-                raise UserError(
-                    f"the run {folder} can't be resumed with another setting ({change}); give the "
-                    "new run another --name"
-                )
-    elif folder.exists() and any(folder.iterdir()) and not resume:
-        raise UserError(f"the folder {folder} exists and is not empty; give another --name")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(file, dump_config(config))
-    except OSError as error:
-        raise UserError(f"the run folder {folder} can't be written: {error}") from None
-    return changed
+    text = dump_config(config)
+    return open_folder(_RUN, folder, config_settings(config), text, resume=resume)
 
 
 def read_run_config(folder: Path) -> RunConfig:
     """Returns the config that a run was made with."""
     try:
-        settings = read_settings(folder / "config.yaml")
+        settings = read_settings(folder / _CONFIG)
     except UserError as error:
         raise UserError(f"{folder} is not a run folder: {error}") from None
     return build_config([settings])
 
 
-def write_environment(folder: Path, facts: dict[str, Any], command: str = "") -> None:
-    """Writes `environment.json`: versions, this machine's hardware, commit, command, and `facts`.
-
-    Args:
-        folder: The run's folder.
-        facts: More to write.
-        command: What the run is part of, if this process is not the user's command: the arguments
-            of Ray's own processes say nothing, and may hold a password.
-    """
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    # What was added while the run went on holds until it is measured again.
-    environment = read_environment(folder) | {
-        "versions": versions,
-        "hardware": {
-            "processor": processor_name(),
-            "cores": os.cpu_count(),
-            "gpus": [
-                torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())
-            ],
-        },
-        "git_commit": _git_commit(),
-        "command": command or " ".join(["python", "-m", *_module_and_arguments()]),
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        **facts,
-    }
-    write_whole(folder / _ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
-
-
-def add_to_environment(folder: Path, facts: dict[str, Any]) -> None:
-    """Adds to `environment.json` what shows only while a run goes on."""
-    environment = read_environment(folder) | facts
-    write_whole(folder / _ENVIRONMENT, json.dumps(environment, indent=2) + "\n")
-
-
-def read_environment(folder: Path) -> dict[str, Any]:
-    """Returns what `environment.json` holds; empty if there is none that can be read."""
-    try:
-        content = json.loads((folder / _ENVIRONMENT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def changed_settings(before: RunConfig, now: RunConfig) -> list[str]:
-    """Returns the settings that differ, as `key: old -> new`."""
-    old, new = (flatten(yaml.safe_load(dump_config(config))) for config in (before, now))
-    keys = dict.fromkeys([*new, *old])
-    return [
-        f"{key}: {old.get(key)!r} -> {new.get(key)!r}"
-        for key in keys
-        if old.get(key) != new.get(key)
-    ]
-
-
-def _module_and_arguments() -> list[str]:
-    program = Path(sys.argv[0])
-    module = f"dynat_ray.{program.stem}" if program.parent.name == "dynat_ray" else program.name
-    return [module, *sys.argv[1:]]
-
-
-def _git_commit() -> str | None:
-    try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip()
+def config_settings(config: RunConfig) -> Settings:
+    """Returns a config's settings by key, as they come back from a file."""
+    return flatten(yaml.safe_load(dump_config(config)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from dynat_ray.acceleration.twin import cpu_kernels_status, twin_status
-from dynat_ray.storage.run_folder import add_to_environment, read_environment
+from dynat_ray.storage.environment import add_to_environment, read_environment
 from dynat_ray.training.session import Session
 from dynat_ray.training.step import Networks
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from dynat_ray.models import Classifier, save_model
-from dynat_ray.storage.atomic import write_whole
+from dynat_ray.storage.atomic import atomic_write_text
 from dynat_ray.training.state import Progress
 from dynat_ray.training.step import Networks
 
@@ -33,7 +33,7 @@ def save_models(
     if progress.best.weights:
         chosen.load_state_dict(progress.best.weights)
     save_model(chosen, run_folder / "model")
-    write_whole(run_folder / _TRAINED, json.dumps({"epochs": progress.epoch}) + "\n")
+    atomic_write_text(run_folder / _TRAINED, json.dumps({"epochs": progress.epoch}) + "\n")
 
 
 def trained_epochs(run_folder: Path) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from dynat_ray.collectives import rank, world_size
-from dynat_ray.storage.atomic import written_whole
+from dynat_ray.storage.atomic import atomic_write
 from dynat_ray.storage.metrics import write_metrics
 from dynat_ray.training.step import StepOutcome
 
@@ -207,7 +207,7 @@ class EpochRecord:
             else:
                 arrays[name] = pa.nulls(len(rows), kind)
         file.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(file) as partial:
+        with atomic_write(file) as partial:
             pq.write_table(pa.table(arrays), partial)
 
 

@@ -17,7 +17,7 @@ from dynat_ray.distributed.training_run import resolve
 from dynat_ray.errors import UserError
 from dynat_ray.report.comparison_page import run_folder
 from dynat_ray.settings import dump_config, override
-from dynat_ray.storage.mirror import keep_below
+from dynat_ray.storage.mirror import set_mirror_address
 from dynat_ray.storage.run_folder import read_run_config
 
 
@@ -92,7 +92,7 @@ def test_a_store_has_the_settings_before_the_first_run(
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     (there / "comparison").mkdir(parents=True)
-    keep_below(here, there.as_uri())
+    set_mirror_address(here, there.as_uri())
     comparison._open(here / "comparison", small_config, resume=False)
     assert (there / "comparison" / "compare.yaml").exists()
 

@@ -20,7 +20,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.searching.space import parse_space
 from dynat_ray.searching.study import Search, SearchOptions
 from dynat_ray.settings import build_config, override, read_settings
-from dynat_ray.storage.mirror import keep_below
+from dynat_ray.storage.mirror import set_mirror_address
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -81,7 +81,7 @@ def test_a_store_has_the_search_before_its_first_trial(
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     (there / "search").mkdir(parents=True)
-    keep_below(here, there.as_uri())
+    set_mirror_address(here, there.as_uri())
 
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

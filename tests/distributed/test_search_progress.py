@@ -23,9 +23,9 @@ def test_in_a_log_file_a_line_when_a_trial_starts_and_ends(
     add_trial(0, [40.0] * 4, state="finished")
     add_trial(1, [40.0])
     with SearchPrinter(tmp_path, make_search(trials=4), None) as printer:
-        printer.look()
+        printer.poll()
         add_trial(1, [40.0, 50.0], state="stopped")
-        printer.look()
+        printer.poll()
         add_trial(2, [], state="failed", error="no luck")
     lines = capsys.readouterr().out.splitlines()
     # Trial 0 was over before this program began.
@@ -50,11 +50,11 @@ def test_on_a_terminal_the_table_is_drawn_over_itself(
     monkeypatch.setenv("LINES", "8")
     add_trial(0, [40.0] * 4, state="finished")
     with SearchPrinter(tmp_path, make_search(trials=9), 600.0) as printer:
-        printer.look()
+        printer.poll()
         first = capsys.readouterr().out
         for number in range(1, 9):
             add_trial(number, [40.0], state="failed", error="a long story " * 9)
-        printer.look()
+        printer.poll()
         second = capsys.readouterr().out
     assert "\x1b" not in first
     assert len(first.splitlines()) == 3

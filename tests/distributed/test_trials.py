@@ -22,7 +22,7 @@ from dynat_ray.distributed.trials import (
 )
 from dynat_ray.searching.study import open_search
 from dynat_ray.searching.trial_records import Trial, read_trial, read_trials, trial_folder
-from dynat_ray.storage.mirror import keep_below
+from dynat_ray.storage.mirror import set_mirror_address
 from tests.searching.conftest import add_trial, make_search, metrics_line  # noqa: F401  (a fixture)
 
 AddTrial = Callable[..., Trial]
@@ -171,7 +171,7 @@ def test_what_a_stopped_trial_measured_last_is_fetched(
     """Where workers write to a store, the trial's own process is gone before it has fetched it."""
     add_trial(0, [1.0], state="stopped")
     here, there = trial_folder(tmp_path, 0), tmp_path / "store" / "trials" / "0000"
-    keep_below(tmp_path, (tmp_path / "store").as_uri())
+    set_mirror_address(tmp_path, (tmp_path / "store").as_uri())
     (there / "samples").mkdir(parents=True)
     lines = [metrics_line(epoch, 90.0, 50.0) for epoch in range(2)]
     (there / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

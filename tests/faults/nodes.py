@@ -8,15 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private import ray_constants
 from ray.cluster_utils import Cluster
 
+from dynat_ray.distributed.ray_internals import stay_on_loopback
 from tests.faults.cluster import free_port
 
 # Workers that Ray asks for on a node that has just gone would else be waited for a minute.
 _SHORTER = {
     "RAY_AUTH_MODE": "disabled",
-    ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "5",
@@ -26,8 +25,7 @@ _SHORTER = {
 @contextmanager
 def two_nodes() -> Iterator[tuple[Cluster, Any]]:
     """Gives a cluster of a head and one more node, a CPU each, and that other node."""
-    # As in `distributed.session`: all of it on loopback.
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    stay_on_loopback()
     before = {name: os.environ.get(name) for name in _SHORTER}
     os.environ.update(_SHORTER)
     cluster = Cluster(

@@ -76,16 +76,16 @@ def test_a_worker_killed_in_an_epoch(jobs: Jobs, whole: list[str]) -> None:
     tell("it went on; every epoch once, and the weights are those of the undisturbed run")
 
 
-def test_a_worker_told_to_end_saves_first(jobs: Jobs, whole: list[str]) -> None:
-    job = jobs.submit(f"{TRAIN} told-worker".replace("0.02", "0"))
-    wait_until(lambda: len(jobs.epochs("told-worker")) == 1, "the first epoch")
+def test_a_worker_that_gets_sigterm_saves_first(jobs: Jobs, whole: list[str]) -> None:
+    job = jobs.submit(f"{TRAIN} signalled-worker".replace("0.02", "0"))
+    wait_until(lambda: len(jobs.epochs("signalled-worker")) == 1, "the first epoch")
     before = {worker.pid for worker in jobs.workers()}
     os.kill(victim := min(before), signal.SIGTERM)
-    folder = jobs.runs / "told-worker" / "checkpoints"
+    folder = jobs.runs / "signalled-worker" / "checkpoints"
     wait_until(lambda: list(folder.glob("epoch_*_step_*/state.sha256")), "a checkpoint in an epoch")
     tell("SIGTERM to worker", victim, "->", *(path.name for path in folder.glob("*_step_*")))
     assert jobs.wait(job) == "SUCCEEDED", jobs.log(job)
-    assert jobs.same(WHOLE, "told-worker")
+    assert jobs.same(WHOLE, "signalled-worker")
     tell("it ended, the others went on, and the weights are those of the undisturbed run")
 
 

@@ -108,7 +108,7 @@ def test_a_node_lost_and_back(
     assert load_model(folder / "model_last").num_classes == 10
 
 
-def test_a_node_that_will_go_is_told_first(small_config: RunConfig, tmp_path: Path) -> None:
+def test_a_drained_node_leaves_a_checkpoint_first(small_config: RunConfig, tmp_path: Path) -> None:
     """As the pods of `cluster/kuberay` do before they end."""
     settings = {"train.epochs": 12, "attack.steps": 20, "train.checkpoint_epochs": 12}
     config = override(small_config, SETTINGS | settings)

@@ -8,7 +8,7 @@ import pytest
 
 from dynat_ray.errors import UserError
 from dynat_ray.storage.mirror import Mirror, is_address, join
-from dynat_ray.storage.places import kept_in_store, open_place
+from dynat_ray.storage.places import mirrored_folder, open_place
 from tests.storage.conftest import names
 
 
@@ -66,7 +66,7 @@ def test_checkpoints_come_newest_first(bucket: str, tmp_path: Path) -> None:
 
 def test_a_folder_below_one_that_is_kept_finds_its_own_place(bucket: str, tmp_path: Path) -> None:
     assert Mirror.of(tmp_path / "runs" / "x") is None
-    with kept_in_store(f"{bucket}/runs", "search") as folder:
+    with mirrored_folder(f"{bucket}/runs", "search") as folder:
         mirror = Mirror.of(folder / "trials" / "0001")
         assert mirror is not None
         assert mirror.address == f"{bucket}/runs/search/trials/0001"

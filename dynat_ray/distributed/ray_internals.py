@@ -1,0 +1,113 @@
+"""Every private name of Ray that this package needs, each behind a function of ours.
+
+Ray may change them without a word, so nothing else here touches them. All were read in and tried
+with Ray 2.60.0, the oldest version that `pyproject.toml` allows; no public API of that version does
+the same, and each function says what comes nearest. `tests/distributed/test_ray_internals.py` asks
+the installed Ray for every one of them and says in a sentence what has changed.
+
+Ray Train's take more than a second to import, so the functions that need them do it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray._private import ray_constants
+from ray.experimental import internal_kv
+
+if TYPE_CHECKING:
+    import ray.train
+
+HEAD_NODE = "node:__internal_head__"
+"""A resource that the head node alone has, 1 of it. Other nodes have names that follow from their
+addresses, so there is no public name for the one that the command runs beside."""
+
+
+def stay_on_loopback() -> None:
+    """Makes a Ray that this process starts listen on loopback only.
+
+    Ray listens on all interfaces even for one machine, unless it thinks that it can't be a cluster,
+    as it does on Windows. It has read the public variable for that (`ENABLE_RAY_CLUSTERS_ENV_VAR`)
+    when it was imported; the processes that it starts read it then.
+    """
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ.setdefault(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0")
+
+
+def hide_messages(words: str) -> None:
+    """Keeps from the terminal what nodes of the cluster say with these words.
+
+    `ray.init(log_to_driver=False)` hides what workers print, but not messages of nodes, some of
+    which (out of memory) the user must see.
+
+    Args:
+        words: Part of a message.
+    """
+    show = ray._private.worker.print_to_stdstream
+
+    def show_others(data: dict[str, Any], ignore_prefix: bool) -> None:
+        if not any(words in line for line in data["lines"]):
+            show(data, ignore_prefix)
+
+    ray._private.worker.print_to_stdstream = show_others
+
+
+def autoscaling_limits() -> dict[str, float]:
+    """Returns how much of each resource the cluster can grow to; empty if it can't grow.
+
+    `ray.cluster_resources` tells what is there, not what may come.
+    """
+    limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    return {kind: float(amount) for kind, amount in limits.items()}
+
+
+def is_command() -> bool:
+    """Returns whether this process is the program that attached to Ray, and not a worker of it.
+
+    `get_runtime_context().get_task_id()` says so too, but logs a warning where it is.
+    """
+    return bool(ray.get_runtime_context().worker.mode == ray.SCRIPT_MODE)
+
+
+def set_flag(name: str) -> None:
+    """Sets a flag that `flag_is_set` sees on every machine of the cluster, at once.
+
+    It lies in the store of the cluster's head. A named actor could hold it, as a process of its
+    own that takes seconds to start.
+
+    Args:
+        name: Nobody else's.
+    """
+    internal_kv._internal_kv_put(name, b"1")
+
+
+def flag_is_set(name: str) -> bool:
+    """Returns whether a flag is set."""
+    return bool(internal_kv._internal_kv_exists(name))
+
+
+def remove_flag(name: str) -> None:
+    """Removes a flag, if it is set."""
+    internal_kv._internal_kv_del(name)
+
+
+def preemption_info() -> ray.train.PreemptionInfo | None:
+    """Returns what this training worker knows of nodes that Ray drains.
+
+    `ray.train.get_preemption_info` returns the same, but only when all workers have asked.
+    """
+    from ray.train.v2._internal.execution import context
+
+    info: ray.train.PreemptionInfo | None
+    info = context.get_train_context().preemption_context.preemption_info
+    return info
+
+
+def silence_reports() -> None:
+    """Keeps a training worker from logging every report, which its `LoggingConfig` does not."""
+    from ray.train.v2._internal.execution import context
+
+    context.logger.setLevel(logging.CRITICAL)

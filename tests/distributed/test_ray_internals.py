@@ -1,0 +1,212 @@
+"""Ray's private names: each is there, and does what `ray_internals` needs of it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+import ray.train
+
+import dynat_ray
+from dynat_ray.distributed import ray_internals
+from dynat_ray.distributed.cluster import connect
+
+TRAIN_CONTEXT = "ray.train.v2._internal.execution.context"
+# Every private name, and the function of ours that needs it.
+NAMES = {
+    "ray._private.ray_constants:ENABLE_RAY_CLUSTER": "stay_on_loopback",
+    "ray._private.ray_constants:ENABLE_RAY_CLUSTERS_ENV_VAR": "stay_on_loopback",
+    "ray._private.worker:print_to_stdstream": "hide_messages",
+    "ray._private.state:state.get_max_resources_from_cluster_config": "autoscaling_limits",
+    "ray.experimental.internal_kv:_internal_kv_put": "set_flag",
+    "ray.experimental.internal_kv:_internal_kv_exists": "flag_is_set",
+    "ray.experimental.internal_kv:_internal_kv_del": "remove_flag",
+    f"{TRAIN_CONTEXT}:get_train_context": "preemption_info",
+    f"{TRAIN_CONTEXT}:logger": "silence_reports",
+}
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    connect()
+    yield
+    ray.shutdown()
+
+
+def changed(what: str, ours: str) -> str:
+    return (
+        f"Ray {ray.__version__} has changed: {what}; find another way for "
+        f"`ray_internals.{ours}`, or hold Ray below this version in pyproject.toml"
+    )
+
+
+@pytest.mark.parametrize(("name", "ours"), NAMES.items())
+def test_each_name_is_there(name: str, ours: str) -> None:
+    module, _, path = name.partition(":")
+    message = changed(f"there is no {name.replace(':', '.')}", ours)
+    assert hasattr(ray_internals, ours)
+    try:
+        found: Any = import_module(module)
+    except ImportError:
+        pytest.fail(message)
+    for part in path.split("."):
+        assert hasattr(found, part), message
+        found = getattr(found, part)
+
+
+def test_no_other_file_uses_private_names() -> None:
+    """By the syntax tree, so that words in comments do not count."""
+    folder = Path(dynat_ray.__file__).parent
+    found = {
+        file.name: names
+        for file in folder.rglob("*.py")
+        if (names := _private_names(ast.parse(file.read_text())))
+    }
+    assert set(found) == {"ray_internals.py"}, found
+    assert found["ray_internals.py"], "the search itself finds nothing any more"
+
+
+def _private_names(tree: ast.Module) -> list[str]:
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            names.append(ast.unparse(node))
+    return [
+        name
+        for name in names
+        if name.startswith("ray.")
+        and any(part.startswith("_") or part == "internal_kv" for part in name.split("."))
+    ]
+
+
+def test_a_ray_of_one_machine_stays_on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import ray_constants, services
+
+    variable = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    monkeypatch.setattr(ray._private.worker, "_global_node", None)
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.delenv(variable)
+    ray_internals.stay_on_loopback()
+    address = services.get_node_ip_address()
+    message = changed(f"a Ray that is no cluster listens on {address}", "stay_on_loopback")
+    assert address in ("127.0.0.1", "::1"), message
+    program = "from ray._private import ray_constants; print(ray_constants.ENABLE_RAY_CLUSTER)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    message = changed(f"its processes do not read {variable}", "stay_on_loopback")
+    assert done.stdout.strip() == "False", message
+
+
+def test_of_the_nodes_messages_some_can_be_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = ray._private.worker
+    expected = ["data", "ignore_prefix"]
+    message = changed("print_to_stdstream takes other arguments", "hide_messages")
+    assert list(inspect.signature(worker.print_to_stdstream).parameters) == expected, message
+    shown: list[str] = []
+    monkeypatch.setattr(
+        worker, "print_to_stdstream", lambda data, ignore_prefix: shown.extend(data["lines"])
+    )
+    ray_internals.hide_messages("maximum expected startup concurrency")
+    said = ["10 PYTHON processes, 5x the maximum expected startup concurrency", "out of memory"]
+    job = SimpleNamespace(binary=lambda: b"this job")
+
+    class Messages:
+        """Stands for what nodes say to this program."""
+
+        subscribe = staticmethod(lambda: None)
+
+        def poll(self) -> tuple[None, dict[str, Any]]:
+            if not said:
+                raise ConnectionError("that was all")
+            return None, {"job_id": None, "error_message": said.pop(0)}
+
+    stub: Any = SimpleNamespace(gcs_error_subscriber=Messages(), current_job_id=job)
+    monkeypatch.setattr(worker, "_internal_kv_initialized", lambda: False)
+    worker.listen_error_messages(stub, threading.Event())
+    message = changed("it shows messages of nodes in another way", "hide_messages")
+    assert shown == ["out of memory"], message
+
+
+def test_what_a_cluster_can_grow_to(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.core.generated.autoscaler_pb2 import ClusterConfig
+
+    message = changed("it knows limits of a cluster that can't grow", "autoscaling_limits")
+    assert ray_internals.autoscaling_limits() == {}, message
+    config = ClusterConfig()
+    group = config.node_group_configs.add(max_count=4)
+    group.resources.update({"CPU": 8, "GPU": 2})
+    monkeypatch.setattr(ray._private.state.state, "get_cluster_config", lambda: config)
+    message = changed("it counts what a cluster can grow to in another way", "autoscaling_limits")
+    assert ray_internals.autoscaling_limits() == {"CPU": 32.0, "GPU": 8.0}, message
+
+
+def test_the_command_is_known_from_workers(local_ray: None) -> None:
+    on_worker = ray.get(ray.remote(num_cpus=0)(ray_internals.is_command).remote())
+    message = changed("the mode of a process is not what it was", "is_command")
+    assert ray_internals.is_command(), message
+    assert not on_worker, message
+
+
+def test_a_flag_is_seen_by_workers_until_it_is_removed(local_ray: None) -> None:
+    look = ray.remote(num_cpus=0)(ray_internals.flag_is_set)
+    seen = [ray.get(look.remote("a-flag"))]
+    ray_internals.set_flag("a-flag")
+    seen.append(ray.get(look.remote("a-flag")))
+    ray_internals.remove_flag("a-flag")
+    ray_internals.remove_flag("a-flag")
+    seen.append(ray.get(look.remote("a-flag")))
+    message = changed("its store of keys is not what it was", "set_flag")
+    assert seen == [False, True, False], message
+
+
+def test_the_head_has_a_resource_of_its_own(local_ray: None) -> None:
+    amount = ray.cluster_resources().get(ray_internals.HEAD_NODE)
+    assert amount == 1.0, changed("the head node has another resource", "HEAD_NODE")
+
+
+def test_a_worker_knows_which_nodes_are_drained(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = import_module(TRAIN_CONTEXT)
+    try:
+        from ray.train.v2._internal.execution.preemption import PreemptionContext
+        from ray.train.v2._internal.execution.worker_group.worker import RayTrainWorker
+    except ImportError:
+        pytest.fail(changed("workers hear of drained nodes in another way", "preemption_info"))
+    own = SimpleNamespace(preemption_context=PreemptionContext(), get_world_rank=lambda: 0)
+    monkeypatch.setattr(context, "_train_context", own)
+    message = changed("a worker keeps drained nodes elsewhere", "preemption_info")
+    assert ray_internals.preemption_info() is None, message
+    infos = [
+        ray.train.PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"node": [rank]})
+        for rank in (0, 0, 1)
+    ]
+    RayTrainWorker.mark_preempt(None, infos[0])
+    assert ray_internals.preemption_info() == infos[1] != infos[2], message
+
+
+def test_reports_are_logged_where_they_are_silenced() -> None:
+    context = import_module(TRAIN_CONTEXT)
+    level = context.logger.level
+    message = changed("it logs reports elsewhere", "silence_reports")
+    assert "Reporting training result" in inspect.getsource(context.TrainContext), message
+    try:
+        ray_internals.silence_reports()
+        assert not context.logger.isEnabledFor(logging.ERROR), message
+    finally:
+        context.logger.setLevel(level)
