@@ -105,6 +105,10 @@ def initialise_from(model: Classifier, path: str) -> None:
 
     The classifier stays as it is where the saved one has another number of classes.
 
+    Args:
+        model: In training mode or not, as it stays.
+        path: Model or run folder, as `load_model` takes it.
+
     Raises:
         UserError: There is no such model, or it is of another architecture.
     """

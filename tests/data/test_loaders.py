@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,22 +10,27 @@ from PIL import Image
 
 from dynat_ray.data import (
     Augmentation,
+    BatchPlan,
+    ExtraImages,
     Loader,
     RawBatch,
+    ReadingOptions,
     build_loader,
     load_info,
     load_labels,
     load_split,
     load_test_images,
 )
-from dynat_ray.data import loaders as loaders_module
+from dynat_ray.data import readers as readers_module
 from dynat_ray.data.ffcv_library import ffcv_problem
 from dynat_ray.data.preparing import dataset as prepare_module
 from dynat_ray.data.preparing import prepare_dataset
+from dynat_ray.data.stored import StoredImages, read_stored
 from dynat_ray.errors import UserError
 from tests.data.conftest import WriteFolder
 
 CPU = torch.device("cpu")
+PLANNED = {field.name for field in dataclasses.fields(BatchPlan)}
 KINDS = [
     "memory",
     pytest.param("ffcv", marks=pytest.mark.skipif(bool(ffcv_problem()), reason="no FFCV")),
@@ -43,15 +49,13 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make(folder: Path, kind: str, **options: object) -> Loader:
     """Builds a loader over the training split."""
-    settings: dict = {
-        "indices": np.arange(load_info(folder).counts["train"]),
-        "batch_size": 16,
-        "seed": 3,
-        "device": CPU,
-        "shuffle": True,
-        "kind": kind,
-    }
-    return build_loader(folder, "train", **(settings | options))
+    indices = options.pop("indices", np.arange(load_info(folder).counts["train"]))
+    extra = options.pop("extra", None)
+    plan: dict = {"batch_size": 16, "seed": 3}
+    plan |= {name: value for name, value in options.items() if name in PLANNED}
+    rest: dict = {name: value for name, value in options.items() if name not in PLANNED}
+    reading = ReadingOptions(device=CPU, kind=kind, **rest)  # type: ignore[arg-type]
+    return build_loader(folder, "train", indices, BatchPlan(**plan), reading, extra)  # type: ignore[arg-type]
 
 
 def batches(loader: Loader, epoch: int = 0, start_step: int = 0) -> list[RawBatch]:
@@ -163,9 +167,7 @@ def test_extra_data(kind: str, colour: Path, tmp_path: Path) -> None:
     labels = torch.cat([load_split(colour, "train")[1], load_split(extra, "train")[1]])
     counts = []
     for rank in range(2):
-        found = batches(
-            make(colour, kind, rank=rank, world_size=2, extra_path=str(extra), extra_fraction=0.6)
-        )
+        found = batches(make(colour, kind, rank=rank, world_size=2, extra=ExtraImages(extra, 0.6)))
         assert [len(batch.images) for batch in found] == [8, 8, 8, 8]
         for batch in found:
             assert torch.equal(batch.images, images[batch.indices])
@@ -176,7 +178,7 @@ def test_extra_data(kind: str, colour: Path, tmp_path: Path) -> None:
 
 def test_extra_data_that_do_not_fit(colour: Path, digits: Path) -> None:
     with pytest.raises(UserError, match="labels up to 9, but the data set has 3 classes"):
-        make(colour, "memory", extra_path=str(digits), extra_fraction=0.5)
+        make(colour, "memory", extra=ExtraImages(digits, 0.5))
 
 
 def test_extra_data_whose_classes_are_others(write_folder: WriteFolder, tmp_path: Path) -> None:
@@ -186,13 +188,13 @@ def test_extra_data_whose_classes_are_others(write_folder: WriteFolder, tmp_path
     more = write_folder("more", classes=("cat", "dog"))
     prepare_dataset(f"folder:{more}", extra, progress=False)
     with pytest.raises(UserError, match="calls class 0 'cat', the data set calls it 'bird'"):
-        make(main, "memory", extra_path=str(extra), extra_fraction=0.5)
+        make(main, "memory", extra=ExtraImages(str(extra), 0.5))
     same = write_folder("same", classes=("bird", "cat"))
     prepare_dataset(f"folder:{same}", extra, progress=False)
-    assert batches(make(main, "memory", extra_path=str(extra), extra_fraction=0.5))
+    assert batches(make(main, "memory", extra=ExtraImages(str(extra), 0.5)))
 
 
-def test_the_decoder_crops_all_images_of_a_batch_or_none(
+def test_extra_images_are_cropped_like_the_others(
     write_folder: WriteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ffcv")
@@ -201,56 +203,88 @@ def test_the_decoder_crops_all_images_of_a_batch_or_none(
     prepare_dataset(f"folder:{root}", raw, progress=False)
     store_as_jpeg(monkeypatch, longest=500)
     prepare_dataset(f"folder:{root}", jpeg, progress=False)
-    images = torch.cat([load_split(jpeg, "train")[0], load_split(raw, "train")[0]])
-    options = {"random_resized_crop": True, "extra_fraction": 0.5}
-    loader = make(jpeg, "ffcv", extra_path=str(raw), **options)
-    assert not loader.crops
-    for batch in batches(loader):
-        assert torch.equal(batch.images, images[batch.indices])
-    loader = make(jpeg, "ffcv", extra_path=str(jpeg), **options)
-    assert loader.crops
-    for batch in batches(loader):
-        assert not torch.equal(batch.images[8:], images[batch.indices[8:] - 18])
+    for extra in (raw, jpeg):
+        both = [load_split(folder, "train")[0] for folder in (jpeg, extra)]
+        whole = torch.cat(both)
+        half = ExtraImages(extra, 0.5)
+        for batch in batches(make(jpeg, "ffcv", extra=half)):
+            assert torch.equal(batch.images, whole[batch.indices])
+        found = {
+            kind: batches(make(jpeg, kind, extra=half, resized_crop=True))
+            for kind in ("ffcv", "memory")
+        }
+        for batch, same in zip(*found.values(), strict=True):
+            assert torch.equal(batch.images, same.images)
+            changed = (batch.images != whole[batch.indices]).flatten(1).any(dim=1)
+            assert bool(changed.all())
 
 
 def test_only_the_images_in_use_are_decoded(colour: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
 
-    def note(*arguments: object, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
-        read.append(load_split(*arguments, **options))  # type: ignore[arg-type]
+    def note(*arguments: object, **options: object) -> StoredImages:
+        read.append(read_stored(*arguments, **options))  # type: ignore[arg-type]
         return read[-1]
 
-    monkeypatch.setattr(loaders_module, "load_split", note)
+    monkeypatch.setattr(readers_module, "read_stored", note)
     batches(make(colour, "memory", indices=np.array([40, 7, 9])))
-    assert [len(images) for images, _ in read] == [3]
+    assert [len(stored.images) for stored in read] == [3]
 
 
 def test_augmented_pixels_do_not_depend_on_loader_or_workers(colour: Path) -> None:
     pytest.importorskip("ffcv")
-    augment = Augmentation(["crop-2", "flip", "cutout-3"], seed=1)
-
-    def augmented(kind: str, rank: int, world_size: int) -> dict[int, torch.Tensor]:
-        loader = make(colour, kind, rank=rank, world_size=world_size)
-        return {
-            int(index): image
-            for batch in batches(loader, 4)
-            for index, image in zip(
-                batch.indices,
-                augment(batch.images, batch.labels, batch.indices, 4, 3).images,
-                strict=True,
-            )
-        }
-
-    alone = augmented("memory", 0, 1)
+    alone = augmented(colour, "memory")
     for rank in range(3):
-        for index, image in augmented("ffcv", rank, 3).items():
+        for index, image in augmented(colour, "ffcv", rank=rank, world_size=3).items():
             assert torch.equal(image, alone[index])
+
+
+def augmented(
+    folder: Path, kind: str, epoch: int = 4, **options: object
+) -> dict[int, torch.Tensor]:
+    """Returns the augmented images of an epoch by index."""
+    augment = Augmentation(["crop-2", "flip", "cutout-3"], seed=1)
+    return {
+        int(index): image
+        for batch in batches(make(folder, kind, **options), epoch)
+        for index, image in zip(
+            batch.indices,
+            augment(batch.images, batch.labels, batch.indices, epoch, 3).images,
+            strict=True,
+        )
+    }
+
+
+@pytest.mark.parametrize("image_size", [0, 5])
+@pytest.mark.parametrize("storage", ["raw", "jpeg"])
+def test_random_parts_do_not_depend_on_loader_or_workers(
+    storage: str,
+    image_size: int,
+    write_folder: WriteFolder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("ffcv")
+    if storage == "jpeg":
+        store_as_jpeg(monkeypatch, longest=500)
+    prepare_dataset(f"folder:{write_folder()}", tmp_path / "out", progress=False)
+    options = {"image_size": image_size, "resized_crop": True}
+    alone = augmented(tmp_path / "out", "memory", **options)
+    assert len(alone) == 18
+    assert {image.shape for image in alone.values()} == {(3, 5, 5) if image_size else (3, 12, 10)}
+    for rank in range(3):
+        found = augmented(tmp_path / "out", "ffcv", rank=rank, world_size=3, **options)
+        for index, image in found.items():
+            assert torch.equal(image, alone[index])
+    part = augmented(tmp_path / "out", "memory", indices=np.array([3, 11]), **options)
+    assert sorted(part) == [3, 11]
+    assert all(torch.equal(image, alone[index]) for index, image in part.items())
 
 
 def test_auto_takes_memory_where_ffcv_does_not_import(
     colour: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaders_module, "ffcv_problem", lambda: "no such library")
+    monkeypatch.setattr(readers_module, "ffcv_problem", lambda: "no such library")
     assert make(colour, "auto").kind == "memory"
     with pytest.raises(UserError, match="does not import .no such library"):
         make(colour, "ffcv")
@@ -334,10 +368,10 @@ def test_images_of_various_sizes(tmp_path: Path) -> None:
     assert images.shape == (4, 3, 32, 32)
     assert labels.tolist() == load_labels(out, "test").tolist() == [0, 0, 1, 1]
 
-    crops = {"image_size": 32, "random_resized_crop": True}
-    loader = make(out, "ffcv", **crops)
-    assert loader.crops
-    first = rows(loader, 0)
+    crops = {"image_size": 32, "resized_crop": True}
+    with pytest.raises(UserError, match=r"different sizes; set data.image_size"):
+        make(out, "ffcv", resized_crop=True)
+    first = rows(make(out, "ffcv", **crops), 0)
     assert first != centred
     # Keyed by (seed, epoch, index): not by worker, batch or place in the run.
     assert rows(make(out, "ffcv", **crops), 1) != first
@@ -346,6 +380,11 @@ def test_images_of_various_sizes(tmp_path: Path) -> None:
     assert halves[0] | halves[1] == first
     spans = [abs(row[-1] - row[0]) for row in first.values()]
     assert len(set(spans)) > 5
+    # Whole images of several sizes: the same parts, and pixels, for the other loader.
+    assert all(np.all(np.diff(row) > 0) == (index < 5) for index, row in first.items())
+    ours, others = (augmented(out, kind, **crops) for kind in ("ffcv", "memory"))
+    assert ours.keys() == others.keys() == first.keys()
+    assert all(torch.equal(image, others[index]) for index, image in ours.items())
 
 
 def test_large_images_of_one_size_are_described_as_they_are_stored(
@@ -358,8 +397,7 @@ def test_large_images_of_one_size_are_described_as_they_are_stored(
     assert (info.storage, info.size, info.max_side) == ("jpeg", (8, 7), 8)
     assert load_split(out, "train")[0].shape == (18, 3, 8, 7)
     for crops in (False, True):
-        loader = make(out, "ffcv", random_resized_crop=crops)
-        assert loader.crops == crops
+        loader = make(out, "ffcv", resized_crop=crops)
         assert [batch.images.shape[1:] for batch in batches(loader)] == [(3, 8, 7)] * 2
 
 
