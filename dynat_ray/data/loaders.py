@@ -68,7 +68,7 @@ class Loader:
         self._format = torch.channels_last if options.channels_last else torch.contiguous_format
         self._seed, self._crop_size = seed, size
         self._labels = torch.cat([reader.labels for reader in readers]).to(self._device)
-        self._sizes = torch.cat([reader.sizes for reader in readers]).to(self._device)
+        self._sizes = torch.cat([reader.sizes for reader in readers])
 
     @property
     def steps(self) -> int:
@@ -93,10 +93,11 @@ class Loader:
         local = self._order.local(epoch)[start_step * self._order.local_batch :]
         if not len(local):
             return
+        places = torch.from_numpy(local).split(self._order.local_batch)
         indices = torch.from_numpy(local).to(self._device, non_blocking=True)
-        chunks = torch.split(indices, self._order.local_batch)
-        for pixels, chunk in zip(self._pixels(local), chunks, strict=True):
-            images = self._fit(pixels.permute(0, 3, 1, 2), chunk, epoch)
+        chunks = indices.split(self._order.local_batch)
+        for pixels, where, chunk in zip(self._pixels(local), places, chunks, strict=True):
+            images = self._fit(pixels.permute(0, 3, 1, 2), where, epoch)
             images = images.contiguous(memory_format=self._format)
             yield RawBatch(images, self._labels[chunk], chunk)
 
@@ -106,6 +107,7 @@ class Loader:
             reader.close()
 
     def _fit(self, images: Tensor, indices: Tensor, epoch: int) -> Tensor:
+        """Brings images to their size; `indices` `(B,)` are on the CPU, so that none waits."""
         if self._crop_size is None:
             return fit_square(images, self._image_size)
         keys = combine(self._seed, epoch, indices)

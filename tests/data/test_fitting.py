@@ -61,7 +61,7 @@ def test_large_images_are_averaged() -> None:
     # A chequerboard of single pixels is grey from afar, whichever part of it one sees.
     board = (torch.arange(240)[:, None] + torch.arange(240)).remainder(2).mul(255).to(torch.uint8)
     found = crop(board.expand(40, 1, 240, 240).contiguous(), size=(24, 24)).float()
-    assert float((found - 127.5).abs().mean()) < 20
+    assert float((found - 127.5).abs().max()) < 40
 
 
 def test_nothing_comes_from_beyond_a_small_image() -> None:
@@ -73,8 +73,7 @@ def test_nothing_comes_from_beyond_a_small_image() -> None:
     canvas = torch.zeros(40, 3, 40, 40, dtype=torch.uint8)
     canvas[:, :, :20, :30] = small
     framed = crop_randomly(canvas, sizes, keys, (40, 40))
-    # Rounding apart: coordinates are parts of another whole.
-    assert int((alone.int() - framed.int()).abs().max()) <= 1
+    assert torch.equal(alone, framed)
 
 
 @pytest.mark.parametrize("size", [(8, 6), (3, 5)])
