@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -41,4 +42,6 @@ class TensorWriter:
         pixels = torch.from_file(str(self._waiting), size=size, dtype=torch.uint8)
         labels = torch.from_numpy(np.concatenate(self._labels))
         save_file({"images": pixels.view(-1, *self._shape), "labels": labels}, self._path)
+        # safetensors lets only its owner read a file.
+        shutil.copymode(self._waiting, self._path)
         self._waiting.unlink()
