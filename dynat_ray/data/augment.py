@@ -97,6 +97,9 @@ class Augmentation:
             indices: int64 `(B,)`.
             epoch: Epoch, from 0.
             num_classes: Classes of soft labels.
+
+        Returns:
+            Images of the same shape and memory format, float32 in [0, 1], with their labels.
         """
         keys = combine(self._seed, epoch, indices)
         if self._randaugment is not None:

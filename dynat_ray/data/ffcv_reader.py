@@ -75,26 +75,14 @@ class FfcvReader:
         # Side of the square that each image gets; 0: FFCV gives batches of one size.
         self._square = info.max_side if whole and info.size is None else 0
         self._running: list[Any] = []
-        module = ffcv_module("loader")
-        self._loader = module.Loader(
-            str(file),
+        self._loader = _open_loader(
+            file,
+            whole_decoder() if self._square else centre_decoder(info, side),
             batch_size=batch_size,
-            num_workers=threads,
-            os_cache=True,
-            order=module.OrderOption.SEQUENTIAL,
-            seed=0,
-            drop_last=False,
+            threads=threads,
             # Decoding a JPEG takes room for the largest one, per image and batch ahead.
             batches_ahead=3 if info.storage == "raw" else 1,
-            pipelines={
-                "image": [whole_decoder() if self._square else centre_decoder(info, side)],
-                "label": None,
-            },
         )
-        manager = self._loader.memory_manager
-        # Only needed without the system's cache, and large.
-        for table in (manager.sample_to_pages, manager.page_to_samples, manager.ptr_to_size):
-            table.clear()
         records = self._loader.reader.metadata
         self.labels = torch.from_numpy(records["f1"].astype(np.int64))
         sizes = np.stack([records["f0"]["height"], records["f0"]["width"]], axis=1)
@@ -135,6 +123,29 @@ class FfcvReader:
             pixels = values[: height * width * 3].view(height, width, 3)
             image[:height, :width] = pixels[..., : self._channels]
         return own.to(self._device, non_blocking=True)
+
+
+def _open_loader(
+    file: Path, decoder: Any, *, batch_size: int, threads: int, batches_ahead: int
+) -> Any:
+    """Returns FFCV's loader of a beton, without the tables that it does not need here."""
+    module = ffcv_module("loader")
+    loader = module.Loader(
+        str(file),
+        batch_size=batch_size,
+        num_workers=threads,
+        os_cache=True,
+        order=module.OrderOption.SEQUENTIAL,
+        seed=0,
+        drop_last=False,
+        batches_ahead=batches_ahead,
+        pipelines={"image": [decoder], "label": None},
+    )
+    manager = loader.memory_manager
+    # Only needed without the system's cache, and large.
+    for table in (manager.sample_to_pages, manager.page_to_samples, manager.ptr_to_size):
+        table.clear()
+    return loader
 
 
 @functools.cache
