@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dynat_ray.cli import ArgumentParser, run
-from dynat_ray.data.info import DatasetInfo
-from dynat_ray.data.preparing.dataset import prepare_dataset
+from dynat_ray.data import DatasetInfo
+from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.errors import UserError
 from dynat_ray.storage.mirror import is_address
 

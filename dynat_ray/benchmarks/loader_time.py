@@ -13,9 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from dynat_ray.data import Augmentation, Loader, build_loader, load_info
-from dynat_ray.data.loaders import Kind
+from dynat_ray.data import (
+    Augmentation,
+    BatchPlan,
+    Loader,
+    ReadingOptions,
+    build_loader,
+    load_info,
+)
 from dynat_ray.data.preparing import prepare_dataset
+from dynat_ray.data.readers import Kind
 
 AUGMENTATION = ("crop", "flip")
 _BATCH = 256
@@ -68,13 +75,9 @@ def _measure(
     loader = build_loader(
         path,
         "train",
-        indices=np.arange(count),
-        batch_size=_BATCH,
-        seed=0,
-        kind=kind,
-        device=device,
-        shuffle=True,
-        threads=threads,
+        np.arange(count),
+        BatchPlan(batch_size=_BATCH, seed=0),
+        ReadingOptions(device=device, kind=kind, threads=threads),
     )
     augmentation = Augmentation(list(AUGMENTATION), seed=0)
     try:

@@ -1,19 +1,25 @@
-"""Images: from their source into a prepared folder, and from there to the device."""
+"""Images: from a prepared folder to the device. What prepares the folder is in `preparing`."""
 
 from __future__ import annotations
 
 from dynat_ray.data.augment import Augmentation, Batch
+from dynat_ray.data.extra_images import ExtraImages
 from dynat_ray.data.info import DatasetInfo, load_info
 from dynat_ray.data.loaders import Loader, RawBatch, build_loader, loader_kind
+from dynat_ray.data.order import BatchPlan
+from dynat_ray.data.readers import ReadingOptions
 from dynat_ray.data.stored import load_labels, load_split, load_test_images
 from dynat_ray.data.subsets import balanced_subset, stratified_split
 
 __all__ = [
     "Augmentation",
     "Batch",
+    "BatchPlan",
     "DatasetInfo",
+    "ExtraImages",
     "Loader",
     "RawBatch",
+    "ReadingOptions",
     "balanced_subset",
     "build_loader",
     "load_info",

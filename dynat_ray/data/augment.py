@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import grid_sample, one_hot
+from torch.nn.functional import one_hot
 
 from dynat_ray.data.placing import Placement
 from dynat_ray.data.randaugment import RandAugment
-from dynat_ray.data.resized_crop import RATIO, SCALE
 from dynat_ray.errors import UserError, unknown_name
 from dynat_ray.keyed_random import combine, uniform
 
@@ -51,14 +50,13 @@ class Augmentation:
     So its pixels are the same whatever loader, number of workers or place in the run it comes
     from. The one exception is CutMix, whose partners come from the same local batch.
 
-    Names, each at most once, applied in this order whatever theirs (but a decoder's `resized-crop`
-    comes first):
+    Names, each at most once, applied in this order whatever theirs:
+        `resized-crop`: a random part of the image, resized; done by the loader, which has the image
+            at its stored size (`ReadingOptions.resized_crop`).
         `randaugment[-M]`: timm's RandAugment of magnitude M (default 9) on the CPU, image by
             image; for large images.
         `crop[-PAD]`: shift by up to PAD pixels (default 4), black outside.
         `flip`: mirror horizontally, every other time.
-        `resized-crop`: a random part of the image, resized; done by FFCV's decoder instead where
-            the loader says so.
         `cutout[-SIZE]`: a black square of SIZE pixels (default 16), centred anywhere (DeVries and
             Taylor, 2017).
         `cutmix[-ALPHA]`: a box from another image of the batch, area from Beta(ALPHA, ALPHA)
@@ -68,13 +66,12 @@ class Augmentation:
         unplaced: A change that `placement` does not tell of, by name; empty where there is none.
     """
 
-    def __init__(self, names: list[str], seed: int, *, decoder_crops: bool = False) -> None:
+    def __init__(self, names: list[str], seed: int) -> None:
         """Reads the names.
 
         Args:
             names: What to apply.
             seed: Seed of the random choices.
-            decoder_crops: Whether the loader crops already (`Loader.crops`).
 
         Raises:
             UserError: Unknown name, or a value out of range.
@@ -82,8 +79,6 @@ class Augmentation:
         self._seed = seed
         self._values = _parse(names)
         self.unplaced = next((name for name in self._values if name not in _PLACED), "")
-        if decoder_crops:
-            self._values.pop("resized-crop", None)
         self._randaugment = (
             RandAugment(self._values["randaugment"]) if "randaugment" in self._values else None
         )
@@ -102,6 +97,9 @@ class Augmentation:
             indices: int64 `(B,)`.
             epoch: Epoch, from 0.
             num_classes: Classes of soft labels.
+
+        Returns:
+            Images of the same shape and memory format, float32 in [0, 1], with their labels.
         """
         keys = combine(self._seed, epoch, indices)
         if self._randaugment is not None:
@@ -113,8 +111,6 @@ class Augmentation:
             pixels = self._placement(keys).apply(pixels)
         result = pixels.to(torch.float32).div_(255).permute(0, 3, 1, 2)
         result = result if last else result.contiguous()
-        if "resized-crop" in self._values:
-            result = _resized_crop(result, keys)
         if "cutout" in self._values:
             result.masked_fill_(_boxes(result, keys, int(self._values["cutout"])), 0.0)
         if self._mix_table is not None:
@@ -180,29 +176,6 @@ def _interpolate(table: Tensor, at: Tensor) -> Tensor:
     position = at * (len(table) - 1)
     below = position.to(torch.int64)
     return torch.lerp(table[below], table[below + 1], position - below)
-
-
-def _resized_crop(images: Tensor, keys: Tensor) -> Tensor:
-    """Cuts a random part per image and resizes it (bilinear) to the size of the image.
-
-    Area and shape as in torchvision's, with sides cut off at the image's instead of drawn again.
-    """
-    height, width = images.shape[2:]
-    choices = uniform(keys, 4, stream=4)
-    scale = SCALE[0] + (SCALE[1] - SCALE[0]) * choices[:, 0]
-    low, high = np.log(RATIO[0]), np.log(RATIO[1])
-    ratio = (low + (high - low) * choices[:, 1]).exp()
-    # In parts of the image's sides.
-    part_width = (scale * ratio * height / width).sqrt().clamp(max=1)
-    part_height = (scale / ratio * width / height).sqrt().clamp(max=1)
-    shift_x = (2 * choices[:, 2] - 1) * (1 - part_width)
-    shift_y = (2 * choices[:, 3] - 1) * (1 - part_height)
-    theta = torch.zeros(len(images), 2, 3, device=images.device)
-    theta[:, 0, 0], theta[:, 0, 2] = part_width, shift_x
-    theta[:, 1, 1], theta[:, 1, 2] = part_height, shift_y
-    grid = torch.nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
-    result = grid_sample(images, grid, padding_mode="border", align_corners=False)
-    return result.clamp_(0, 1)
 
 
 _DEFAULTS = {

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynat_ray.data.ffcv_decoders import centre_decoder, whole_decoder
 from dynat_ray.data.ffcv_library import ffcv_module, ffcv_problem
-from dynat_ray.data.info import DatasetInfo, require_intact
-from dynat_ray.data.resized_crop import keyed_resized_crop_decoder, pack_epoch
+from dynat_ray.data.info import DatasetInfo, different_sizes, require_intact
 from dynat_ray.data.subsets import Indices
 from dynat_ray.errors import UserError
 
@@ -24,8 +24,6 @@ _PATIENCE = 300.0
 """Seconds to wait for one batch; the first one includes compilation."""
 _CLOSING = 5.0
 """Seconds to wait for the decoding thread to end; one that hangs is left behind."""
-_CENTRE = 224 / 256
-"""Part of the shorter side that a centre crop of a photograph takes."""
 
 
 class FfcvReader:
@@ -33,6 +31,7 @@ class FfcvReader:
 
     Attributes:
         labels: int64 `(N,)`, on the CPU.
+        sizes: Height and width of each stored image in pixels, int64 `(N, 2)`, on the CPU.
     """
 
     kind = "ffcv"
@@ -46,7 +45,7 @@ class FfcvReader:
         batch_size: int,
         threads: int = 1,
         side: int = 0,
-        crop_seed: int | None = None,
+        whole: bool = False,
     ) -> None:
         """Opens a beton.
 
@@ -56,58 +55,51 @@ class FfcvReader:
             device: Where batches go.
             batch_size: Most images of a batch.
             threads: Threads that decode.
-            side: Height and width of the output in pixels, for images stored as JPEG; 0: as they
-                are, if they have one size.
-            crop_seed: Take random resized crops with this seed; None: the centre.
+            side: Bring the centre of images stored as JPEG to this height and width in pixels;
+                0: as they are, if they have one size.
+            whole: Give images of different sizes as they are, too, each in the upper left corner
+                of a square of the largest side, which is 0 elsewhere.
 
         Raises:
-            UserError: FFCV does not import, the file is damaged, or `side` is needed.
+            UserError: FFCV does not import, the file is damaged, or `side` or `whole` is needed.
         """
         if problem := ffcv_problem():
             raise UserError(f"{file} takes FFCV, which does not import ({problem})")
         require_intact(info, file)
-        if info.size is None and side == 0:
-            raise UserError(
-                f"the images of {file.parent} have different sizes; set data.image_size, or "
-                "prepare them with --size"
-            )
+        if info.size is None and side == 0 and not whole:
+            raise different_sizes(file.parent)
         self._file = file
         self._channels = info.channels
         self._device = device
         self._batch_size = batch_size
-        self._crops = crop_seed is not None
+        # Side of the square that each image gets; 0: FFCV gives batches of one size.
+        self._square = info.max_side if whole and info.size is None else 0
         self._running: list[Any] = []
-        module = ffcv_module("loader")
-        self._loader = module.Loader(
-            str(file),
+        self._loader = _open_loader(
+            file,
+            whole_decoder() if self._square else centre_decoder(info, side),
             batch_size=batch_size,
-            num_workers=threads,
-            os_cache=True,
-            order=module.OrderOption.SEQUENTIAL,
-            seed=0,
-            drop_last=False,
+            threads=threads,
             # Decoding a JPEG takes room for the largest one, per image and batch ahead.
             batches_ahead=3 if info.storage == "raw" else 1,
-            pipelines={"image": [_decoder(info, side, crop_seed)], "label": None},
         )
-        manager = self._loader.memory_manager
-        # Only needed without the system's cache, and large.
-        for table in (manager.sample_to_pages, manager.page_to_samples, manager.ptr_to_size):
-            table.clear()
-        self.labels = torch.from_numpy(self._loader.reader.metadata["f1"].astype(np.int64))
+        records = self._loader.reader.metadata
+        self.labels = torch.from_numpy(records["f1"].astype(np.int64))
+        sizes = np.stack([records["f0"]["height"], records["f0"]["width"]], axis=1)
+        self.sizes = torch.from_numpy(sizes.astype(np.int64))
 
-    def batches(self, indices: Indices, epoch: int) -> Iterator[Tensor]:
+    def batches(self, indices: Indices) -> Iterator[Tensor]:
         """Yields uint8 `(B, H, W, C)` on the device for consecutive `batch_size` of `indices`.
 
         Raises:
             RuntimeError: FFCV failed, or gave nothing for minutes.
         """
-        order = pack_epoch(indices, epoch) if self._crops else indices.astype(np.uint64)
-        running = _epoch_class()(self._loader, order)
+        running = _epoch_class()(self._loader, indices.astype(np.uint64))
+        sizes = iter(self.sizes[torch.from_numpy(indices)].split(self._batch_size))
         self._running.append(running)
         try:
             while (decoded := running.next_batch(self._file)) is not None:
-                yield self._own(decoded)
+                yield self._own(decoded, next(sizes))
         finally:
             running.close()
             self._running.remove(running)
@@ -117,38 +109,43 @@ class FfcvReader:
         for running in self._running:
             running.close()
 
-    def _own(self, decoded: np.ndarray) -> Tensor:
+    def _own(self, decoded: np.ndarray, sizes: Tensor) -> Tensor:
         """Copies a batch out of FFCV's buffer, which the next batches overwrite."""
-        shared = torch.from_numpy(decoded)[..., : self._channels]
+        shared = torch.from_numpy(decoded)
         pinned = self._device.type == "cuda"
-        own = torch.empty(shared.shape, dtype=torch.uint8, pin_memory=pinned).copy_(shared)
+        if not self._square:
+            shared = shared[..., : self._channels]
+            own = torch.empty(shared.shape, dtype=torch.uint8, pin_memory=pinned).copy_(shared)
+            return own.to(self._device, non_blocking=True)
+        shape = (len(shared), self._square, self._square, self._channels)
+        own = torch.zeros(shape, dtype=torch.uint8, pin_memory=pinned)
+        for image, values, (height, width) in zip(own, shared, sizes.tolist(), strict=True):
+            pixels = values[: height * width * 3].view(height, width, 3)
+            image[:height, :width] = pixels[..., : self._channels]
         return own.to(self._device, non_blocking=True)
 
 
-def _decoder(info: DatasetInfo, side: int, crop_seed: int | None) -> Any:
-    fields = ffcv_module("fields.rgb_image")
-    if crop_seed is not None:
-        size = (side, side) if side else info.size
-        assert size is not None
-        return keyed_resized_crop_decoder(size, crop_seed)
-    if side == 0 or info.size == (side, side):
-        return fields.SimpleRGBImageDecoder()
-    part = 1.0 if info.size else _CENTRE
-
-    class CentreCrop(fields.CenterCropRGBImageDecoder):  # type: ignore[misc, name-defined]
-        @property
-        def get_crop_generator(self) -> Any:
-            return _choose_centre
-
-    return CentreCrop((side, side), ratio=part)
-
-
-def _choose_centre(
-    height: int, width: int, _: Any, part: float
-) -> tuple[int, int, int, int]:  # pragma: no cover (compiled)
-    # FFCV's own takes 0 pixels of a side of 1, and ends the process.
-    short = max(int(part * min(height, width)), 1)
-    return (height - short) // 2, (width - short) // 2, short, short
+def _open_loader(
+    file: Path, decoder: Any, *, batch_size: int, threads: int, batches_ahead: int
+) -> Any:
+    """Returns FFCV's loader of a beton, without the tables that it does not need here."""
+    module = ffcv_module("loader")
+    loader = module.Loader(
+        str(file),
+        batch_size=batch_size,
+        num_workers=threads,
+        os_cache=True,
+        order=module.OrderOption.SEQUENTIAL,
+        seed=0,
+        drop_last=False,
+        batches_ahead=batches_ahead,
+        pipelines={"image": [decoder], "label": None},
+    )
+    manager = loader.memory_manager
+    # Only needed without the system's cache, and large.
+    for table in (manager.sample_to_pages, manager.page_to_samples, manager.ptr_to_size):
+        table.clear()
+    return loader
 
 
 @functools.cache

@@ -140,6 +140,14 @@ def require_split(info: DatasetInfo, folder: Path, split: str) -> None:
         raise UserError(f"data set {folder} has no {split} split, only {', '.join(info.counts)}")
 
 
+def different_sizes(folder: Path) -> UserError:
+    """Returns what is wrong where images of a data set can't make a batch."""
+    return UserError(
+        f"the images of {folder} have different sizes; set data.image_size, or prepare them with "
+        "--size"
+    )
+
+
 def require_intact(info: DatasetInfo, file: Path) -> None:
     """Raises `UserError` if a stored file is missing or differs from what was written.
 

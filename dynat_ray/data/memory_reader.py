@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from dynat_ray.data.stored import StoredImages
 from dynat_ray.data.subsets import Indices
 
 
@@ -15,38 +16,29 @@ class MemoryReader:
 
     Attributes:
         labels: int64 `(N,)`, on the CPU.
+        sizes: Height and width of each image in pixels, int64 `(N, 2)`, on the CPU.
     """
 
     kind = "memory"
 
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        used: Indices | None = None,
-        *,
-        device: torch.device,
-        batch_size: int,
-    ) -> None:
+    def __init__(self, stored: StoredImages, *, device: torch.device, batch_size: int) -> None:
         """Takes images of a split to the device.
 
         Args:
-            images: uint8 `(M, C, H, W)`, those that are used.
-            labels: int64 `(N,)`, of all.
-            used: Which the images are, int64 `(M,)`; None: all, M = N.
+            stored: The split, with those of its images that are used.
             device: Where they go.
             batch_size: Most images of a batch.
         """
         self._places: Tensor | None = None
-        if used is not None:
-            self._places = torch.full((len(labels),), -1)
-            self._places[torch.from_numpy(used)] = torch.arange(len(used))
+        if stored.used is not None:
+            self._places = torch.full((len(stored.labels),), -1)
+            self._places[torch.from_numpy(stored.used)] = torch.arange(len(stored.used))
         # Channels last, so that an image is one run of bytes.
-        self._images = images.permute(0, 2, 3, 1).contiguous().to(device)
+        self._images = stored.images.permute(0, 2, 3, 1).contiguous().to(device)
         self._batch_size = batch_size
-        self.labels = labels
+        self.labels, self.sizes = stored.labels, stored.sizes
 
-    def batches(self, indices: Indices, epoch: int) -> Iterator[Tensor]:
+    def batches(self, indices: Indices) -> Iterator[Tensor]:
         """Yields uint8 `(B, H, W, C)` on the device for consecutive `batch_size` of `indices`."""
         positions = torch.from_numpy(indices)
         if self._places is not None:

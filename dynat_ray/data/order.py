@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from dynat_ray.data.subsets import Indices
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """How an epoch is cut into global batches, and which share of them is this worker's.
+
+    Attributes:
+        batch_size: Samples of a global batch, at least `world_size`.
+        seed: Seed of the order (and of random parts of images).
+        shuffle: Another order each epoch; else that of the indices.
+        balance: Draw every class equally often.
+        rank: This worker's number.
+        world_size: Number of workers.
+    """
+
+    batch_size: int
+    seed: int
+    shuffle: bool = True
+    balance: bool = False
+    rank: int = 0
+    world_size: int = 1
 
 
 class EpochOrder:
@@ -29,57 +52,41 @@ class EpochOrder:
     def __init__(
         self,
         indices: NDArray[np.integer],
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
+        plan: BatchPlan,
         *,
-        shuffle: bool = True,
+        labels: NDArray[np.integer] | None = None,
         extra_indices: tuple[int, int] = (0, 0),
         extra_fraction: float = 0.0,
     ) -> None:
         """Plans the batches.
 
         Args:
-            indices: Samples to visit, at least one.
-            batch_size: Samples of a global batch, at least `world_size`.
-            seed: Seed of the order.
-            rank: This worker's number.
-            world_size: Number of workers.
-            shuffle: Another order each epoch; else that of `indices`.
+            indices: Samples to visit, at least one, `(N,)`.
+            plan: How. Random numbers are keyed by (seed, epoch, index), so a sample that
+                `plan.balance` draws several times in an epoch is augmented alike each time; other
+                epochs differ.
+            labels: Label of each of `indices`, `(N,)`; `plan.balance` needs them.
             extra_indices: First and last-plus-one index of the extra set.
             extra_fraction: Part in [0, 1) of each batch from the extra set.
         """
+        batch_size, world_size, rank = plan.batch_size, plan.world_size, plan.rank
         assert len(indices) > 0
         assert batch_size >= world_size > rank >= 0
+        assert not plan.balance or (labels is not None and len(labels) == len(indices))
         self._indices = np.asarray(indices, dtype=np.int64)
-        self._labels: NDArray[np.integer] | None = None
-        self._seed, self._rank, self._world_size = seed, rank, world_size
-        self._shuffle = shuffle
+        self._labels = labels if plan.balance else None
+        self._plan = plan
         self._extra_indices = extra_indices
-        self._batch_size = batch_size
         self._extra = min(round(batch_size * extra_fraction), batch_size - 1)
         full, rest = divmod(len(indices), batch_size)
         if self._extra:
             self.global_sizes = [batch_size] * (full + (rest > 0))
         else:
-            least = min((2 if shuffle else 1) * world_size, batch_size)
+            least = min((2 if plan.shuffle else 1) * world_size, batch_size)
             last = [max(rest, least)] if rest else []
             self.global_sizes = [batch_size] * full + last
         self.local_batch = len(range(rank, batch_size, world_size))
         self.local_real = len(range(rank, batch_size - self._extra, world_size))
-
-    def balance(self, labels: NDArray[np.integer]) -> None:
-        """Draws all classes equally often, samples of rare classes several times an epoch.
-
-        Random numbers are keyed by (seed, epoch, index), so these times are augmented alike; other
-        epochs differ.
-
-        Args:
-            labels: Label of each of `indices`.
-        """
-        assert len(labels) == len(self._indices)
-        self._labels = labels
 
     @property
     def steps(self) -> int:
@@ -91,22 +98,22 @@ class EpochOrder:
 
         All batches hold `local_batch` samples but the last, which holds the rest.
         """
-        batch = self._batch_size
+        batch = self._plan.batch_size
         flat = self.batches(epoch)
         return np.concatenate(
             [
-                flat[start : start + batch][self._rank :: self._world_size]
+                flat[start : start + batch][self._plan.rank :: self._plan.world_size]
                 for start in range(0, len(flat), batch)
             ]
         )
 
     def batches(self, epoch: int) -> Indices:
         """Returns the samples of all workers, global batch after global batch, int64."""
-        generator = np.random.default_rng([self._seed, epoch, 3])
+        generator = np.random.default_rng([self._plan.seed, epoch, 3])
         order = self._pass(generator)
         if not self._extra:
             return np.resize(order, sum(self.global_sizes))
-        real = np.resize(order, (self.steps, self._batch_size - self._extra))
+        real = np.resize(order, (self.steps, self._plan.batch_size - self._extra))
         extra = generator.integers(*self._extra_indices, size=(self.steps, self._extra))
         # Never mixed within the batch: so a worker has the same number of each kind every time.
         return np.concatenate([real, extra], axis=1).ravel()
@@ -114,7 +121,7 @@ class EpochOrder:
     def _pass(self, generator: np.random.Generator) -> Indices:
         if self._labels is not None:
             return self._balanced_pass(generator, self._labels)
-        return generator.permutation(self._indices) if self._shuffle else self._indices
+        return generator.permutation(self._indices) if self._plan.shuffle else self._indices
 
     def _balanced_pass(
         self, generator: np.random.Generator, labels: NDArray[np.integer]

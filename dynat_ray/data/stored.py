@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,24 @@ from dynat_ray.data.subsets import Indices, balanced_subset
 _BATCH = 256
 
 
+@dataclass(frozen=True)
+class StoredImages:
+    """The images of a split, or some of them, with what is known of all.
+
+    Attributes:
+        images: uint8 `(M, C, H, W)`, on the CPU. Where images have different sizes, each lies in
+            the upper left corner, and the rest is 0.
+        used: Which these are, int64 `(M,)`; None: all, M = N.
+        labels: int64 `(N,)`, of the whole split.
+        sizes: Height and width of each image in pixels, int64 `(N, 2)`, of the whole split.
+    """
+
+    images: Tensor
+    used: Indices | None
+    labels: Tensor
+    sizes: Tensor
+
+
 def load_split(
     path: Path | str,
     split: str,
@@ -32,8 +51,8 @@ def load_split(
         path: Prepared folder.
         split: `train` or `test`.
         limit: Take a class-balanced part of so many images; 0: all.
-        positions: Take these images instead.
         image_size: Height and width in pixels to bring the images to; 0: as stored.
+        positions: Take these images instead of `limit`.
 
     Returns:
         uint8 images `(N, C, H, W)` and int64 labels `(N,)`, on the CPU.
@@ -42,21 +61,48 @@ def load_split(
         UserError: The folder or split is missing or damaged, or the images have different sizes
             and `image_size` is 0.
     """
+    stored = read_stored(path, split, limit=limit, image_size=image_size, positions=positions)
+    if stored.used is None:
+        return stored.images, stored.labels
+    return stored.images, stored.labels[torch.from_numpy(stored.used)]
+
+
+def read_stored(
+    path: Path | str,
+    split: str,
+    *,
+    limit: int = 0,
+    image_size: int = 0,
+    positions: Indices | None = None,
+    whole: bool = False,
+) -> StoredImages:
+    """Reads a split, or a part of it, in source order, and tells of all its images.
+
+    Args:
+        path: Prepared folder.
+        split: `train` or `test`.
+        limit: See `load_split`.
+        image_size: Likewise.
+        positions: Likewise.
+        whole: Read images of different sizes as they are, too, with an `image_size` of 0.
+
+    Raises:
+        UserError: As `load_split`, but for the sizes where `whole` is given.
+    """
     folder = Path(path).expanduser()
     info = load_info(folder)
     require_split(info, folder, split)
     file = folder / f"{split}.safetensors"
     if file.name not in info.files:
-        return _decode(info, folder / f"{split}.beton", limit, image_size, positions)
+        return _decode(info, folder / f"{split}.beton", limit, image_size, positions, whole)
     require_intact(info, file)
     tensors = load_file(file)
     images, labels = tensors["images"], tensors["labels"]
-    if positions is None and 0 < limit < len(labels):
-        positions = balanced_subset(labels.numpy(), limit)
-    if positions is not None:
-        chosen = torch.from_numpy(positions)
-        images, labels = images[chosen], labels[chosen]
-    return fit_square(images, image_size), labels
+    sizes = torch.tensor(images.shape[2:]).expand(len(labels), 2)
+    used = _choose(labels, limit, positions)
+    if used is not None:
+        images = images[torch.from_numpy(used)]
+    return StoredImages(fit_square(images, image_size), used, labels, sizes)
 
 
 def load_labels(path: Path | str, split: str) -> Tensor:
@@ -78,10 +124,7 @@ def load_labels(path: Path | str, split: str) -> Tensor:
     file = folder / f"{split}.safetensors"
     if file.name not in info.files:
         beton = folder / f"{split}.beton"
-        # Labels need no decoded image: any side will do where images have none in common.
-        reader = FfcvReader(
-            info, beton, device=torch.device("cpu"), batch_size=1, side=info.max_side
-        )
+        reader = FfcvReader(info, beton, device=torch.device("cpu"), batch_size=1, whole=True)
         return reader.labels
     require_intact(info, file)
     with safe_open(file, framework="pt") as tensors:
@@ -109,23 +152,37 @@ def load_test_images(
     return images.to(torch.float32).div_(255), labels
 
 
+def _choose(labels: Tensor, limit: int, positions: Indices | None) -> Indices | None:
+    """Returns which images to read; None: all."""
+    if positions is None and 0 < limit < len(labels):
+        return balanced_subset(labels.numpy(), limit)
+    return positions
+
+
 def _decode(
-    info: DatasetInfo, file: Path, limit: int, image_size: int, positions: Indices | None
-) -> tuple[Tensor, Tensor]:
+    info: DatasetInfo,
+    file: Path,
+    limit: int,
+    image_size: int,
+    positions: Indices | None,
+    whole: bool,
+) -> StoredImages:
     reader = FfcvReader(
         info,
         file,
         device=torch.device("cpu"),
         batch_size=_BATCH,
         side=0 if info.storage == "raw" else image_size,
+        whole=whole,
     )
-    chosen = balanced_subset(reader.labels.numpy(), limit) if positions is None else positions
+    used = _choose(reader.labels, limit, positions)
+    chosen = np.arange(len(reader.labels)) if used is None else used.astype(np.int64)
     images = torch.empty(0, dtype=torch.uint8)
     filled = 0
-    for batch in reader.batches(chosen.astype(np.int64), epoch=0):
+    for batch in reader.batches(chosen):
         part = fit_square(batch.permute(0, 3, 1, 2), image_size)
         if not filled:
             images = torch.empty(len(chosen), *part.shape[1:], dtype=torch.uint8)
         images[filled : filled + len(part)] = part
         filled += len(part)
-    return images, reader.labels[torch.from_numpy(chosen)]
+    return StoredImages(images, used, reader.labels, reader.sizes)

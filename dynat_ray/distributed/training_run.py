@@ -9,7 +9,7 @@ from typing import Any
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.config import RunConfig
 from dynat_ray.data import DatasetInfo, load_info
-from dynat_ray.data.preparing.cache import cached_dataset
+from dynat_ray.data.preparing import cached_dataset
 from dynat_ray.distributed.cluster import (
     connect,
     require_everywhere,

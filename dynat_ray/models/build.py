@@ -12,7 +12,6 @@ from torch import nn
 from dynat_ray.errors import UserError
 from dynat_ray.models.backbone import create_backbone, create_pretrained, first_line, require_known
 from dynat_ray.models.classifier import Classifier
-from dynat_ray.models.model_folder import initialise_from
 
 
 def build_model(
@@ -25,7 +24,6 @@ def build_model(
     std: Sequence[float],
     kwargs: Mapping[str, Any] | None = None,
     pretrained: bool = False,
-    init_from: str = "",
 ) -> Classifier:
     """Returns a classifier in training mode, on the CPU.
 
@@ -39,15 +37,11 @@ def build_model(
         std: Standard deviation of each channel, likewise.
         kwargs: Keyword arguments of the architecture.
         pretrained: Start from timm's published weights.
-        init_from: Model or run folder to start from; with another number of classes its
-            classifier is left out. Empty: none.
 
     Raises:
         UserError: Unknown name, arguments or image size that don't fit the architecture, weights
             that can't be had.
     """
-    if pretrained and init_from:
-        raise UserError("model.pretrained and model.init_from exclude each other; give one")
     require_known(name)
     arguments = dict(kwargs or {})
     if size is not None and _depends_on_size(name):
@@ -65,8 +59,6 @@ def build_model(
         mean=mean,
         std=std,
     )
-    if init_from:
-        initialise_from(model, init_from)
     _try_out(model)
     return model
 

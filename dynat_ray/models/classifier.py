@@ -70,11 +70,11 @@ class Classifier(nn.Module):
         return {f"backbone.{name}" for name in spared()}
 
     def features(self, images: Tensor) -> Tensor:
-        """Returns what the trunk makes of images in [0, 1]."""
+        """Returns what the trunk makes of images `(B, C, H, W)` in [0, 1], `(B, ...)`."""
         features: Tensor = self.backbone.forward_features((images - self.mean) / self.std)  # type: ignore[operator]
         return features
 
     def head(self, features: Tensor) -> Tensor:
-        """Returns the logits that the head makes of the trunk's features."""
+        """Returns the logits `(B, num_classes)` that the head makes of features `(B, ...)`."""
         logits: Tensor = self.backbone.forward_head(features)  # type: ignore[operator]
         return logits

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def save_model(model: Classifier, folder: Path | str) -> None:
             text = json.dumps(_describe(model), indent=2) + "\n"
             (new / CONFIG_FILE).write_text(text, encoding="utf-8")
             safetensors.torch.save_file(weights, new / WEIGHTS_FILE, metadata={"format": "pt"})
+            # safetensors lets only its owner read a file.
+            shutil.copymode(new / CONFIG_FILE, new / WEIGHTS_FILE)
             if folder.exists():
                 os.replace(folder, old)
             os.replace(new, folder)
@@ -104,6 +107,10 @@ def initialise_from(model: Classifier, path: str) -> None:
     """Puts the weights and the normalisation of a saved model into `model`.
 
     The classifier stays as it is where the saved one has another number of classes.
+
+    Args:
+        model: In training mode or not, as it stays.
+        path: Model or run folder, as `load_model` takes it.
 
     Raises:
         UserError: There is no such model, or it is of another architecture.

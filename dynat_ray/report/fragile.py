@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dynat_ray.data import build_loader
+from dynat_ray.data import BatchPlan, ReadingOptions, build_loader
 from dynat_ray.errors import UserError
 from dynat_ray.report.reading import Columns, Run
 
@@ -142,18 +142,14 @@ def _store_pictures(run: Run, indices: NDArray[np.int64]) -> dict[int, Path]:
 def _read_images(run: Run, indices: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
     assert run.info is not None
     size = run.config.data.image_size or (0 if run.info.size else _LARGEST_SIDE)
-    loader = build_loader(
-        run.config.data.path,
-        "train",
-        indices=indices,
-        batch_size=len(indices),
-        seed=0,
+    options = ReadingOptions(
+        device=torch.device("cpu"),
         # Reads a few images of a large set without decoding the others.
         kind="memory" if "train.safetensors" in run.info.files else "auto",
-        device=torch.device("cpu"),
-        shuffle=False,
         image_size=size,
     )
+    plan = BatchPlan(batch_size=len(indices), seed=0, shuffle=False)
+    loader = build_loader(run.config.data.path, "train", indices, plan, options)
     try:
         return {
             int(index): image.contiguous().numpy()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,11 @@ from numpy.typing import NDArray
 from dynat_ray.config import RunConfig
 from dynat_ray.data import (
     Augmentation,
+    BatchPlan,
     DatasetInfo,
+    ExtraImages,
     Loader,
+    ReadingOptions,
     balanced_subset,
     build_loader,
     load_info,
@@ -26,7 +28,7 @@ from dynat_ray.data import (
 )
 from dynat_ray.errors import UserError
 from dynat_ray.methods import Method, MethodContext, build_method
-from dynat_ray.models import Classifier, build_model
+from dynat_ray.models import Classifier, build_model, initialise_from
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.training.carrying import CarriedPerturbations, check_carrying
 from dynat_ray.training.optimisation import build_optimizer
@@ -62,41 +64,13 @@ def build_setup(config: RunConfig, session: Session) -> TrainingSetup:
     info = load_info(data.path)
     labels = load_labels(data.path, "train").numpy()
     training, validation = split_training(config, labels)
-    open_loader = partial(
-        build_loader,
-        data.path,
-        "train",
-        seed=config.train.seed,
-        rank=session.rank,
-        world_size=session.world_size,
-        kind=data.loader,
-        device=session.device,
-        threads=data.loader_threads,
-        channels_last=config.train.channels_last,
-        image_size=data.image_size,
-    )
-    train_loader = open_loader(
-        indices=training,
-        batch_size=config.train.batch_size,
-        shuffle=True,
-        balance=data.balance,
-        random_resized_crop="resized-crop" in data.augment,
-        extra_path=data.extra_path,
-        extra_fraction=data.extra_fraction,
-    )
-    validation_loader = None
-    if len(validation) > 0:
-        validation_loader = open_loader(
-            indices=validation,
-            batch_size=config.eval.batch_size * session.world_size,
-            shuffle=False,
-        )
+    train_loader, validation_loader = _build_loaders(config, session, training, validation)
     model = _build_model(config, info)
     if config.train.activation_checkpointing:
         checkpoint_activations(model)
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
     model = model.to(device=session.device, memory_format=memory_format)  # type: ignore[call-overload]
-    augmentation, method = _build_parts(config, info, model, decoder_crops=train_loader.crops)
+    augmentation, method = _build_parts(config, info, model)
     writer = RunWriter(session.run_folder, info.counts["train"])
     carried = (
         CarriedPerturbations(config, info, augmentation, session.device)
@@ -106,6 +80,47 @@ def build_setup(config: RunConfig, session: Session) -> TrainingSetup:
     return TrainingSetup(
         info, train_loader, validation_loader, augmentation, model, method, writer, carried
     )
+
+
+def _build_loaders(
+    config: RunConfig,
+    session: Session,
+    training: NDArray[np.int64],
+    validation: NDArray[np.int64],
+) -> tuple[Loader, Loader | None]:
+    """Returns the loaders of both parts of the training set; None for an empty validation part."""
+    data = config.data
+    plan = BatchPlan(
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        balance=data.balance,
+        rank=session.rank,
+        world_size=session.world_size,
+    )
+    options = ReadingOptions(
+        device=session.device,
+        kind=data.loader,
+        threads=data.loader_threads,
+        channels_last=config.train.channels_last,
+        image_size=data.image_size,
+    )
+    train_loader = build_loader(
+        data.path,
+        "train",
+        training,
+        plan,
+        replace(options, resized_crop="resized-crop" in data.augment),
+        ExtraImages(data.extra_path, data.extra_fraction) if data.extra_path else None,
+    )
+    if len(validation) == 0:
+        return train_loader, None
+    in_order = replace(
+        plan,
+        batch_size=config.eval.batch_size * session.world_size,
+        shuffle=False,
+        balance=False,
+    )
+    return train_loader, build_loader(data.path, "train", validation, in_order, options)
 
 
 def split_training(
@@ -136,7 +151,7 @@ def check_run(config: RunConfig, info: DatasetInfo) -> str:
     """
     load_labels(config.data.path, "train")
     model = _build_model(config, info)
-    augmentation, method = _build_parts(config, info, model, decoder_crops=False)
+    augmentation, method = _build_parts(config, info, model)
     _check_smallest_batch(config, model)
     if config.data.first_image_size:
         check_first_size(config.data, model)
@@ -173,9 +188,11 @@ def _check_smallest_batch(config: RunConfig, model: Classifier) -> None:
 
 
 def _build_model(config: RunConfig, info: DatasetInfo) -> Classifier:
+    if config.model.pretrained and config.model.init_from:
+        raise UserError("model.pretrained and model.init_from exclude each other; give one")
     # The same first weights on all workers, whatever their other random numbers are.
     with _seeded(config.train.seed):
-        return build_model(
+        model = build_model(
             config.model.name,
             num_classes=info.num_classes,
             channels=info.channels,
@@ -185,12 +202,14 @@ def _build_model(config: RunConfig, info: DatasetInfo) -> Classifier:
             std=[max(deviation, 1 / 255) for deviation in info.std],
             kwargs=config.model.kwargs,
             pretrained=config.model.pretrained,
-            init_from=config.model.init_from,
         )
+    if config.model.init_from:
+        initialise_from(model, config.model.init_from)
+    return model
 
 
 def _build_parts(
-    config: RunConfig, info: DatasetInfo, model: Classifier, *, decoder_crops: bool
+    config: RunConfig, info: DatasetInfo, model: Classifier
 ) -> tuple[Augmentation, Method[Any]]:
     context = MethodContext(
         threat=Threat(config.threat.norm, config.threat.eps),
@@ -202,7 +221,7 @@ def _build_parts(
         training_samples=info.counts["train"],
         starts_trained=config.model.pretrained or bool(config.model.init_from),
     )
-    augmentation = Augmentation(config.data.augment, config.train.seed, decoder_crops=decoder_crops)
+    augmentation = Augmentation(config.data.augment, config.train.seed)
     method = build_method(config.method, context)
     # Its own networks start alike on all workers, too.
     with _seeded(config.train.seed):

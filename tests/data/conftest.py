@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dynat_ray.data.preparing import prepare_dataset
+
 WriteFolder = Callable[..., Path]
 
 
@@ -39,3 +41,13 @@ def write_folder(tmp_path: Path) -> WriteFolder:
         return root
 
     return write
+
+
+@pytest.fixture(scope="session")
+def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns a prepared set of 50 training images of 9 x 7 in three classes."""
+    root = tmp_path_factory.mktemp("colour")
+    images = np.random.default_rng(0).integers(0, 256, (50, 9, 7, 3), dtype=np.uint8)
+    np.savez(root / "made.npz", image=images, label=np.arange(50) % 3)
+    prepare_dataset(f"npz:{root / 'made.npz'}", root / "out", progress=False)
+    return root / "out"

@@ -81,7 +81,7 @@ def test_an_exception_in_the_pipeline_is_raised(
     monkeypatch.setattr(ffcv_reader._epoch_class().__mro__[1], "run_pipeline", fail)
     seen = 0
     with pytest.raises(RuntimeError, match="FFCV cannot read .*from the pipeline"):
-        for _ in reader.batches(np.arange(1000), epoch=0):
+        for _ in reader.batches(np.arange(1000)):
             seen += 1
     assert seen == at
 
@@ -96,7 +96,7 @@ def test_a_pipeline_that_gives_nothing_is_given_up(
         ffcv_reader._epoch_class().__mro__[1], "run_pipeline", lambda *_: release.wait(30)
     )
     monkeypatch.setattr(ffcv_reader, "_PATIENCE", 0.0)
-    batches = reader.batches(np.arange(64), epoch=0)
+    batches = reader.batches(np.arange(64))
     monkeypatch.setattr(ffcv_reader, "_CLOSING", 0.1)
     before = set(threading.enumerate())
     with pytest.raises(RuntimeError, match="gave no batch"):
@@ -112,9 +112,9 @@ def test_epochs_leave_no_threads_and_the_threads_of_pytorch_alone(folder: Path) 
     torch.set_num_threads(before + 1)
     try:
         reader = open_reader(folder, threads=1)
-        for epoch in range(3):
-            assert sum(len(batch) for batch in reader.batches(np.arange(200), epoch)) == 200
-        next(reader.batches(np.arange(1438), epoch=0))
+        for _ in range(3):
+            assert sum(len(batch) for batch in reader.batches(np.arange(200))) == 200
+        next(reader.batches(np.arange(1438)))
         reader.close()
         assert torch.get_num_threads() == before + 1
     finally:
@@ -122,6 +122,6 @@ def test_epochs_leave_no_threads_and_the_threads_of_pytorch_alone(folder: Path) 
 
 
 def test_several_threads_decode_the_same(folder: Path) -> None:
-    one = torch.cat(list(open_reader(folder, threads=1).batches(np.arange(300), 0)))
-    two = torch.cat(list(open_reader(folder, threads=2).batches(np.arange(300), 0)))
+    one = torch.cat(list(open_reader(folder, threads=1).batches(np.arange(300))))
+    two = torch.cat(list(open_reader(folder, threads=2).batches(np.arange(300))))
     assert torch.equal(one, two)

@@ -1,3 +1,5 @@
+"""Batches: which images they hold, for either loader and any number of workers."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -5,61 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from dynat_ray.data import (
-    Augmentation,
-    Loader,
-    RawBatch,
-    build_loader,
-    load_info,
-    load_labels,
-    load_split,
-    load_test_images,
-)
-from dynat_ray.data import loaders as loaders_module
-from dynat_ray.data.ffcv_library import ffcv_problem
-from dynat_ray.data.preparing import dataset as prepare_module
-from dynat_ray.data.preparing import prepare_dataset
+from dynat_ray.data import load_split
+from dynat_ray.data import readers as readers_module
+from dynat_ray.data.stored import StoredImages, read_stored
 from dynat_ray.errors import UserError
-from tests.data.conftest import WriteFolder
-
-CPU = torch.device("cpu")
-KINDS = [
-    "memory",
-    pytest.param("ffcv", marks=pytest.mark.skipif(bool(ffcv_problem()), reason="no FFCV")),
-]
-
-
-@pytest.fixture(scope="module")
-def colour(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns a prepared set of 50 training images of 9 x 7 in three classes."""
-    root = tmp_path_factory.mktemp("colour")
-    images = np.random.default_rng(0).integers(0, 256, (50, 9, 7, 3), dtype=np.uint8)
-    np.savez(root / "made.npz", image=images, label=np.arange(50) % 3)
-    prepare_dataset(f"npz:{root / 'made.npz'}", root / "out", progress=False)
-    return root / "out"
-
-
-def make(folder: Path, kind: str, **options: object) -> Loader:
-    """Builds a loader over the training split."""
-    settings: dict = {
-        "indices": np.arange(load_info(folder).counts["train"]),
-        "batch_size": 16,
-        "seed": 3,
-        "device": CPU,
-        "shuffle": True,
-        "kind": kind,
-    }
-    return build_loader(folder, "train", **(settings | options))
-
-
-def batches(loader: Loader, epoch: int = 0, start_step: int = 0) -> list[RawBatch]:
-    """Returns an epoch's batches and closes the loader."""
-    try:
-        return list(loader.iterate(epoch, start_step))
-    finally:
-        loader.close()
+from tests.data.loading import KINDS, batches, make
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -152,228 +105,22 @@ def test_balance(kind: str, colour: Path) -> None:
     assert torch.cat([batch.labels for batch in found]).bincount().tolist() == [6, 6, 6]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_extra_data(kind: str, colour: Path, tmp_path: Path) -> None:
-    generator = np.random.default_rng(1)
-    made = generator.integers(0, 256, (200, 9, 7, 3), dtype=np.uint8)
-    np.savez(tmp_path / "extra.npz", image=made, label=np.arange(200) % 2)
-    extra = tmp_path / "extra"
-    prepare_dataset(f"npz:{tmp_path / 'extra.npz'}", extra, progress=False)
-    images = torch.cat([load_split(colour, "train")[0], load_split(extra, "train")[0]])
-    labels = torch.cat([load_split(colour, "train")[1], load_split(extra, "train")[1]])
-    counts = []
-    for rank in range(2):
-        found = batches(
-            make(colour, kind, rank=rank, world_size=2, extra_path=str(extra), extra_fraction=0.6)
-        )
-        assert [len(batch.images) for batch in found] == [8, 8, 8, 8]
-        for batch in found:
-            assert torch.equal(batch.images, images[batch.indices])
-            assert torch.equal(batch.labels, labels[batch.indices])
-        counts.append([int((batch.indices >= 50).sum()) for batch in found])
-    assert np.sum(counts, axis=0).tolist() == [10, 10, 10, 10]
-
-
-def test_extra_data_that_do_not_fit(colour: Path, digits: Path) -> None:
-    with pytest.raises(UserError, match="labels up to 9, but the data set has 3 classes"):
-        make(colour, "memory", extra_path=str(digits), extra_fraction=0.5)
-
-
-def test_extra_data_whose_classes_are_others(write_folder: WriteFolder, tmp_path: Path) -> None:
-    main, extra = tmp_path / "main", tmp_path / "extra"
-    pets = write_folder("pets", classes=("bird", "cat", "dog"))
-    prepare_dataset(f"folder:{pets}", main, progress=False)
-    more = write_folder("more", classes=("cat", "dog"))
-    prepare_dataset(f"folder:{more}", extra, progress=False)
-    with pytest.raises(UserError, match="calls class 0 'cat', the data set calls it 'bird'"):
-        make(main, "memory", extra_path=str(extra), extra_fraction=0.5)
-    same = write_folder("same", classes=("bird", "cat"))
-    prepare_dataset(f"folder:{same}", extra, progress=False)
-    assert batches(make(main, "memory", extra_path=str(extra), extra_fraction=0.5))
-
-
-def test_the_decoder_crops_all_images_of_a_batch_or_none(
-    write_folder: WriteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("ffcv")
-    raw, jpeg = tmp_path / "raw", tmp_path / "jpeg"
-    root = write_folder()
-    prepare_dataset(f"folder:{root}", raw, progress=False)
-    store_as_jpeg(monkeypatch, longest=500)
-    prepare_dataset(f"folder:{root}", jpeg, progress=False)
-    images = torch.cat([load_split(jpeg, "train")[0], load_split(raw, "train")[0]])
-    options = {"random_resized_crop": True, "extra_fraction": 0.5}
-    loader = make(jpeg, "ffcv", extra_path=str(raw), **options)
-    assert not loader.crops
-    for batch in batches(loader):
-        assert torch.equal(batch.images, images[batch.indices])
-    loader = make(jpeg, "ffcv", extra_path=str(jpeg), **options)
-    assert loader.crops
-    for batch in batches(loader):
-        assert not torch.equal(batch.images[8:], images[batch.indices[8:] - 18])
-
-
 def test_only_the_images_in_use_are_decoded(colour: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
 
-    def note(*arguments: object, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
-        read.append(load_split(*arguments, **options))  # type: ignore[arg-type]
+    def note(*arguments: object, **options: object) -> StoredImages:
+        read.append(read_stored(*arguments, **options))  # type: ignore[arg-type]
         return read[-1]
 
-    monkeypatch.setattr(loaders_module, "load_split", note)
+    monkeypatch.setattr(readers_module, "read_stored", note)
     batches(make(colour, "memory", indices=np.array([40, 7, 9])))
-    assert [len(images) for images, _ in read] == [3]
-
-
-def test_augmented_pixels_do_not_depend_on_loader_or_workers(colour: Path) -> None:
-    pytest.importorskip("ffcv")
-    augment = Augmentation(["crop-2", "flip", "cutout-3"], seed=1)
-
-    def augmented(kind: str, rank: int, world_size: int) -> dict[int, torch.Tensor]:
-        loader = make(colour, kind, rank=rank, world_size=world_size)
-        return {
-            int(index): image
-            for batch in batches(loader, 4)
-            for index, image in zip(
-                batch.indices,
-                augment(batch.images, batch.labels, batch.indices, 4, 3).images,
-                strict=True,
-            )
-        }
-
-    alone = augmented("memory", 0, 1)
-    for rank in range(3):
-        for index, image in augmented("ffcv", rank, 3).items():
-            assert torch.equal(image, alone[index])
+    assert [len(stored.images) for stored in read] == [3]
 
 
 def test_auto_takes_memory_where_ffcv_does_not_import(
     colour: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loaders_module, "ffcv_problem", lambda: "no such library")
+    monkeypatch.setattr(readers_module, "ffcv_problem", lambda: "no such library")
     assert make(colour, "auto").kind == "memory"
     with pytest.raises(UserError, match="does not import .no such library"):
         make(colour, "ffcv")
-
-
-def test_a_missing_folder_says_how_to_make_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"does not exist; make it with: python -m dynat_ray.prep"):
-        load_info(tmp_path / "nothing")
-    with pytest.raises(UserError, match=r"has no dataset.json"):
-        load_info(tmp_path)
-    (tmp_path / "dataset.json").write_text("{}")
-    with pytest.raises(UserError, match="damaged"):
-        load_info(tmp_path)
-
-
-def test_test_images_are_floats_in_source_order(digits: Path) -> None:
-    images, labels = load_split(digits, "test")
-    floats, same = load_test_images(digits)
-    assert floats.dtype == torch.float32
-    assert torch.equal((floats * 255).round().to(torch.uint8), images)
-    assert torch.equal(labels, same)
-    assert torch.equal(load_labels(digits, "test"), labels)
-    some, some_labels = load_test_images(digits, limit=30)
-    assert some_labels.bincount().tolist() == [3] * 10
-    positions = [int((floats == image).all((1, 2, 3)).nonzero()[0]) for image in some]
-    assert positions == sorted(positions)
-
-
-def test_a_split_without_safetensors_is_read_from_its_beton(
-    write_folder: WriteFolder, tmp_path: Path
-) -> None:
-    pytest.importorskip("ffcv")
-    root, out = write_folder(), tmp_path / "out"
-    info = prepare_dataset(f"folder:{root}", out, progress=False)
-    expected = load_split(out, "test"), load_split(out, "test", limit=3)
-    (out / "test.safetensors").unlink()
-    del info.files["test.safetensors"]
-    info.save(out)
-    found = load_split(out, "test"), load_split(out, "test", limit=3)
-    for (images, labels), (same, same_labels) in zip(expected, found, strict=True):
-        assert torch.equal(images, same)
-        assert torch.equal(labels, same_labels)
-    assert torch.equal(load_labels(out, "test"), expected[0][1])
-
-
-def write_photos(root: Path) -> None:
-    """Writes smooth colour images of various sizes, which JPEG hardly changes."""
-    generator = np.random.default_rng(0)
-    for split, count in (("train", 5), ("test", 2)):
-        for label in ("left", "right"):
-            (root / split / label).mkdir(parents=True)
-            for number in range(count):
-                height, width = generator.integers(300, 700, 2)
-                ramp = np.linspace(0, 255, width)[:: 1 if label == "left" else -1]
-                pixels = np.broadcast_to(ramp[None, :, None], (height, width, 3)).astype(np.uint8)
-                Image.fromarray(pixels).save(root / split / label / f"{number}.png")
-
-
-def test_images_of_various_sizes(tmp_path: Path) -> None:
-    pytest.importorskip("ffcv")
-    write_photos(tmp_path / "photos")
-    out = tmp_path / "out"
-    info = prepare_dataset(f"folder:{tmp_path / 'photos'}", out, progress=False)
-    assert (info.size, info.storage, info.max_side) == (None, "jpeg", 500)
-    assert sorted(info.files) == ["test.beton", "train.beton"]
-    assert info.mean == pytest.approx([0.5] * 3, abs=0.01)
-    with pytest.raises(UserError, match=r"different sizes; set data.image_size"):
-        make(out, "ffcv")
-
-    def rows(loader: Loader, epoch: int) -> dict[int, list[float]]:
-        return {
-            int(index): image.float().mean((0, 1)).tolist()
-            for batch in batches(loader, epoch)
-            for index, image in zip(batch.indices, batch.images, strict=True)
-        }
-
-    centred = rows(make(out, "ffcv", image_size=32), 0)
-    for index, row in centred.items():
-        assert np.all(np.diff(row) > 0) == (index < 5)
-    images, labels = load_test_images(out, image_size=32)
-    assert images.shape == (4, 3, 32, 32)
-    assert labels.tolist() == load_labels(out, "test").tolist() == [0, 0, 1, 1]
-
-    crops = {"image_size": 32, "random_resized_crop": True}
-    loader = make(out, "ffcv", **crops)
-    assert loader.crops
-    first = rows(loader, 0)
-    assert first != centred
-    # Keyed by (seed, epoch, index): not by worker, batch or place in the run.
-    assert rows(make(out, "ffcv", **crops), 1) != first
-    assert rows(make(out, "ffcv", seed=4, **crops), 0) != first
-    halves = [rows(make(out, "ffcv", rank=r, world_size=2, **crops), 0) for r in range(2)]
-    assert halves[0] | halves[1] == first
-    spans = [abs(row[-1] - row[0]) for row in first.values()]
-    assert len(set(spans)) > 5
-
-
-def test_large_images_of_one_size_are_described_as_they_are_stored(
-    write_folder: WriteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pytest.importorskip("ffcv")
-    out = tmp_path / "out"
-    store_as_jpeg(monkeypatch, longest=8)
-    info = prepare_dataset(f"folder:{write_folder()}", out, progress=False)
-    assert (info.storage, info.size, info.max_side) == ("jpeg", (8, 7), 8)
-    assert load_split(out, "train")[0].shape == (18, 3, 8, 7)
-    for crops in (False, True):
-        loader = make(out, "ffcv", random_resized_crop=crops)
-        assert loader.crops == crops
-        assert [batch.images.shape[1:] for batch in batches(loader)] == [(3, 8, 7)] * 2
-
-
-def store_as_jpeg(monkeypatch: pytest.MonkeyPatch, longest: int) -> None:
-    """Makes `prepare_dataset` treat small images as it treats more than 2 GiB of large ones."""
-    monkeypatch.setattr(prepare_module, "LARGEST_TENSOR_FILE", 1000)
-    monkeypatch.setattr(prepare_module, "_SMALL_SIDE", 1)
-    monkeypatch.setattr(prepare_module, "_MAX_SIDE", longest)
-
-
-def test_an_image_of_one_row_is_read(write_folder: WriteFolder, tmp_path: Path) -> None:
-    pytest.importorskip("ffcv")
-    root, out = write_folder(classes=("cat", "dog"), train=1, test=1), tmp_path / "out"
-    Image.new("RGB", (40, 1), (200, 200, 200)).save(root / "train" / "cat" / "000.png")
-    prepare_dataset(f"folder:{root}", out, progress=False)
-    images, _ = load_split(out, "train", image_size=4)
-    assert images[0].unique().tolist() == [200]

@@ -1,15 +1,31 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from dynat_ray.data.order import EpochOrder
+from dynat_ray.data.order import BatchPlan, EpochOrder
 
 
-def gather(world_size: int, total: int, batch_size: int, epoch: int, **options: object) -> list:
+def order_of(total: int, batch_size: int, seed: int = 7) -> EpochOrder:
+    """Returns the order of one worker alone."""
+    return EpochOrder(np.arange(total), BatchPlan(batch_size=batch_size, seed=seed))
+
+
+def gather(
+    world_size: int,
+    total: int,
+    batch_size: int,
+    epoch: int,
+    *,
+    shuffle: bool = True,
+    **options: object,
+) -> list:
     """Returns the global batches, put together from what each worker gets."""
+    plan = BatchPlan(batch_size=batch_size, seed=7, shuffle=shuffle, world_size=world_size)
     orders = [
-        EpochOrder(np.arange(total), batch_size, 7, rank, world_size, **options)  # type: ignore[arg-type]
+        EpochOrder(np.arange(total), replace(plan, rank=rank), **options)  # type: ignore[arg-type]
         for rank in range(world_size)
     ]
     assert len({order.steps for order in orders}) == 1
@@ -40,10 +56,10 @@ def test_an_epoch_visits_every_sample_once() -> None:
 
 
 def test_epochs_differ_and_repeat() -> None:
-    order = EpochOrder(np.arange(30), 8, 7)
+    order = order_of(30, 8)
     assert not np.array_equal(order.local(0), order.local(1))
-    assert np.array_equal(order.local(1), EpochOrder(np.arange(30), 8, 7).local(1))
-    assert not np.array_equal(order.local(1), EpochOrder(np.arange(30), 8, 8).local(1))
+    assert np.array_equal(order.local(1), order_of(30, 8).local(1))
+    assert not np.array_equal(order.local(1), order_of(30, 8, seed=8).local(1))
 
 
 def test_last_batch_is_filled_up_to_two_samples_per_worker() -> None:
@@ -60,15 +76,16 @@ def test_a_set_smaller_than_the_number_of_workers() -> None:
 
 
 def test_without_shuffling_the_order_is_that_of_the_indices() -> None:
-    order = EpochOrder(np.array([5, 3, 9]), 2, 0, shuffle=False)
+    order = EpochOrder(np.array([5, 3, 9]), BatchPlan(batch_size=2, seed=0, shuffle=False))
     assert order.local(4).tolist() == [5, 3, 9]
     assert order.global_sizes == [2, 1]
 
 
 def test_balance_draws_rare_classes_as_often() -> None:
     labels = np.repeat([0, 1, 2], [80, 15, 5])
-    order = EpochOrder(np.arange(100), 10, 0)
-    order.balance(labels)
+    order = EpochOrder(
+        np.arange(100), BatchPlan(batch_size=10, seed=0, balance=True), labels=labels
+    )
     drawn = order.local(0)
     counts = np.bincount(labels[drawn])
     assert len(drawn) == 100

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dynat_ray.errors import UserError
-from dynat_ray.models import Classifier, build_model, save_model
+from dynat_ray.models import Classifier, build_model, initialise_from, save_model
 
 
 def build(name: str = "preact_resnet18", **changes: Any) -> Classifier:
@@ -69,8 +69,6 @@ def test_without_a_size_the_architecture_says_it() -> None:
         ("preact_resnet18", {"kwargs": {"base_width": 12}}, ["12", "multiple of 8"]),
         ("preact_resnet18", {"pretrained": True}, ["weights", "model.pretrained"]),
         ("resnet18.nonsense", {"pretrained": True}, ["nonsense"]),
-        ("preact_resnet18", {"pretrained": True, "init_from": "x"}, ["exclude"]),
-        ("preact_resnet18", {"init_from": "nowhere"}, ["nowhere", "no model"]),
         (
             "preact_resnet18",
             {"kwargs": {"base_width": 8, "global_pool": ""}},
@@ -137,15 +135,22 @@ def without_head(model: Classifier) -> dict[str, Tensor]:
 def test_starts_from_a_saved_model_with_its_normalisation(tmp_path: Path) -> None:
     source = build()
     save_model(source, tmp_path / "model")
-    same = build(mean=[0.9], std=[0.9], init_from=str(tmp_path))
+    same = build(mean=[0.9], std=[0.9])
+    initialise_from(same, str(tmp_path))
     images = torch.rand(2, 1, 8, 8)
     torch.testing.assert_close(same.eval()(images), source.eval()(images), rtol=0, atol=0)
+
+
+def test_a_model_that_is_not_there_cannot_be_started_from() -> None:
+    with pytest.raises(UserError, match="nowhere holds no model"):
+        initialise_from(build(), "nowhere")
 
 
 def test_another_number_of_classes_gets_a_new_classifier(tmp_path: Path) -> None:
     source = build()
     save_model(source, tmp_path / "model")
-    other = build(num_classes=5, init_from=str(tmp_path / "model"))
+    other = build(num_classes=5)
+    initialise_from(other, str(tmp_path / "model"))
     assert other.eval()(torch.rand(2, 1, 8, 8)).shape == (2, 5)
     for name, value in without_head(source).items():
         assert torch.equal(without_head(other)[name], value)
@@ -164,6 +169,6 @@ def test_another_architecture_cannot_be_started_from(
 ) -> None:
     save_model(build(), tmp_path / "model")
     with pytest.raises(UserError) as caught:
-        build(name, init_from=str(tmp_path / "model"), **changes)
+        initialise_from(build(name, **changes), str(tmp_path / "model"))
     for word in ["init_from", *words]:
         assert word in str(caught.value)

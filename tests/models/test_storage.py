@@ -57,6 +57,7 @@ def test_round_trip_keeps_the_logits_to_the_last_bit(
     save_model(loaded, tmp_path / "again")
     for file in ("config.json", "model.safetensors"):
         assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "model" / file).read_bytes()
+    assert len({file.stat().st_mode for file in (tmp_path / "model").iterdir()}) == 1
 
 
 @pytest.mark.parametrize("name", ["preact_resnet18", "mlp", "vit_tiny_patch16_224"])

@@ -8,8 +8,7 @@ import re
 from pathlib import Path
 
 from dynat_ray.config import DataConfig
-from dynat_ray.data import load_info
-from dynat_ray.data.info import FORMAT_VERSION
+from dynat_ray.data.info import FORMAT_VERSION, load_info
 from dynat_ray.data.preparing.dataset import prepare_dataset
 from dynat_ray.data.preparing.public import cache_folder
 from dynat_ray.errors import UserError

@@ -6,22 +6,15 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 Pixels = NDArray[np.uint8]
 
 _WIDE_MODES = frozenset({"I", "I;16", "I;16B", "I;16L"})
 _GREY_MODES = frozenset({"1", "L", "LA", "La"}) | _WIDE_MODES
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""What sets an image upright, by its EXIF orientation."""
+_UPRIGHT = frozenset({"TIFF", "PNG"})
+"""Formats whose EXIF orientation is left alone: Pillow turns TIFF itself, and would have to decode
+a PNG, which hardly ever has one, to know the size of the upright image."""
 
 
 class BadImage(Exception):
@@ -41,7 +34,7 @@ def read_header(file: BinaryIO, name: str) -> tuple[int, tuple[int, int]]:
         with Image.open(file) as image:
             width, height = image.size
             channels = 1 if image.mode in _GREY_MODES else 3
-            if _orientation(image) >= 5:
+            if image.format not in _UPRIGHT and _lies_on_its_side(image):
                 width, height = height, width
             if image.mode == "F":
                 raise ValueError("its pixels are floating-point numbers; convert them to 8 bits")
@@ -69,7 +62,6 @@ def read_pixels(file: BinaryIO, name: str, channels: int, side: int = 0) -> Pixe
     """
     try:
         with Image.open(file) as image:
-            turn = _TURNS.get(_orientation(image))
             if side and min(image.size) > side:
                 # A JPEG decoder can halve sizes on the way, which is much cheaper.
                 width, height = image.size
@@ -78,7 +70,9 @@ def read_pixels(file: BinaryIO, name: str, channels: int, side: int = 0) -> Pixe
             image.load()
             converted = _convert(image, channels)
             shrunk = shrink(converted, side) if side else converted
-            return _as_array(shrunk if turn is None else shrunk.transpose(turn))
+            if image.format not in _UPRIGHT:
+                _set_upright(shrunk)
+            return _as_array(shrunk)
     except MemoryError:
         raise
     except Exception as error:  # Decoders raise anything on damaged files.
@@ -104,16 +98,22 @@ def shrink(image: Image.Image, side: int) -> Image.Image:
     return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
 
 
-def _orientation(image: Image.Image) -> int:
-    """Returns the EXIF orientation that Pillow leaves to its users; 1: upright."""
-    # Pillow turns TIFF itself. It would have to decode a PNG for this, which hardly ever has one.
-    if image.format in ("TIFF", "PNG"):
-        return 1
+def _lies_on_its_side(image: Image.Image) -> bool:
+    """Returns whether setting an image upright swaps its sides; never decodes it."""
     try:
-        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+        return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     except Exception:  # Damaged EXIF data make no bad image.
-        return 1
-    return found if found in _TURNS else 1
+        return False
+
+
+def _set_upright(image: Image.Image) -> None:
+    try:
+        ImageOps.exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:
+        # As above; or Pillow has turned the image and can't write its other EXIF data back.
+        return
 
 
 def _convert(image: Image.Image, channels: int) -> Image.Image:

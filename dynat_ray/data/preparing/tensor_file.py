@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 
 from dynat_ray.data.preparing.image_files import Pixels
 
@@ -15,8 +16,8 @@ from dynat_ray.data.preparing.image_files import Pixels
 class TensorWriter:
     """Collects images of one size, then writes `images` and `labels` into one file.
 
-    Labels go first in the file, for their alignment; they are known last, so the pixels wait in
-    a file beside it.
+    How many there are is known last, so the pixels wait in a file beside it, from which they are
+    mapped into memory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,21 +36,12 @@ class TensorWriter:
         self._labels.append(labels)
 
     def close(self) -> None:
-        """Writes the file."""
+        """Writes the file: uint8 `images` `(N, C, H, W)` and int64 `labels` `(N,)`."""
         self._pixels.close()
-        labels = np.concatenate(self._labels)
-        split = labels.nbytes
-        end = split + self._waiting.stat().st_size
-        shape = [len(labels), *self._shape]
-        header = json.dumps(
-            {
-                "labels": {"dtype": "I64", "shape": shape[:1], "data_offsets": [0, split]},
-                "images": {"dtype": "U8", "shape": shape, "data_offsets": [split, end]},
-            }
-        ).encode()
-        header += b" " * (-len(header) % 8)
-        with self._path.open("wb") as file, self._waiting.open("rb") as pixels:
-            file.write(len(header).to_bytes(8, "little") + header)
-            file.write(labels.astype("<i8").tobytes())
-            shutil.copyfileobj(pixels, file, 1 << 22)
+        size = self._waiting.stat().st_size
+        pixels = torch.from_file(str(self._waiting), size=size, dtype=torch.uint8)
+        labels = torch.from_numpy(np.concatenate(self._labels))
+        save_file({"images": pixels.view(-1, *self._shape), "labels": labels}, self._path)
+        # safetensors lets only its owner read a file.
+        shutil.copymode(self._waiting, self._path)
         self._waiting.unlink()

@@ -107,7 +107,7 @@ def test_too_little_memory_is_not_taken_for_a_bad_image(
         raise MemoryError
 
     root = write_folder()
-    for name in ("_convert", "_orientation"):
+    for name in ("_convert", "_lies_on_its_side"):
         monkeypatch.setattr(image_files, name, fail)
         with pytest.raises(MemoryError):
             prepare_dataset(f"folder:{root}", tmp_path / "out", skip_bad=True, progress=False)

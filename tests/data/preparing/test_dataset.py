@@ -257,3 +257,9 @@ def test_few_large_images_wait_to_be_stored(
     images, _ = load_split(tmp_path / "out", "train")
     assert np.array_equal(images.permute(0, 2, 3, 1).numpy(), expected)
     assert np.allclose(info.mean, (expected / 255).mean((0, 1, 2)))
+
+
+def test_files_can_be_read_by_the_same_people(tmp_path: Path) -> None:
+    prepare_dataset("digits", tmp_path / "out", limit=20, progress=False)
+    modes = {file.stat().st_mode for file in (tmp_path / "out").iterdir()}
+    assert len(modes) == 1
