@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 import torch
+from xdist.scheduler import LoadFileScheduling
 
 from dynat_ray.config import RunConfig
 from dynat_ray.data.preparing import prepare_dataset
@@ -18,6 +20,19 @@ from tests.victim import EPS, Victim, train_victim
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+
+
+class _OneRay(LoadFileScheduling):
+    """Gives a file to one process, and all of tests/distributed to the same: it starts Ray once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        room = "tests/distributed/"
+        return room if nodeid.startswith(room) else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _OneRay:
+    """Says who runs what where tests run side by side (`-n 2`)."""
+    return _OneRay(config, log)
 
 
 _exit_status: list[int] = []

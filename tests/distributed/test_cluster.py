@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -18,12 +17,7 @@ from dynat_ray.distributed.cluster import connect, require_everywhere, side_by_s
 from dynat_ray.distributed.ray_trainer import resolve_workers
 from dynat_ray.errors import UserError
 
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    connect()
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def test_a_local_ray_listens_on_loopback_only() -> None:

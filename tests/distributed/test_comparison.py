@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 
 from dynat_ray.config import RunConfig
 from dynat_ray.distributed import comparison
-from dynat_ray.distributed.cluster import connect
 from dynat_ray.distributed.comparison import ComparedRun, compare
 from dynat_ray.distributed.training_run import resolve
 from dynat_ray.errors import UserError
@@ -20,12 +17,7 @@ from dynat_ray.settings import dump_config, override
 from dynat_ray.storage.mirror import set_mirror_address
 from dynat_ray.storage.run_folder import read_run_config
 
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    connect()
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def test_runs_wait_for_what_they_need_and_failures_stop_nothing(

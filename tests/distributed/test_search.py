@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,7 +13,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from dynat_ray.config import RunConfig
 from dynat_ray.distributed import placement_groups
 from dynat_ray.distributed import search as search_module
-from dynat_ray.distributed.cluster import connect, side_by_side
+from dynat_ray.distributed.cluster import side_by_side
 from dynat_ray.distributed.search import Plan, check, run_search
 from dynat_ray.errors import UserError
 from dynat_ray.searching.space import parse_space
@@ -22,12 +21,7 @@ from dynat_ray.searching.study import Search, SearchOptions
 from dynat_ray.settings import build_config, override, read_settings
 from dynat_ray.storage.mirror import set_mirror_address
 
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    connect()
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 def make_search(config: RunConfig, trials: int = 2, **settings: object) -> Search:

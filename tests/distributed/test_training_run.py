@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 
 import dynat_ray
 from dynat_ray.config import RunConfig
-from dynat_ray.distributed.cluster import connect
 from dynat_ray.distributed.training_run import run
 from dynat_ray.errors import UserError
 from dynat_ray.settings import override
@@ -22,11 +19,7 @@ from dynat_ray.storage.run_folder import read_run_config
 EVALUATION = {"eval.attacks": ["clean", "pgd-5", "apgd-t"], "eval.samples": 40}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    connect()
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 
 @pytest.fixture(scope="module")

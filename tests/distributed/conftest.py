@@ -1,0 +1,18 @@
+"""The one Ray that tests of this room share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import ray
+
+from dynat_ray.distributed.cluster import connect
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A local Ray, started once: starting and ending it takes seconds."""
+    connect()
+    yield
+    ray.shutdown()
