@@ -134,7 +134,7 @@ class AttackConfig(Section, section="attack"):
             `false` stand for `auto` and `none`.
         batch_norm: Mode of batch normalisation while attacking; `train` leaves the running
             statistics alone.
-        cuda_graphs: On a GPU, record the attack's passes and replay them: less work for the host,
+        cuda_graphs: On a GPU, capture the attack's passes and replay them: less work for the host,
             for some more memory.
     """
 

@@ -58,6 +58,9 @@ Positive = Annotated[
 OneOrMore = Annotated[
     float, _number(float, (">=", 1), _FINITE, allowed="a finite number, at least 1")
 ]
+AboveOne = Annotated[
+    float, _number(float, (">", 1), _FINITE, allowed="a finite number, more than 1")
+]
 ClosedUnitInterval = Annotated[float, Restriction(library.ClosedUnitInterval, "a number in [0, 1]")]
 OpenUnitInterval = Annotated[float, Restriction(library.OpenUnitInterval, "a number in (0, 1)")]
 ZeroUpToOne = Annotated[float, _number(float, (">=", 0), ("<", 1), allowed="a number in [0, 1)")]
@@ -156,8 +159,6 @@ def _read_text(value: object, hint: object) -> object:
         return "off" if read is False else read  # which YAML takes for false
     if origin is list and value is not None:
         return [_read_text(each, arguments[0]) for each in _items(value)]
-    if value is False and origin is Literal and "off" in arguments:
-        return "off"  # which YAML takes for false
     if (arguments[0] if origin is Annotated else hint) is float and isinstance(value, str):
         try:
             return parse_number(value)

@@ -14,6 +14,7 @@ from dynat_ray.evaluation.subject import Subject
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.radius import parse_number
 from dynat_ray.settings import Settings
+from dynat_ray.value_types import PositiveInt, Seed, check_value
 
 DEFAULT_NAME = "evaluation.json"
 
@@ -118,7 +119,7 @@ def complete(subject: Subject, options: Options) -> Request:
     # A number that is asked for is what every attack sees.
     samples, costly_samples = 0, int(run.get("eval.samples", default.samples))
     if options.samples is not None:
-        samples, costly_samples = _at_least("--samples", 1, options.samples), 0
+        samples, costly_samples = check_value("--samples", options.samples, PositiveInt), 0
     seed, batch_size = options.seed, options.batch_size
     if seed is None:
         seed = int(run.get("train.seed", 0))
@@ -130,8 +131,8 @@ def complete(subject: Subject, options: Options) -> Request:
         attacks=tuple(attack.name for attack in get_attacks(attacks)),
         samples=samples,
         costly_samples=costly_samples,
-        seed=_at_least("--seed", 0, seed),
-        batch_size=_at_least("--batch-size", 1, batch_size),
+        seed=check_value("--seed", seed, Seed),
+        batch_size=check_value("--batch-size", batch_size, PositiveInt),
         out=_out(subject, options),
         distances=tuple(probe.name for probe in get_distances(_split(options.distances or ""))),
         corruptions=tuple(p.name for p in get_corruptions(_split(options.corruptions or ""))),
@@ -181,9 +182,3 @@ def parse_radius(text: str) -> float:
     if not 0 <= radius < math.inf:
         raise UserError(f"--eps has '{text.strip()}'; it must be 0 or more, such as 8/255 or 0.5")
     return radius
-
-
-def _at_least(option: str, lowest: int, value: int) -> int:
-    if value < lowest:
-        raise UserError(f"{option} is {value}; it must be at least {lowest}")
-    return value

@@ -237,6 +237,8 @@ class Method(ABC, Generic[SettingsT]):
     ) -> AttackOutcome:
         """Runs the configured attack.
 
+        So many arguments, since each is a part of the attack that some method has its own way of.
+
         Args:
             network: The unwrapped classifier.
             batch: What to attack.

@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError, unknown_name
 from dynat_ray.settings import Settings, flatten, override, read_settings
+from dynat_ray.value_types import Finite, check_value
 
 Distribution = FloatDistribution | IntDistribution | CategoricalDistribution
 
@@ -189,7 +189,7 @@ def _parse_distribution(key: str, content: Mapping[str, Any]) -> Distribution:
             return CategoricalDistribution(values)
     if not isinstance(values, list) or len(values) != 2:
         raise UserError(f"{key}: {kind} needs [smallest, largest], not {values!r}")
-    low, high = (_parse_number(key, value) for value in values)
+    low, high = (check_value(key, value, Finite) for value in values)
     log = kind in ("loguniform", "logint")
     if not low < high:
         raise UserError(
@@ -209,16 +209,3 @@ def _parse_points(key: str, content: Mapping[str, Any]) -> int:
     if isinstance(points, bool) or not isinstance(points, int) or points < 2:
         raise UserError(f"{key}: points is {points!r}; it must be a whole number, at least 2")
     return points
-
-
-def _parse_number(key: str, value: Any) -> float:
-    """Reads `0.1`, `1e-3` (text, in YAML) and `8/255`."""
-    try:
-        if not isinstance(value, (int, float, str)) or isinstance(value, bool):
-            raise ValueError
-        number = float(Fraction(value)) if isinstance(value, str) else float(value)
-        if not math.isfinite(number):
-            raise ValueError
-    except (ValueError, ZeroDivisionError):
-        raise UserError(f"{key}: {value!r} is not a number such as 0.1 or 8/255") from None
-    return number

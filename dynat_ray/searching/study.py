@@ -8,12 +8,13 @@ from typing import Any, Literal
 
 import yaml
 
-from dynat_ray.config import RunConfig, require
+from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError, unknown_name
 from dynat_ray.searching.ranking import OBJECTIVES
 from dynat_ray.searching.space import Space, parse_space
 from dynat_ray.settings import Settings, build_config, flatten
 from dynat_ray.storage.resumable_folder import FolderKind, open_folder
+from dynat_ray.value_types import AboveOne, NonNegativeInt, PositiveInt, Seed, check_value
 
 Sampler = Literal["tpe", "random", "grid"]
 _FILE = "search.yaml"
@@ -50,11 +51,11 @@ class SearchOptions:
     reduction: float = 2.0
 
     def __post_init__(self) -> None:
-        require(self.trials >= 1, "--trials", self.trials, "at least 1")
-        require(self.finalists >= 1, "--finalists", self.finalists, "at least 1")
-        require(self.first_rung >= 0, "--first-rung", self.first_rung, "0 (never) or more epochs")
-        require(self.reduction > 1, "--reduction", self.reduction, "more than 1")
-        require(self.seed >= 0, "--seed", self.seed, "0 or more")
+        check_value("--trials", self.trials, PositiveInt)
+        check_value("--finalists", self.finalists, PositiveInt)
+        check_value("--first-rung", self.first_rung, NonNegativeInt)
+        check_value("--reduction", self.reduction, AboveOne)
+        check_value("--seed", self.seed, Seed)
         for name in self.objectives:
             if name not in OBJECTIVES:
                 raise unknown_name("objective", name, OBJECTIVES)
