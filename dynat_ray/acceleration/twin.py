@@ -67,7 +67,7 @@ def twin_of(model: nn.Module, images: Tensor) -> nn.Module:
     elif twin not in settled:
         twin.refresh(dtype)
     settled.add(twin)
-    twin.attacks += 1
+    twin.requests += 1
     if twin.network is None:
         return model
     _KNOWN_TWINS.add(twin.network)
@@ -100,16 +100,16 @@ def twin_status(model: nn.Module) -> str:
         model: What `twin_of` got.
 
     Returns:
-        `used`; `refused for N attacks: REASON`; `not needed` (nothing follows from its weights
+        `used`; `refused N times: REASON`; `not needed` (nothing follows from its weights
         alone) or `not asked for` (no attack with fixed statistics yet).
     """
     if has_hooks(model):
-        return "refused for all attacks: hooks watch the network"
+        return "refused: hooks watch the network"
     twins = list(_TWINS.get(model, {}).values())
     refused = [twin for twin in twins if twin.refusal]
     if refused:
-        count = sum(twin.attacks for twin in refused)
-        return f"refused for {count} attacks: {refused[0].refusal}"
+        count = sum(twin.requests for twin in refused)
+        return f"refused {count} times: {refused[0].refusal}"
     if not twins:
         return "not asked for"
     return "used" if any(twin.network is not None for twin in twins) else "not needed"

@@ -28,7 +28,7 @@ class Twin:
     Attributes:
         network: The copy, None where there is none; its weights are those of the last `refresh`.
         refusal: As given.
-        attacks: How many have asked for it.
+        requests: How often it was asked for.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Twin:
         self._shared = _tensors(model)
         self.network: nn.Module | None = None
         self.refusal = refusal
-        self.attacks = 0
+        self.requests = 0
         self._weights: list[_Weights | FixedBatchNorm] = []
         if fusions is None:
             return

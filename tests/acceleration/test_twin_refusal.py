@@ -29,7 +29,7 @@ def test_a_network_that_answers_at_random_has_no_twin() -> None:
     with pytest.warns(UserWarning, match="logits or gradients are others"):
         assert frozen_twin(model, images) is model
     assert frozen_twin(model, images) is model
-    assert twin_status(model) == "refused for 2 attacks: its logits or gradients are others"
+    assert twin_status(model) == "refused 2 times: its logits or gradients are others"
 
 
 class _NoCopy(nn.Module):
@@ -52,7 +52,7 @@ def test_why_a_network_has_no_twin_is_said_once_and_counted(
     model, images = _NoCopy().eval(), torch.rand(2, 3, 2, 2)
     for _ in range(3):
         assert frozen_twin(model, images) is model
-    assert twin_status(model) == "refused for 3 attacks: TypeError: cannot pickle a camera"
+    assert twin_status(model) == "refused 3 times: TypeError: cannot pickle a camera"
     (said,) = recwarn
     assert "TypeError: cannot pickle a camera" in str(said.message)
 
@@ -66,7 +66,7 @@ def test_the_status_of_those_that_have_one_or_need_none() -> None:
     assert twin_status(plain) == "not needed"
     model.norm.register_forward_hook(lambda *_: None)
     assert frozen_twin(model, images) is model
-    assert twin_status(model).startswith("refused for all attacks: hooks")
+    assert twin_status(model).startswith("refused: hooks")
 
 
 def test_a_run_says_that_its_network_has_no_twin(
@@ -82,7 +82,7 @@ def test_a_run_says_that_its_network_has_no_twin(
     assert capsys.readouterr().out.count("its logits or gradients are others") == 1
     environment = json.loads((tmp_path / "environment.json").read_text())
     # Two epochs of four steps, and each epoch's validation.
-    assert environment["twin"] == "refused for 10 attacks: its logits or gradients are others"
+    assert environment["twin"] == "refused 10 times: its logits or gradients are others"
 
 
 def test_a_twin_with_other_gradients_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
