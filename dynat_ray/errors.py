@@ -12,7 +12,7 @@ class UserError(ValueError):
 
 
 class Stopped(Exception):
-    """The command was told to end, and has; the message says how to go on. It exits with 143."""
+    """A signal has ended the command; the message says how to go on. It exits with 143."""
 
 
 def disk_error(error: OSError) -> UserError | None:

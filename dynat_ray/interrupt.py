@@ -1,4 +1,4 @@
-"""How this process ends when it is told to."""
+"""How this process ends on a signal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import FrameType
 
 
 class SigTerm:
-    """What this process was told."""
+    """Whether SIGTERM has come."""
 
     received = False
 

@@ -21,7 +21,7 @@ CHECKPOINTS_KEPT = 2
 
 
 class Notice(IntEnum):
-    """What a worker is told; where workers differ, the greatest counts."""
+    """What signals and clocks ask of a worker; where workers differ, the greatest counts."""
 
     NOTHING = 0
     DUE = 1
@@ -33,7 +33,7 @@ class Notice(IntEnum):
 
 
 class StopRequested(Exception):
-    """The run was told to end and has written its checkpoint; all workers raise it alike."""
+    """The run ends on a signal, its checkpoint written; all workers raise it alike."""
 
 
 class Session(Protocol):
@@ -79,7 +79,7 @@ class Session(Protocol):
         ...
 
     def notice(self) -> Notice:
-        """Returns what this worker has been told since it last saved."""
+        """Returns what has been asked of this worker since it last saved."""
         ...
 
     def saved(self) -> None:

@@ -46,7 +46,7 @@ def train(config: RunConfig, session: Session) -> None:
 
     Raises:
         SharedUserError: What the user can correct; also a loss that is not finite.
-        StopRequested: The session was told that the run is to end; a checkpoint is written.
+        StopRequested: A signal asked for the end of the run; a checkpoint is written.
     """
     torch.manual_seed(config.train.seed + session.rank)
     with (
