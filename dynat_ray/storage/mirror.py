@@ -149,8 +149,13 @@ class Mirror:
                 continue
             path = f"{self._root}/{name}"
             try:
+                # Threads bring a single file nothing, and Arrow's uploads to S3 may wait for them.
                 stores.copy_files(
-                    str(file), path, source_filesystem=_LOCAL, destination_filesystem=self._store
+                    str(file),
+                    path,
+                    source_filesystem=_LOCAL,
+                    destination_filesystem=self._store,
+                    use_threads=False,
                 )
                 info = self._store.get_file_info(path)
             except OSError as error:
