@@ -22,28 +22,28 @@ def test_a_shard_is_exactly_what_the_library_does(
     plain: Victim, robust: Victim, version: str, norm: Norm, eps: float
 ) -> None:
     victim = robust if version == "standard" else plain
-    images, labels = victim.images[:16], victim.labels[:16]
+    images, labels = victim.images[:8], victim.labels[:8]
     name = "autoattack" if version == "standard" else "autoattack-rand"
-    shard = Shard(5, eps, np.arange(16), (name,))
+    shard = Shard(5, eps, np.arange(8), (name,))
     ours = evaluate_shard(victim.model, images, labels, shard, norm=norm, seed=3)[name]
     direct = AutoAttack(victim.model, norm=norm, eps=eps, seed=shard_seed(3, 5), version=version)
     with torch.random.fork_rng():
         _, predicted = direct.run_standard_evaluation(images, labels, batch_size=100)
     assert ours.predicted.tolist() == predicted.tolist()
-    assert 0 < (ours.fooled_by == -1).sum() < 16
+    assert 0 < (ours.fooled_by == -1).sum() < 8
 
 
 def test_sharded_autoattack_agrees_with_the_library(robust: Victim) -> None:
     """Other seeds and other batches may decide a sample on the edge otherwise, hardly any."""
-    images, labels = robust.images[:120], robust.labels[:120]
+    images, labels = robust.images[:40], robust.labels[:40]
     found = evaluate_attacks(
-        robust.model, images, labels, ["autoattack"], norm="Linf", eps=EPS, batch_size=60
+        robust.model, images, labels, ["autoattack"], norm="Linf", eps=EPS, batch_size=20
     )["autoattack"]
     direct = AutoAttack(robust.model, norm="Linf", eps=EPS, seed=0)
     with torch.random.fork_rng():
         _, predicted = direct.run_standard_evaluation(images, labels, batch_size=200)
     agreeing = found.correct == (predicted == labels).numpy()
-    assert agreeing.mean() >= 0.995
+    assert agreeing.all()
 
 
 @pytest.mark.parametrize(
