@@ -22,7 +22,7 @@ def test_a_shard_is_exactly_what_the_library_does(
     plain: Victim, robust: Victim, version: str, norm: Norm, eps: float
 ) -> None:
     victim = robust if version == "standard" else plain
-    images, labels = victim.images[:8], victim.labels[:8]
+    images, labels = victim.images[8:16], victim.labels[8:16]
     name = "autoattack" if version == "standard" else "autoattack-rand"
     shard = Shard(5, eps, np.arange(8), (name,))
     ours = evaluate_shard(victim.model, images, labels, shard, norm=norm, seed=3)[name]
