@@ -13,14 +13,12 @@ import torch.multiprocessing as mp
 
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
-from dynat_ray.settings import build_config, override
+from dynat_ray.settings import override
 from dynat_ray.training import timing, trainer
 from dynat_ray.training.session import LocalSession
-from tests.small_run import SMALL
 
-_PAUSE = 0.8
+_PAUSE = 0.4
 _BAD_STEP = 2
-SLOW = ["dynat", "pgd_at"]
 
 
 class _Worker(LocalSession):
@@ -34,19 +32,9 @@ class _Worker(LocalSession):
             file.write(message + "\n")
 
 
-def _train_all(rank: int, runs: dict[str, RunConfig], folder: Path) -> None:
+def _train(rank: int, config: RunConfig, folder: Path, fault: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    for name, config in runs.items():
-        with pytest.MonkeyPatch.context() as patch:
-            _train(rank, config, folder / name, name.split()[0], patch)
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def _train(
-    rank: int, config: RunConfig, folder: Path, fault: str, patch: pytest.MonkeyPatch
-) -> None:
     step = trainer.Stepper.step
 
     def faulty(self: Any, batch: Any, epoch: int, global_step: int, size: int) -> Any:
@@ -57,53 +45,46 @@ def _train(
             outcome.loss.fill_(float("nan"))
         return outcome
 
-    patch.setattr(trainer.Stepper, "step", faulty)
+    trainer.Stepper.step = faulty  # type: ignore[method-assign]
     if fault == "little":
         # What a busy machine does to workers that are alike.
-        patch.setattr(timing.working_time, "take", lambda: 3.0 + 1.5 * rank)
+        timing.working_time.take = lambda: 3.0 + 1.5 * rank  # type: ignore[method-assign]
     session = _Worker(folder / "run", rank)
     try:
         trainer.train(config, session)
     except UserError as error:
         (folder / f"error-{rank}").write_text(str(error))
+    dist.barrier()
+    dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of all runs, trained by one pair of processes."""
-    settings = {
-        **SMALL,
-        "data.path": str(digits),
-        "cluster.workers": 2,
-        "cluster.gpu": False,
-        "train.epochs": 1,
-        "train.batch_size": 24,
-    }
-    config = build_config([settings])
-    runs = {f"slow {name}": override(config, {"method.name": name}) for name in SLOW}
-    runs |= {"little": config, "nan": config}
-    folder = tmp_path_factory.mktemp("faults")
-    for name in runs:
-        (folder / name).mkdir()
-    mp.spawn(_train_all, args=(runs, folder), nprocs=2)
-    return folder
+@pytest.fixture
+def config(small_config: RunConfig) -> RunConfig:
+    settings = {"train.epochs": 1, "train.batch_size": 24}
+    return override(small_config, settings)
 
 
-@pytest.mark.parametrize("method", SLOW)
-def test_a_slow_worker_is_named_with_its_machine(trained: Path, method: str) -> None:
-    note = (trained / f"slow {method}" / "run" / "notes").read_text()
+@pytest.mark.parametrize("method", ["dynat", "pgd_at"])
+def test_a_slow_worker_is_named_with_its_machine(
+    config: RunConfig, tmp_path: Path, method: str
+) -> None:
+    config = override(config, {"method.name": method})
+    mp.spawn(_train, args=(config, tmp_path, "slow"), nprocs=2)
+    note = (tmp_path / "run" / "notes").read_text()
     print(note)
     assert note.startswith("epoch 1: worker 1 on machine-1 works ")
     assert note.count("\n") == 1
 
 
-def test_workers_that_differ_little_are_not_named(trained: Path) -> None:
-    assert (trained / "little" / "run" / "metrics.jsonl").exists()
-    assert not (trained / "little" / "run" / "notes").exists()
+def test_workers_that_differ_little_are_not_named(config: RunConfig, tmp_path: Path) -> None:
+    mp.spawn(_train, args=(config, tmp_path, "little"), nprocs=2)
+    assert (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run" / "notes").exists()
 
 
-def test_a_worker_with_nan_is_named_with_epoch_and_step(trained: Path) -> None:
-    errors = [(trained / "nan" / f"error-{rank}").read_text() for rank in range(2)]
+def test_a_worker_with_nan_is_named_with_epoch_and_step(config: RunConfig, tmp_path: Path) -> None:
+    mp.spawn(_train, args=(config, tmp_path, "nan"), nprocs=2)
+    errors = [(tmp_path / f"error-{rank}").read_text() for rank in range(2)]
     print(errors[0])
     assert errors[0] == errors[1]
     assert f"not finite at epoch 0, step {_BAD_STEP}, rank 1;" in errors[0]
