@@ -66,6 +66,8 @@ class SampleMemory:
         """Takes over what `state_dict` returned, whatever the number of workers is now."""
         if len(state["values"]) != len(self._values):
             raise ValueError(f"{len(state['values'])} remembered samples, not {len(self._values)}")
+        if state["written"].shape != self._written.shape or state["values"].dim() != 1:
+            raise ValueError("the remembered samples have another shape")
         device = self._values.device
         self._epoch, self._values = state["epoch"], state["values"].to(device)
         written = state["written"].to(device)
