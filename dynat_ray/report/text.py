@@ -112,8 +112,12 @@ def trials_table(trials: Sequence[Trial], epochs: int, width: int = 0) -> str:
 
 def _cell(text: str, markdown: bool) -> str:
     shown = shown_text(text, _LONGEST_CELL)
-    # Markdown takes a bar for the end of a cell, and passes HTML on.
-    return re.sub(r"[|<&]", lambda found: f"&#{ord(found[0])};", shown) if markdown else shown
+    # Markdown takes a bar for the end of a cell, passes HTML on, and knows formulas.
+    return re.sub(r"[|<&$`*\[\\]", _as_reference, shown) if markdown else shown
+
+
+def _as_reference(found: re.Match[str]) -> str:
+    return f"&#{ord(found[0])};"
 
 
 def _samples(results: Mapping[str, Any], attack: str) -> int | None:

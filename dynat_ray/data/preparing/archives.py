@@ -56,20 +56,22 @@ def unpack(archive: Path, packed: Path) -> PackedFiles:
         return target.files
 
 
-def unpack_member(archive: Path, member: str, target: Path) -> None:
-    """Writes one named file of a zip archive to `target`.
+def unpack_member(archive: Path, member: str, target: Path) -> bool:
+    """Writes one named file of a zip archive to `target`; returns whether there is such a file.
 
     Raises:
-        KeyError: The archive has no such member.
         UserError: It declares more data than is free on the disk, or is damaged.
     """
     with _readable(archive), _opened_zip(archive) as (opened, reader):
+        if member not in opened.namelist():
+            return False
         info = opened.getinfo(member)
-        _require_ratio(archive, info.file_size)
+        _require_ratio(info.file_size, _most_unpacked(archive))
         _require_space(archive, info.file_size, shutil.disk_usage(target.parent).free)
         with target.open("wb") as file:
             for piece in _zip_pieces(archive, opened, reader, info):
                 file.write(piece)
+        return True
 
 
 class _Target:
@@ -78,6 +80,7 @@ class _Target:
     def __init__(self, archive: Path, packed: Path) -> None:
         self.files = PackedFiles(str(archive), packed)
         self._archive = archive
+        self._most = _most_unpacked(archive)
         self._free = shutil.disk_usage(packed.parent).free
         self._members = self._bytes = 0
 
@@ -95,7 +98,7 @@ class _Target:
         if not 0 <= size <= LARGEST_MEMBER:
             raise UserError(f"archive {self._archive}: '{name}' declares {size:,} bytes")
         self._bytes += size
-        _require_ratio(self._archive, self._bytes)
+        _require_ratio(self._bytes, self._most)
         _require_space(self._archive, self._bytes, self._free)
         return path
 
@@ -153,7 +156,8 @@ def _opened_zip(archive: Path) -> Iterator[tuple[zipfile.ZipFile, MeteredReader]
     """Opens a zip archive, and what it reads from."""
     size = archive.stat().st_size
     with MeteredReader(archive.open("rb", buffering=0), most=size) as reader:
-        reader.allow(min(_LONGEST_TABLE, size))
+        # The end of the file, where a comment may stand, is read as well.
+        reader.allow(min(_LONGEST_TABLE, size) + PIECE)
         with zipfile.ZipFile(reader) as opened:
             yield opened, reader
 
@@ -188,8 +192,8 @@ def _most_unpacked(archive: Path) -> int:
     return max(RATIO_COUNTS_FROM, LARGEST_RATIO * archive.stat().st_size)
 
 
-def _require_ratio(archive: Path, size: int) -> None:
-    if size > _most_unpacked(archive):
+def _require_ratio(size: int, most: int) -> None:
+    if size > most:
         raise Suspicious("unpacks to far more than its own size; unpack it yourself")
 
 
@@ -206,7 +210,7 @@ def _readable(archive: Path) -> Iterator[None]:
     """Turns whatever a damaged or hostile archive raises into one sentence."""
     try:
         yield
-    except (UserError, KeyError, MemoryError):
+    except (UserError, MemoryError):
         raise
     except Suspicious as error:
         raise UserError(f"archive {archive} {error}") from None

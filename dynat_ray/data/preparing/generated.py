@@ -65,14 +65,11 @@ def read_generated(path: Path, scratch: Path) -> tuple[list[str], ArrayImages]:
 
 def _open_array(path: Path, name: str, scratch: Path) -> NDArray[Any]:
     target = scratch / f"{name}.npy"
+    if not unpack_member(path, f"{name}.npy", target):
+        raise UserError(f"{path} has no array '{name}'; it needs 'image' and 'label'")
     try:
-        unpack_member(path, f"{name}.npy", target)
         _require_whole(target)
         return np.load(target, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-    except KeyError:
-        raise UserError(f"{path} has no array '{name}'; it needs 'image' and 'label'") from None
-    except UserError:
-        raise
     except Exception as error:  # A header is parsed as Python, where anything may be wrong.
         raise UserError(f"{path}: cannot read array '{name}' ({error})") from None
 

@@ -251,6 +251,14 @@ def test_xz_files_in_several_streams_are_read_whole(tmp_path: Path) -> None:
     assert contents(files) == [b"%d" % n * 3000 for n in range(50)]
 
 
+def test_a_zip_file_may_have_a_comment(tmp_path: Path) -> None:
+    archive = tmp_path / "pets.zip"
+    with zipfile.ZipFile(archive, "w") as opened:
+        opened.writestr(IMAGE, b"x")
+        opened.comment = b"c" * 60_000
+    assert contents(unpack(archive, tmp_path / "packed")) == [b"x"]
+
+
 def contents(files: PackedFiles) -> list[bytes]:
     found = []
     for name in files.names:
