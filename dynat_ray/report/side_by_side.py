@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,11 +78,18 @@ def read_evaluation(file: Path) -> Evaluation:
     """
     try:
         evaluation = Evaluation(file, json.loads(file.read_text(encoding="utf-8")))
-        complete = bool(evaluation.norm and evaluation.name and evaluation.points)
+        entries = [entry for found in evaluation.points.values() for entry in found.values()]
+        complete = bool(entries) and evaluation.norm in ("Linf", "L2") and bool(evaluation.name)
         complete = complete and {"data", "model"} <= evaluation.content["checksums"].keys()
+        complete = complete and _are_numbers(evaluation.content["samples"], *evaluation.points)
+        complete = complete and all(
+            _are_numbers(entry["accuracy"], entry["samples"], *entry["interval"])
+            and len(entry["interval"]) == 2
+            for entry in entries
+        )
     except OSError as error:
         raise UserError(f"{file} can't be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
         complete = False
     if not complete:
         raise UserError(
@@ -91,12 +99,18 @@ def read_evaluation(file: Path) -> Evaluation:
     return evaluation
 
 
+def _are_numbers(*values: Any) -> bool:
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+
+
 def labels_of(evaluations: Sequence[Evaluation]) -> list[str]:
     """Returns a short name for each: the model's, with the file where that is not enough."""
-    names = [shown_text(evaluation.name, _LONGEST_NAME) for evaluation in evaluations]
+    names = [shown_text(evaluation.name) for evaluation in evaluations]
+    # As long as figures show them.
+    drawn = [drawn_name(name, _LONGEST_NAME) for name in names]
     return [
-        name if names.count(name) == 1 else f"{name} ({evaluation.file.name})"
-        for name, evaluation in zip(names, evaluations, strict=True)
+        name if drawn.count(short) == 1 else f"{name} ({shown_text(evaluation.file.name)})"
+        for name, short, evaluation in zip(names, drawn, evaluations, strict=True)
     ]
 
 

@@ -21,6 +21,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from dynat_ray.config import RunConfig
 from dynat_ray.data import load_info
+from dynat_ray.errors import UserError
 from dynat_ray.evaluation.examples import Example
 from dynat_ray.report import final_table, search_page, write_report
 from dynat_ray.report.comparison_page import write_comparison
@@ -260,3 +261,31 @@ def test_a_dollar_sign_is_a_dollar_sign_wherever_it_stands() -> None:
     ):
         drawing = base64.b64decode(draw(3, 3, paint(place)).partition(",")[2]).decode()
         assert "<!-- $x_{2}$ -->" in drawing
+
+
+def test_what_is_no_evaluation_is_not_compared(tmp_path: Path) -> None:
+    file = tmp_path / "one.json"
+    leave_evaluation(file, NAMES[:6], [0.1])
+    good = json.loads(file.read_text())
+    assert read_evaluation(file).norm == "Linf"
+    clean = good["results"]["clean"]
+    for wrong in (
+        {"norm": "$L_0$"},
+        {"eps": "nan"},
+        {"samples": "many"},
+        {"results": {}},
+        *(
+            {"results": {"clean": clean | changed}}
+            for changed in (
+                {"accuracy": "<b>"},
+                {"accuracy": float("inf")},
+                {"accuracy": 10**400},
+                {"interval": [1.0]},
+                {"interval": None},
+                {"samples": None},
+            )
+        ),
+    ):
+        file.write_text(json.dumps(good | wrong))
+        with pytest.raises(UserError, match="not the JSON file of an evaluation"):
+            read_evaluation(file)
