@@ -187,8 +187,8 @@ def _progress_of(state: dict[str, Any]) -> Progress:
         global_step=state["global_step"],
         elapsed=state["elapsed"],
         best=BestModel(tuple(state["best_score"]), state["best_epoch"], state["best_weights"]),
-        most_attacked=state.get("most_attacked", 0.0),
-        attacks_stopped=state.get("attacks_stopped", False),
+        most_attacked=float(state.get("most_attacked", 0.0)),
+        attacks_stopped=bool(state.get("attacks_stopped", False)),
     )
 
 
