@@ -17,6 +17,7 @@ from dynat_ray.report.comparison_rows import Row, Spread
 from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Run, read_run
 from dynat_ray.report.text import MODELS, align_columns, attack_names
+from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.atomic import atomic_write_text
 
 
@@ -75,7 +76,7 @@ def _ended_runs(folder: Path, label: str, seeds: Sequence[int]) -> list[Run]:
 def _robust(attacks: Sequence[str]) -> str:
     """Returns the attack that says most: AutoAttack, else the last; empty if there is none."""
     others = [name for name in attacks if name != "clean"]
-    return next((name for name in others if name.startswith("autoattack")), [*others, ""][-1])
+    return next((name for name in others if name.startswith("autoattack")), ["", *others][-1])
 
 
 def _row(label: str, model: str, runs: Sequence[Run]) -> Row:
@@ -134,7 +135,7 @@ def _csv(rows: Sequence[Row], attacks: Sequence[str]) -> str:
             deviation = spread.deviation if spread else None
             cells.append(f"{spread.mean:.3f}" if spread else "")
             cells.append("" if deviation is None else f"{deviation:.3f}")
-        writer.writerow([row.label, row.model, row.seeds, *cells])
+        writer.writerow([shown_text(row.label), row.model, row.seeds, *cells])
     return file.getvalue()
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from dynat_ray.collectives import world_size
 from dynat_ray.errors import UserError
 from dynat_ray.training.checkpoint_content import require_alike, require_fitting_optimizer
+from dynat_ray.training.finiteness import find_not_finite
 from dynat_ray.training.setup import TrainingSetup
 from dynat_ray.training.step import Networks
 from dynat_ray.training.telemetry import EpochRecord
@@ -51,6 +52,8 @@ class Progress:
         global_step: Optimiser steps done.
         elapsed: Seconds of training done, restarts left out.
         best: The best model so far.
+        most_attacked: Largest share of samples, in percent, that an epoch's attacks have changed.
+        attacks_stopped: The user was told that there are none any more.
     """
 
     epoch: int = 0
@@ -59,6 +62,8 @@ class Progress:
     global_step: int = 0
     elapsed: float = 0.0
     best: BestModel = field(default_factory=BestModel)
+    most_attacked: float = 0.0
+    attacks_stopped: bool = False
 
 
 def collect_state(
@@ -80,6 +85,8 @@ def collect_state(
         "best_score": list(progress.best.score),
         "best_epoch": progress.best.epoch,
         "best_weights": progress.best.weights,
+        "most_attacked": progress.most_attacked,
+        "attacks_stopped": progress.attacks_stopped,
         "model": networks.core.state_dict(),
         "average": None if average is None else average.module.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -103,12 +110,18 @@ def restore_state(
         Where the run is, and what to tell the user of it, if anything.
 
     Raises:
-        UserError: The checkpoint is of another model, optimiser, method or data set.
+        UserError: The checkpoint is of another model, optimiser, method or data set, or holds
+            what is not finite.
     """
     if state["data"] != setup.info.checksum:
         raise UserError(
             "the data set is not the one that the run began with (was its folder prepared again?); "
             "give the run a new --name"
+        )
+    if found := find_not_finite(state):
+        raise UserError(
+            f"{found} is not finite in the checkpoint, so that nothing can go on from it; give the "
+            "run a new --name"
         )
     try:
         _restore_weights(state, networks, optimizer, setup)
@@ -174,6 +187,8 @@ def _progress_of(state: dict[str, Any]) -> Progress:
         global_step=state["global_step"],
         elapsed=state["elapsed"],
         best=BestModel(tuple(state["best_score"]), state["best_epoch"], state["best_weights"]),
+        most_attacked=float(state.get("most_attacked", 0.0)),
+        attacks_stopped=bool(state.get("attacks_stopped", False)),
     )
 
 
