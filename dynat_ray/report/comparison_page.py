@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import io
 import re
 import statistics
@@ -20,10 +21,17 @@ from dynat_ray.report.text import MODELS, align_columns, attack_names
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.atomic import atomic_write_text
 
+# Characters of a method's part of a folder's name, which most disks let have 255 bytes.
+_LONGEST_FOLDER = 150
+
 
 def run_folder(folder: Path, label: str, seed: int) -> Path:
     """Returns the folder of one run of a comparison; `label` is the method, maybe with settings."""
-    return folder / "runs" / f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', label)}-seed{seed}"
+    name = re.sub(r"[^A-Za-z0-9_.=-]+", "-", label)
+    if len(name) > _LONGEST_FOLDER:
+        digest = hashlib.sha256(label.encode("utf-8", "backslashreplace")).hexdigest()
+        name = f"{name[:_LONGEST_FOLDER]}-{digest[:12]}"
+    return folder / "runs" / f"{name}-seed{seed}"
 
 
 def write_comparison(folder: Path, seeds: Mapping[str, Sequence[int]]) -> str:

@@ -50,5 +50,5 @@ def write_page(file: Path, template: str, content: Mapping[str, Any]) -> Path:
 
 
 def _cleaned(value: Any) -> Any:
-    """Returns what a template shows; blocks of the template itself (`Markup`) stay as they are."""
-    return shown_text(value) if type(value) is str else value
+    """Returns what a template shows; its own blocks (`Markup`) and spaces stay as they are."""
+    return shown_text(value) if type(value) is str and not value.isprintable() else value
