@@ -10,6 +10,7 @@ from typing import Any
 from dynat_ray.config import RunConfig
 from dynat_ray.distributed.polling import Poller
 from dynat_ray.radius import format_radius
+from dynat_ray.storage.atomic import append_line, atomic_write_text
 from dynat_ray.storage.metrics import read_metrics
 
 _SECONDS_BETWEEN_POLLS = 0.5
@@ -18,8 +19,9 @@ NOTES = "notes.log"
 
 def add_note(run_folder: Path, message: str) -> None:
     """Leaves a message for the user beside the metrics, if the disk still takes it."""
-    with suppress(OSError), (run_folder / NOTES).open("a") as file:
-        file.write(message + "\n")
+    with suppress(OSError):
+        if not append_line(run_folder / NOTES, message.encode()):
+            atomic_write_text(run_folder / NOTES, f"{message}\n")
 
 
 class ProgressPrinter(Poller):

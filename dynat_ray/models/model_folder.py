@@ -7,9 +7,7 @@ normalised images; `load_model` puts the normalisation in front of it.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from torch import Tensor
 from dynat_ray.errors import UserError
 from dynat_ray.models.backbone import create_backbone
 from dynat_ray.models.classifier import Classifier
+from dynat_ray.storage.atomic import atomic_folder, make_folder
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -28,7 +27,7 @@ _PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
 
 
 def save_model(model: Classifier, folder: Path | str) -> None:
-    """Writes a model folder, replacing an older one; a full disk leaves the older one whole.
+    """Writes a model folder, replacing an older one, of which there is always one or the other.
 
     Args:
         model: On any device, in any memory format.
@@ -44,18 +43,13 @@ def save_model(model: Classifier, folder: Path | str) -> None:
         for name, value in model.backbone.state_dict().items()
     }
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as parts:
-            new, old = Path(parts) / "new", Path(parts) / "old"
-            new.mkdir()
+        make_folder(folder.parent)
+        with atomic_folder(folder) as new:
             text = json.dumps(_describe(model), indent=2) + "\n"
             (new / CONFIG_FILE).write_text(text, encoding="utf-8")
             safetensors.torch.save_file(weights, new / WEIGHTS_FILE, metadata={"format": "pt"})
             # safetensors lets only its owner read a file.
             shutil.copymode(new / CONFIG_FILE, new / WEIGHTS_FILE)
-            if folder.exists():
-                os.replace(folder, old)
-            os.replace(new, folder)
     except (OSError, SafetensorError) as error:
         raise UserError(f"the model can't be written to {folder}: {error}") from error
 

@@ -17,7 +17,7 @@ from dynat_ray.report.comparison_rows import Row, Spread
 from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Run, read_run
 from dynat_ray.report.text import MODELS, align_columns, attack_names
-from dynat_ray.storage.atomic import atomic_write_text
+from dynat_ray.storage.atomic import atomic_write_text, make_folder
 
 
 def run_folder(folder: Path, label: str, seed: int) -> Path:
@@ -46,7 +46,7 @@ def write_comparison(folder: Path, seeds: Mapping[str, Sequence[int]]) -> str:
     figure = clean_against_robust(rows, robust) if robust and "clean" in attacks else None
     any_run = next((found[0] for found in runs.values() if found), None)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         atomic_write_text(folder / "compare.csv", _csv(rows, attacks))
         atomic_write_text(folder / "compare.md", markdown + "\n")
         if figure:

@@ -40,5 +40,5 @@ def trained_epochs(run_folder: Path) -> int:
     """Returns how many epochs the saved models were trained for; 0 if they aren't both there."""
     try:
         return int(json.loads((run_folder / _TRAINED).read_text())["epochs"])
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError, KeyError):
         return 0
