@@ -53,7 +53,7 @@ class ProgressPrinter(Poller):
 
     def _read_notes(self) -> list[str]:
         file = self._folder / NOTES
-        return file.read_text().splitlines() if file.exists() else []
+        return file.read_text(errors="replace").splitlines() if file.exists() else []
 
 
 def describe_epoch(line: dict[str, Any], config: RunConfig) -> str:

@@ -18,6 +18,7 @@ from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Run, read_run
 from dynat_ray.report.text import MODELS, align_columns, attack_names
 from dynat_ray.storage.atomic import atomic_write_text, make_folder
+from dynat_ray.storage.json_file import read_json
 
 
 def run_folder(folder: Path, label: str, seed: int) -> Path:
@@ -69,7 +70,7 @@ def write_comparison(folder: Path, seeds: Mapping[str, Sequence[int]]) -> str:
 
 def _ended_runs(folder: Path, label: str, seeds: Sequence[int]) -> list[Run]:
     places = [run_folder(folder, label, seed) for seed in seeds]
-    return [read_run(place) for place in places if (place / "results.json").exists()]
+    return [read_run(place) for place in places if read_json(place / "results.json")]
 
 
 def _robust(attacks: Sequence[str]) -> str:

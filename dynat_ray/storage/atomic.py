@@ -48,8 +48,8 @@ def atomic_write(file: Path, *, mode: int = 0o666) -> Iterator[Path]:
     _refuse_device(file)
     remove_stale(file.parent)
     partial = unused_name(file.parent)
-    descriptor = os.open(partial, _NEW, mode)
     try:
+        descriptor = os.open(partial, _NEW, mode)
         try:
             yield partial
             if not os.path.samestat(os.lstat(partial), os.fstat(descriptor)):
@@ -58,9 +58,12 @@ def atomic_write(file: Path, *, mode: int = 0o666) -> Iterator[Path]:
         finally:
             os.close(descriptor)
         os.replace(partial, file)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             os.unlink(partial)
+        if isinstance(error, OSError) and str(error.filename) == str(partial):
+            # The user never hears of the other name.
+            error.filename, error.filename2 = str(file), None
         raise
     sync_folder(file.parent)
 

@@ -21,6 +21,7 @@ from dynat_ray.config import RunConfig
 from dynat_ray.distributed.progress import add_note
 from dynat_ray.evaluation.results import write_json
 from dynat_ray.models import build_model, load_model, save_model
+from dynat_ray.report.reading import read_run
 from dynat_ray.searching.trial_records import Trial, read_trials, write_trial
 from dynat_ray.settings import build_config, override
 from dynat_ray.storage import atomic
@@ -35,6 +36,12 @@ from dynat_ray.training.trainer import train
 from tests.storage.failing_disk import FailingDisk, PowerFailed
 
 CPU = torch.device("cpu")
+TINY = {
+    "data.limit": 20,
+    "data.val_fraction": 0.2,
+    "attack.steps": 1,
+    "train.batch_size": 16,
+}
 # Nothing that was not brought to the disk is there, or a part of it.
 LEFT = (0.0, 0.6)
 
@@ -187,8 +194,7 @@ def test_a_run_goes_on_from_every_step(
 ) -> None:
     config = override(
         small_config,
-        {"data.limit": 20, "data.val_fraction": 0.2, "attack.steps": 1, "train.batch_size": 16}
-        | {"train.epochs": 2 if begun else 1},
+        TINY | {"train.epochs": 2 if begun else 1},
     )
     whole, before, folder = (tmp_path / name for name in ("whole", "before", "run"))
     train(config, LocalSession(whole, CPU))
@@ -210,3 +216,33 @@ def test_a_run_goes_on_from_every_step(
             assert all(torch.equal(value, found[key]) for key, value in weights.items()), operation
         shutil.rmtree(folder)
         shutil.copytree(before, folder)
+
+
+def test_a_finished_run_of_which_any_one_file_was_cut_is_mended(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    config = override(small_config, TINY | {"train.epochs": 2})
+    before, folder = tmp_path / "before", tmp_path / "run"
+    open_run_folder(before, config, resume=False)
+    train(config, LocalSession(before, CPU))
+    add_to_environment(before, {"workers": "1"})
+    (before / "results.json").write_text('{"best": {}, "last": {}}\n')
+    expected = load_model(before / "model_last").state_dict()
+    names = [path.relative_to(before) for path in before.rglob("*") if path.is_file()]
+    assert len(names) > 10
+    for name in names:
+        if name.name in ("config.yaml", "metrics.jsonl") or name.parts[0] == "tensorboard":
+            continue
+        for part in (0, 2):
+            shutil.copytree(before, folder)
+            whole = (folder / name).read_bytes()
+            (folder / name).write_bytes(whole[: len(whole) * part // 3])
+            if trained_epochs(folder) < 2:
+                train(config, LocalSession(folder, CPU))
+            assert trained_epochs(folder) == 2
+            run = read_run(folder)
+            assert [line["epoch"] for line in run.metrics] == [0, 1]
+            assert run.last_samples()[0] in (0, 1)
+            found = load_model(folder / "model_last").state_dict()
+            assert all(torch.equal(value, found[key]) for key, value in expected.items()), name
+            shutil.rmtree(folder)
