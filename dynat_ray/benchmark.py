@@ -11,6 +11,7 @@ import torch
 
 from dynat_ray.cli import ArgumentParser, run
 from dynat_ray.errors import UserError
+from dynat_ray.storage.atomic import atomic_write_text
 
 
 def main(argv: Sequence[str]) -> Path | str:
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> Path | str:
         else:
             found["ratios"] |= found[part].pop("ratios", {})
         # What a long measurement found is not lost if the next one fails.
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        atomic_write_text(options.json, json.dumps(found, indent=2) + "\n")
     print(_table(found), end="")
     return options.json
 

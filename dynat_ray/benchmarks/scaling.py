@@ -15,6 +15,7 @@ from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.distributed.cluster import cluster_total, connect
 from dynat_ray.distributed.ray_trainer import fit
 from dynat_ray.settings import build_config
+from dynat_ray.storage.atomic import atomic_write, atomic_write_text
 from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.storage.run_folder import open_run_folder
 
@@ -124,7 +125,7 @@ def write(speeds: Mapping[str, Mapping[int, list[float]]], folder: Path) -> None
         speeds: From `measure`.
         folder: Where to.
     """
-    (folder / "scaling.md").write_text(table(speeds))
+    atomic_write_text(folder / "scaling.md", table(speeds))
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     sizes = sorted({size for by_size in speeds.values() for size in by_size})
@@ -140,4 +141,5 @@ def write(speeds: Mapping[str, Mapping[int, list[float]]], folder: Path) -> None
     axes.set_xlabel("workers")
     axes.set_ylabel("images/s, times one worker's")
     axes.legend()
-    figure.savefig(folder / "scaling.png", dpi=120)
+    with atomic_write(folder / "scaling.png") as partial:
+        figure.savefig(partial, format="png", dpi=120)

@@ -9,6 +9,7 @@ from typing import Any
 
 from dynat_ray.distributed.cluster import connect, require_shared_storage, side_by_side
 from dynat_ray.shown_text import shown_text
+from dynat_ray.storage.json_file import read_json
 
 # isort: split
 import ray
@@ -195,7 +196,7 @@ class _Schedule:
 
 def _is_done(config: RunConfig, folder: Path) -> bool:
     """Returns whether a run has ended under these settings, whatever cluster it ran on."""
-    if not (folder / "results.json").exists():
+    if not read_json(folder / "results.json"):
         return False
     there = replace(read_run_config(folder), cluster=config.cluster)
     return dump_config(there) == dump_config(config)

@@ -11,6 +11,7 @@ from dynat_ray.config import RunConfig
 from dynat_ray.distributed.polling import Poller
 from dynat_ray.radius import format_radius
 from dynat_ray.shown_text import shown_text
+from dynat_ray.storage.atomic import append_line, atomic_write_text
 from dynat_ray.storage.metrics import read_metrics
 
 _SECONDS_BETWEEN_POLLS = 0.5
@@ -19,8 +20,9 @@ NOTES = "notes.log"
 
 def add_note(run_folder: Path, message: str) -> None:
     """Leaves a message for the user beside the metrics, if the disk still takes it."""
-    with suppress(OSError), (run_folder / NOTES).open("a") as file:
-        file.write(message + "\n")
+    with suppress(OSError):
+        if not append_line(run_folder / NOTES, message.encode()):
+            atomic_write_text(run_folder / NOTES, f"{message}\n")
 
 
 class ProgressPrinter(Poller):
@@ -52,7 +54,7 @@ class ProgressPrinter(Poller):
 
     def _read_notes(self) -> list[str]:
         file = self._folder / NOTES
-        return file.read_text().splitlines() if file.exists() else []
+        return file.read_text(errors="replace").splitlines() if file.exists() else []
 
 
 def describe_epoch(line: dict[str, Any], config: RunConfig) -> str:

@@ -33,6 +33,7 @@ from dynat_ray.settings import dump_config, override
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.atomic import atomic_write_text
 from dynat_ray.storage.environment import write_environment
+from dynat_ray.storage.json_file import read_json
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.training.setup import check_run, split_training
 
@@ -200,7 +201,7 @@ def _measure_on_test_split(plan: Plan, folder: Path, number: int) -> None:
     """Ends a finished trial as every run ends, with `results.json`, unless it has done so."""
     trial = read_trial(folder, number)
     run_folder = trial_folder(folder, number)
-    if trial.state == "finished" and not (run_folder / "results.json").exists():
+    if trial.state == "finished" and not read_json(run_folder / "results.json"):
         print(f"trial {number} on the test split", flush=True)
         finish(trial_config(plan.search, trial), run_folder, workers=plan.workers)
 

@@ -29,6 +29,7 @@ from dynat_ray.searching.study import Search, read_search
 from dynat_ray.searching.trial_records import (
     DEFAULT_TRIAL,
     Trial,
+    begin_trial,
     read_trial,
     read_trials,
     trial_folder,
@@ -147,7 +148,7 @@ class Proposer(Searcher):
                     settings = self._search.space.default(self._search.default)
                 else:
                     settings = self._proposals.ask(number)
-                write_trial(self._folder, Trial(number, settings))
+                begin_trial(self._folder, Trial(number, settings))
                 self._numbers[trial_id] = number
             else:
                 return Searcher.FINISHED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,10 +20,12 @@ from dynat_ray.distributed.notices import WorkerNotices
 from dynat_ray.distributed.placement_groups import GROUP, current_group
 from dynat_ray.distributed.progress import add_note
 from dynat_ray.distributed.ray_internals import silence_reports
+from dynat_ray.storage.atomic import atomic_folder
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_folders
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.run_folder import read_run_config
 from dynat_ray.training.agreement import SharedUserError
+from dynat_ray.training.checkpoint import is_complete
 from dynat_ray.training.session import Notice, StopRequested
 from dynat_ray.training.trainer import train
 
@@ -50,7 +53,8 @@ class RaySession:
 
     def checkpoints(self) -> Iterable[Path]:
         if self._mirror is not None:
-            return self._mirror.checkpoints()
+            # A worker that was killed while it sent one has left a part of it there.
+            return filter(is_complete, self._mirror.checkpoints())
         return checkpoint_folders(self.run_folder / CHECKPOINTS)
 
     def report(
@@ -65,7 +69,17 @@ class RaySession:
             checkpoint_dir_name=name,
             checkpoint_upload_mode=Upload.SYNC if wait else Upload.ASYNC,
             delete_local_checkpoint_after_upload=True,
+            # To a store, Ray sends it: an object there is whole anyway.
+            checkpoint_upload_fn=self._keep if self._mirror is None else None,
         )
+
+    def _keep(self, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+        """Copies a checkpoint to its place, where it is whole or not there at any moment."""
+        kept = self.run_folder / CHECKPOINTS / name
+        with atomic_folder(kept) as new:
+            for file in Path(checkpoint.path).iterdir():
+                shutil.copyfile(file, new / file.name)
+        return ray.train.Checkpoint.from_directory(kept)
 
     def push(self) -> None:
         """Sends what the first worker has written to the store, where there is one."""

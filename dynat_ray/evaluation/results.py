@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome
 from dynat_ray.evaluation.request import DEFAULT_NAME
-from dynat_ray.storage.atomic import atomic_write
+from dynat_ray.storage.atomic import atomic_write, make_folder
 
 
 def results_of(outcomes: AttackOutcomes) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def robustbench_path(out: Path) -> Path:
 def _replacing(path: Path) -> Iterator[Path]:
     """Gives a file to write, which takes the place of `path`; `UserError` if it can't be."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with atomic_write(path) as partial:
             yield partial
     except OSError as error:

@@ -23,6 +23,7 @@ import numpy as np
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.identity import Identity
 from dynat_ray.evaluation.shards import Shard, ShardOutcome
+from dynat_ray.storage.atomic import make_folder, open_to_append, sync_folder
 
 _FORMAT = 2
 _LARGEST = 2**31
@@ -90,8 +91,9 @@ def open_state(
             file is in use by another process or can't be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b")
+        make_folder(path.parent)
+        file = open_to_append(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise UserError(f"the state file {path} can't be written: {error.strerror}") from None
     with file:

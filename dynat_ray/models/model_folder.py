@@ -7,9 +7,7 @@ stranger's: reading it touches no network, writes nothing and imports nothing.
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,12 +23,13 @@ from dynat_ray.models.classifier import Classifier
 from dynat_ray.models.config_json import CONFIG_FILE, ModelDescription, describe, read_description
 from dynat_ray.models.sketch import TooLarge, at_most, without_numbers
 from dynat_ray.models.weights_file import WEIGHTS_FILE, read_declared, read_weights
+from dynat_ray.storage.atomic import atomic_folder, make_folder
 
 _PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
 
 
 def save_model(model: Classifier, folder: Path | str) -> None:
-    """Writes a model folder, replacing an older one; a full disk leaves the older one whole.
+    """Writes a model folder, replacing an older one, of which there is always one or the other.
 
     Args:
         model: On any device, in any memory format.
@@ -46,17 +45,12 @@ def save_model(model: Classifier, folder: Path | str) -> None:
         for name, value in model.backbone.state_dict().items()
     }
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as parts:
-            new, old = Path(parts) / "new", Path(parts) / "old"
-            new.mkdir()
+        make_folder(folder.parent)
+        with atomic_folder(folder) as new:
             (new / CONFIG_FILE).write_text(describe(model), encoding="utf-8")
             safetensors.torch.save_file(weights, new / WEIGHTS_FILE, metadata={"format": "pt"})
             # safetensors lets only its owner read a file.
             shutil.copymode(new / CONFIG_FILE, new / WEIGHTS_FILE)
-            if folder.exists():
-                os.replace(folder, old)
-            os.replace(new, folder)
     except (OSError, SafetensorError) as error:
         raise UserError(f"the model can't be written to {folder}: {error}") from error
 

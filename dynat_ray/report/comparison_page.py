@@ -19,7 +19,8 @@ from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Run, read_run
 from dynat_ray.report.text import MODELS, align_columns, attack_names
 from dynat_ray.shown_text import shown_text
-from dynat_ray.storage.atomic import atomic_write_text
+from dynat_ray.storage.atomic import atomic_write_text, make_folder
+from dynat_ray.storage.json_file import read_json
 
 # Characters of a method's part of a folder's name, which most disks let have 255 bytes.
 _LONGEST_FOLDER = 150
@@ -55,7 +56,7 @@ def write_comparison(folder: Path, seeds: Mapping[str, Sequence[int]]) -> str:
     figure = clean_against_robust(rows, robust) if robust and "clean" in attacks else None
     any_run = next((found[0] for found in runs.values() if found), None)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         atomic_write_text(folder / "compare.csv", _csv(rows, attacks))
         atomic_write_text(folder / "compare.md", markdown + "\n")
         if figure:
@@ -78,7 +79,7 @@ def write_comparison(folder: Path, seeds: Mapping[str, Sequence[int]]) -> str:
 
 def _ended_runs(folder: Path, label: str, seeds: Sequence[int]) -> list[Run]:
     places = [run_folder(folder, label, seed) for seed in seeds]
-    return [read_run(place) for place in places if (place / "results.json").exists()]
+    return [read_run(place) for place in places if read_json(place / "results.json")]
 
 
 def _robust(attacks: Sequence[str]) -> str:

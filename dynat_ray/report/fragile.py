@@ -14,6 +14,8 @@ from PIL import Image
 from dynat_ray.data import BatchPlan, ReadingOptions, build_loader
 from dynat_ray.errors import UserError
 from dynat_ray.report.reading import Columns, Run
+from dynat_ray.storage.atomic import atomic_write
+from dynat_ray.storage.links import inner_folder
 
 FOLDER = "fragile"
 COUNT = 24
@@ -128,14 +130,14 @@ def _store_pictures(run: Run, indices: NDArray[np.int64]) -> dict[int, Path]:
     except (UserError, OSError, RuntimeError):
         # A damaged or half-copied data set is no reason to have no report.
         return {}
-    folder = run.folder / FOLDER
-    folder.mkdir(exist_ok=True)
+    folder = inner_folder(run.folder, FOLDER)
     for old in folder.glob("*.png"):
         old.unlink()
     files = {}
     for place, index in enumerate(indices.tolist()):
         files[index] = folder / f"{place + 1:02}_image_{index}.png"
-        enlarged(images[index]).save(files[index], optimize=True)
+        with atomic_write(files[index]) as partial:
+            enlarged(images[index]).save(partial, format="PNG", optimize=True)
     return files
 
 

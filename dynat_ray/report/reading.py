@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -16,6 +16,8 @@ from dynat_ray.data import DatasetInfo, load_info
 from dynat_ray.errors import UserError
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.description import run_facts
+from dynat_ray.storage.environment import read_environment
+from dynat_ray.storage.json_file import read_json
 from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.storage.run_folder import read_run_config
 
@@ -91,15 +93,15 @@ def read_run(folder: Path) -> Run:
     files = {
         int(file.stem.removeprefix("epoch_")): file
         for file in sorted((folder / "samples").glob("epoch_*.parquet"))
-        if file.stem.removeprefix("epoch_").isdigit()
+        if file.stem.removeprefix("epoch_").isdecimal() and _is_whole(file)
     }
     return Run(
         folder=folder,
         config=config,
         info=info,
-        environment=_read_json(folder / "environment.json"),
+        environment=read_environment(folder),
         metrics=read_metrics(folder / "metrics.jsonl"),
-        results=_read_json(folder / "results.json"),
+        results=read_json(folder / "results.json"),
         sample_files=files,
     )
 
@@ -119,8 +121,9 @@ def read_samples(file: Path, columns: list[str] | None = None) -> Columns:
     }
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return content
+def _is_whole(file: Path) -> bool:
+    try:
+        pq.read_metadata(file)
+    except (OSError, pa.ArrowException):
+        return False
+    return True

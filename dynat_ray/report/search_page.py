@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from dynat_ray.searching.space import describe_distribution
 from dynat_ray.searching.study import Search, read_search
 from dynat_ray.searching.trial_records import DEFAULT_TRIAL, Trial, read_trials, trial_folder
 from dynat_ray.shown_text import shown_text
+from dynat_ray.storage.json_file import read_json
 
 
 def write_search_report(folder: Path) -> Path:
@@ -185,9 +185,9 @@ def _comparison(folder: Path, best: Trial) -> list[dict[str, Any]]:
     """Returns the test accuracies of the default setting and, where it is another, the winner."""
     rows = []
     for number in dict.fromkeys([DEFAULT_TRIAL, best.number]):
-        file = trial_folder(folder, number) / "results.json"
-        if file.exists():
-            entries: Mapping[str, Any] = json.loads(file.read_text())["best"]
+        results = read_json(trial_folder(folder, number) / "results.json")
+        if results:
+            entries: Mapping[str, Any] = results["best"]
             name = "default setting" if number == DEFAULT_TRIAL else f"trial {number}, the winner"
             rows.append(
                 {

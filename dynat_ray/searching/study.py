@@ -82,14 +82,16 @@ def read_search(folder: Path) -> Search:
     """Reads `search.yaml`; raises `UserError` if the folder is not a search's."""
     try:
         content: dict[str, Any] = yaml.safe_load((folder / _FILE).read_text())
-    except (OSError, yaml.YAMLError) as error:
+        options = content["options"]
+        return Search(
+            parse_space(content["space"]),
+            build_config([flatten(content["default"])]),
+            SearchOptions(**options | {"objectives": tuple(options["objectives"])}),
+        )
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"{folder} is not the folder of a search: {error}") from None
-    options = content["options"]
-    return Search(
-        parse_space(content["space"]),
-        build_config([flatten(content["default"])]),
-        SearchOptions(**options | {"objectives": tuple(options["objectives"])}),
-    )
 
 
 def open_search(folder: Path, search: Search, *, resume: bool) -> None:

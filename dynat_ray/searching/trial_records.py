@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+import shutil
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from dynat_ray.errors import UserError
 from dynat_ray.settings import Settings
 from dynat_ray.storage.atomic import atomic_write_text
+from dynat_ray.storage.links import inner_folder
 from dynat_ray.storage.metrics import read_metrics
 
 State = Literal["running", "finished", "stopped", "failed"]
 DEFAULT_TRIAL = 0
 _TRIALS = "trials"
+_FILE = "trial.json"
 
 
 @dataclass(frozen=True)
@@ -72,25 +76,72 @@ def _score(line: dict[str, Any]) -> tuple[float, float]:
 
 def trial_folder(search_folder: Path, number: int) -> Path:
     """Returns a trial's run folder."""
-    return search_folder / _TRIALS / f"{number:04d}"
+    return search_folder.joinpath(*_place(number))
+
+
+def begin_trial(search_folder: Path, trial: Trial) -> None:
+    """Writes the `trial.json` of a trial that is new.
+
+    What is in its folder belongs to one whose settings are lost, and goes.
+    """
+    inner_folder(search_folder, _TRIALS)
+    folder = trial_folder(search_folder, trial.number)
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder)
+    write_trial(search_folder, trial)
 
 
 def write_trial(search_folder: Path, trial: Trial) -> None:
     """Writes `trial.json`."""
-    folder = trial_folder(search_folder, trial.number)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = inner_folder(search_folder, *_place(trial.number))
     content = {name: value for name, value in asdict(trial).items() if name != "metrics"}
-    atomic_write_text(folder / "trial.json", json.dumps(content, indent=2) + "\n")
+    atomic_write_text(folder / _FILE, json.dumps(content, indent=2) + "\n")
 
 
 def read_trial(search_folder: Path, number: int) -> Trial:
-    """Reads a trial that was begun."""
-    folder = trial_folder(search_folder, number)
-    content = json.loads((folder / "trial.json").read_text())
-    return Trial(**content, metrics=read_metrics(folder / "metrics.jsonl"))
+    """Reads a trial that was begun.
+
+    Raises:
+        UserError: Its `trial.json` is not there or is damaged.
+    """
+    trial = _read(trial_folder(search_folder, number), number)
+    if trial is None:
+        raise UserError(
+            f"{trial_folder(search_folder, number) / _FILE} is not there or is damaged; the same "
+            "command with --resume tries this trial anew"
+        )
+    return trial
 
 
 def read_trials(search_folder: Path) -> list[Trial]:
-    """Reads all trials of a search, by number."""
-    files = sorted((search_folder / _TRIALS).glob("*/trial.json"))
-    return [read_trial(search_folder, int(file.parent.name)) for file in files]
+    """Reads all trials of a search, by number; one whose `trial.json` is cut has not begun."""
+    numbered = (
+        (int(file.parent.name), file.parent)
+        for file in (search_folder / _TRIALS).glob(f"*/{_FILE}")
+        if file.parent.name.isdecimal()
+    )
+    found = (_read(folder, number) for number, folder in sorted(numbered))
+    return [trial for trial in found if trial is not None]
+
+
+def _read(folder: Path, number: int) -> Trial | None:
+    """Returns the trial in a folder; None if its file is not there or not as we write it."""
+    try:
+        content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    wanted = {each.name for each in fields(Trial)} - {"metrics"}
+    if not isinstance(content, dict) or content.keys() != wanted:
+        return None
+    kinds = (content["settings"], dict), (content["error"], str), (content["validation"], dict)
+    if (
+        content["number"] != number
+        or content["state"] not in get_args(State)
+        or not all(isinstance(value, kind) for value, kind in kinds)
+    ):
+        return None
+    return Trial(**content, metrics=read_metrics(folder / "metrics.jsonl"))
+
+
+def _place(number: int) -> tuple[str, str]:
+    return _TRIALS, f"{number:04d}"

@@ -16,6 +16,7 @@ import torch
 
 from dynat_ray.hardware import processor_name
 from dynat_ray.storage.atomic import atomic_write_text
+from dynat_ray.storage.json_file import read_json
 
 _FILE = "environment.json"
 _PACKAGES = ("dynat-ray", "torch", "torchvision", "timm", "ray", "ffcv", "numpy", "pyautoattack")
@@ -62,11 +63,7 @@ def add_to_environment(folder: Path, facts: dict[str, Any]) -> None:
 
 def read_environment(folder: Path) -> dict[str, Any]:
     """Returns what `environment.json` holds; empty if there is none that can be read."""
-    try:
-        content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    return read_json(folder / _FILE)
 
 
 def _module_and_arguments() -> list[str]:

@@ -6,22 +6,46 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dynat_ray.storage.atomic import atomic_write_text
+from dynat_ray.storage.atomic import append_line, atomic_write
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a `metrics.jsonl`; a last line that was cut off is left out."""
-    lines = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return lines
+    """Returns the lines of a `metrics.jsonl`; what follows one that was cut off is left out."""
+    return [line for line, _ in _whole_lines(_content(file))]
 
 
 def write_metrics(file: Path, line: dict[str, Any]) -> None:
-    """Adds an epoch's line; lines of that epoch or later, from before a restart, go."""
-    lines = [old for old in read_metrics(file) if old["epoch"] < line["epoch"]]
-    text = "".join(json.dumps(each) + "\n" for each in [*lines, line])
-    atomic_write_text(file, text)
+    """Adds an epoch's line; lines of that epoch or later, from before a restart, go.
+
+    The file grows by the line. Only where something has to go is it replaced, as a whole.
+    """
+    content = _content(file)
+    kept = b"".join(
+        raw + b"\n" for old, raw in _whole_lines(content) if old["epoch"] < line["epoch"]
+    )
+    added = json.dumps(line).encode()
+    if kept == content and append_line(file, added):
+        return
+    with atomic_write(file) as partial:
+        partial.write_bytes(kept + added + b"\n")
+
+
+def _content(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _whole_lines(content: bytes) -> list[tuple[dict[str, Any], bytes]]:
+    """Returns lines, each also as it stands there, up to the first that is none of ours."""
+    lines = []
+    for raw in content.split(b"\n"):
+        try:
+            line = json.loads(raw)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(line, dict) or not isinstance(line.get("epoch"), int):
+            break
+        lines.append((line, raw))
+    return lines

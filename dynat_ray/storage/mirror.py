@@ -4,25 +4,40 @@ Everything that writes a run works on a plain folder. Where the user wants the r
 store, that folder is a temporary one which is pushed there, by the command and by the first
 worker, and pulled from there. Checkpoints are not part of it: Ray Train writes them to the store
 itself, and a worker fetches the one it goes on from.
+
+An object is there complete, or as it was before. Arrow ends an upload that fails as it ends one
+that succeeds, so that half a file would take the place of a whole one; therefore each goes under a
+name of its own first, and the store itself moves it when it is complete.
 """
 
 from __future__ import annotations
 
 import re
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import pyarrow.fs as stores
 
 from dynat_ray.errors import UserError
+from dynat_ray.storage.atomic import (
+    atomic_write,
+    atomic_write_text,
+    is_unfinished,
+    make_folder,
+    unused_name,
+)
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_order
 
 # Holds the address of the store; it lies beside folders that are mirrored there.
 _ADDRESS_FILE = ".mirror-address"
 _SCHEMES = ("s3", "gs", "gcs")
 _LOCAL = stores.LocalFileSystem()
+# An upload that is older was broken off; no file of a run takes that long.
+_STALE_SECONDS = 24 * 3600.0
 
 # Size and time of a file, here or there.
 _Stamp = tuple[int, object]
@@ -75,7 +90,7 @@ def set_mirror_address(parent: Path, address: str) -> None:
         parent: A folder for nothing else.
         address: Of its place in the store.
     """
-    (parent / _ADDRESS_FILE).write_text(address)
+    atomic_write_text(parent / _ADDRESS_FILE, address)
 
 
 class Mirror:
@@ -89,6 +104,7 @@ class Mirror:
     def __init__(self, folder: Path, address: str) -> None:
         self.folder, self.address = folder, address
         self._store, self._root = open_store(address)
+        self._cleaned = False
         # As they were when both sides were last the same.
         self._here: dict[str, _Stamp] = {}
         self._there: dict[str, _Stamp] = {}
@@ -122,11 +138,9 @@ class Mirror:
             ):
                 continue
             target = self.folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # Another process may be writing this file atomically, under a name that ends with .tmp.
-            part = target.with_name(f".{target.name}.part")
-            self._fetch(info.path, part)
-            part.replace(target)
+            make_folder(target.parent)
+            with atomic_write(target) as partial:
+                self._fetch(info.path, partial)
             self._there[name], self._here[name] = stamp, _stamp(target)
 
     def push(self, *, only: tuple[str, ...] = ()) -> None:
@@ -136,31 +150,59 @@ class Mirror:
             only: Names of files; empty: all.
 
         Raises:
-            UserError: The store does not take it.
+            UserError: The store does not take it; what it held before is untouched.
         """
+        self._remove_stale()
         for file in sorted(self.folder.rglob("*")):
             name = file.relative_to(self.folder).as_posix()
             if (
-                not file.is_file()
+                file.is_symlink()
+                or not file.is_file()
                 or not _is_chosen(name, only)
-                or file.name.endswith((".part", ".tmp"))
                 or self._here.get(name) == (before := _stamp(file))
             ):
                 continue
-            path = f"{self._root}/{name}"
+            self._there[name] = self._send(file, f"{self._root}/{name}")
+            self._here[name] = before
+
+    def _send(self, file: Path, path: str) -> _Stamp:
+        """Sends a file, which takes the place of what the store has under that path."""
+        partial = unused_name(Path(path).parent).as_posix()
+        size = file.stat().st_size
+        try:
             try:
-                # Threads bring a single file nothing, and Arrow's uploads to S3 may wait for them.
+                # Threads bring a single file nothing, and Arrow's uploads may wait for them.
                 stores.copy_files(
                     str(file),
-                    path,
+                    partial,
                     source_filesystem=_LOCAL,
                     destination_filesystem=self._store,
                     use_threads=False,
                 )
-                info = self._store.get_file_info(path)
-            except OSError as error:
-                raise self._store_error(error) from None
-            self._here[name], self._there[name] = before, (info.size, info.mtime_ns)
+                sent = self._store.get_file_info(partial).size
+                # Metrics may have grown by a line meanwhile.
+                if sent is None or sent < size:
+                    raise OSError(f"{sent} of {size} bytes of {file.name} arrived")
+                self._store.move(partial, path)
+            except BaseException:
+                with suppress(OSError):
+                    self._store.delete_file(partial)
+                raise
+            info = self._store.get_file_info(path)
+        except OSError as error:
+            raise self._store_error(error) from None
+        return info.size, info.mtime_ns
+
+    def _remove_stale(self) -> None:
+        """Removes from the store, once, what uploads that were killed have left there."""
+        if self._cleaned:
+            return
+        self._cleaned = True
+        for info in self._list(self._root, recursive=True):
+            old = time.time_ns() - (info.mtime_ns or 0) > 1e9 * _STALE_SECONDS
+            if info.is_file and is_unfinished(info.base_name) and old:
+                with suppress(OSError):
+                    self._store.delete_file(info.path)
 
     def checkpoints(self) -> Iterator[Path]:
         """Yields the run's checkpoints, newest first, each fetched when its turn comes."""
@@ -202,9 +244,18 @@ class Mirror:
 
 
 def _is_chosen(name: str, only: tuple[str, ...], leave: tuple[str, ...] = ()) -> bool:
-    """Returns whether a file, by its name in the folder, is one to mirror; no checkpoint is."""
-    folders = PurePosixPath(name).parent.parts
-    return (not only or name in only) and not {CHECKPOINTS, *leave} & set(folders)
+    """Returns whether a file, by its name in the folder, is one to mirror.
+
+    No checkpoint is, nothing that is being written, and nothing that lies elsewhere: a store holds
+    any names that somebody gives.
+    """
+    parts = PurePosixPath(name).parts
+    return (
+        (not only or name in only)
+        and not {CHECKPOINTS, *leave} & set(parts[:-1])
+        and not any(is_unfinished(part) or part in ("/", "..") for part in parts)
+        and not name.endswith((".part", ".tmp"))
+    )
 
 
 def _stamp(file: Path) -> _Stamp:

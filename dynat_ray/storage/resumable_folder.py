@@ -13,7 +13,8 @@ from pathlib import Path
 
 from dynat_ray.errors import UserError
 from dynat_ray.settings import Settings
-from dynat_ray.storage.atomic import atomic_write_text
+from dynat_ray.storage.atomic import atomic_write_text, is_unfinished, make_folder
+from dynat_ray.storage.links import refuse_links
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,8 @@ def open_folder(
 
     Raises:
         UserError: The folder exists and `resume` is False, or it is of no such kind; a setting
-            differs that can't be changed; the disk is full or read-only.
+            differs that can't be changed; it holds links to elsewhere; the disk is full or
+            read-only.
     """
     exists = (folder / kind.file).exists()
     if exists and not resume:
@@ -65,9 +67,10 @@ def open_folder(
     changes = _changes(kind, folder, settings) if exists else []
     if not exists and not (resume and kind.joins_others):
         _require_empty(kind, folder)
+    refuse_links(folder)
     if not exists or not kind.keeps_first:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             atomic_write_text(folder / kind.file, text)
         except OSError as error:
             raise UserError(
@@ -94,7 +97,8 @@ def _changes(kind: FolderKind, folder: Path, settings: Settings) -> list[str]:
 
 
 def _require_empty(kind: FolderKind, folder: Path) -> None:
-    if folder.exists() and any(folder.iterdir()):
+    # A command that was killed while it wrote its first file has begun nothing.
+    if folder.exists() and any(not is_unfinished(each.name) for each in folder.iterdir()):
         raise UserError(
             f"the folder {folder} exists and is not a {kind.name}'s: it holds no {kind.file}; give "
             "another --name"

@@ -12,6 +12,7 @@ import torch
 
 from dynat_ray.collectives import max_over_workers
 from dynat_ray.errors import UserError
+from dynat_ray.storage.atomic import atomic_write, atomic_write_text, make_folder
 from dynat_ray.training.checkpoint_content import require_stored
 from dynat_ray.training.session import Notice
 
@@ -77,9 +78,11 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         UserError: The disk is full or read-only.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.save(state, folder / _STATE)
-        (folder / _CHECKSUM).write_text(_checksum(folder / _STATE))
+        make_folder(folder)
+        # Into a stream: torch would write a path's name into the file.
+        with atomic_write(folder / _STATE) as partial, partial.open("wb") as stream:
+            torch.save(state, stream)
+        atomic_write_text(folder / _CHECKSUM, _checksum(folder / _STATE))
     except (OSError, RuntimeError) as error:
         # torch reports a full disk as a RuntimeError of its zip writer, in words of its own.
         reason = "the disk is full or failing"
@@ -89,6 +92,11 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
             f"a checkpoint can't be written to {folder.parent}: {reason}; free some space and run "
             "the same command with --resume (the checkpoint before it is untouched)"
         ) from error
+
+
+def is_complete(folder: Path) -> bool:
+    """Returns whether all files of a checkpoint are there."""
+    return all((folder / name).is_file() for name in (_STATE, _CHECKSUM))
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any] | None:

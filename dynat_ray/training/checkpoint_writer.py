@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import tempfile
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dynat_ray.collectives import max_over_workers
+from dynat_ray.storage.atomic import unused_name
 from dynat_ray.training.agreement import on_all_workers
 from dynat_ray.training.checkpoint import CheckpointClock, write_checkpoint
 from dynat_ray.training.session import Notice, Session, StopRequested
@@ -82,7 +82,8 @@ class CheckpointWriter:
         self._clock.restart()
         folder, written = None, Future[bool]()
         if self._session.rank == 0:
-            folder = Path(tempfile.mkdtemp(dir=self._session.scratch_folder))
+            folder = unused_name(self._session.scratch_folder)
+            folder.mkdir(mode=0o700)
             written = self._pool.submit(_write, folder, _copy_to_cpu(state))
         else:
             written.set_result(True)

@@ -6,8 +6,9 @@ import copy
 import json
 from pathlib import Path
 
-from dynat_ray.models import Classifier, save_model
+from dynat_ray.models import Classifier, load_model, save_model
 from dynat_ray.storage.atomic import atomic_write_text
+from dynat_ray.storage.json_file import read_json
 from dynat_ray.training.state import Progress
 from dynat_ray.training.step import Networks
 
@@ -37,8 +38,11 @@ def save_models(
 
 
 def trained_epochs(run_folder: Path) -> int:
-    """Returns how many epochs the saved models were trained for; 0 if they aren't both there."""
+    """Returns how many epochs the saved models were trained for; 0 if they aren't both whole."""
     try:
-        return int(json.loads((run_folder / _TRAINED).read_text())["epochs"])
-    except (OSError, ValueError):
+        epochs = int(read_json(run_folder / _TRAINED)["epochs"])
+        for name in ("model", "model_last"):
+            load_model(run_folder / name)
+    except (KeyError, TypeError, ValueError, OverflowError):  # a `UserError` is a ValueError
         return 0
+    return epochs

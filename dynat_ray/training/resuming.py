@@ -10,7 +10,7 @@ import torch
 from dynat_ray.collectives import gather_over_workers
 from dynat_ray.errors import UserError
 from dynat_ray.storage.checkpoint_names import checkpoint_order
-from dynat_ray.training.agreement import on_all_workers
+from dynat_ray.training.agreement import SharedUserError, on_all_workers
 from dynat_ray.training.checkpoint import read_checkpoint
 from dynat_ray.training.checkpoint_content import is_well_formed
 from dynat_ray.training.session import Session
@@ -35,7 +35,8 @@ def resume(
         Where the run is: at its beginning if there is no checkpoint.
 
     Raises:
-        SharedUserError: The checkpoint does not fit the settings or the data.
+        SharedUserError: The checkpoint does not fit the settings or the data; there are
+            checkpoints, and every one is damaged.
         UserError: Some workers see checkpoints and others none.
     """
     state = _newest_state(session)
@@ -54,13 +55,20 @@ def _newest_state(session: Session) -> dict[str, Any] | None:
 
     Machines may see a shared folder at different times, so the workers agree on each checkpoint
     before any of them takes it.
+
+    Raises:
+        SharedUserError: There are checkpoints, and every one is damaged.
+        UserError: Some workers see checkpoints and others none.
     """
     folders = iter(session.checkpoints())
     own = next(folders, None)
+    damaged: list[str] = []
     while True:
         seen = _gather(session, _order(own))
         oldest = min(seen)
         if oldest == max(seen) == _NONE:
+            if damaged:
+                raise _nothing_left(session.run_folder.name, damaged)
             return None
         if oldest == _NONE:
             raise UserError(
@@ -72,11 +80,22 @@ def _newest_state(session: Session) -> dict[str, Any] | None:
             state = read_checkpoint(own)
             state = state if is_well_formed(state) else None
             if min(_gather(session, (int(state is not None), 0))) == (1, 0):
+                for name in damaged if session.rank == 0 else ():
+                    session.note(f"checkpoint {name} is damaged; the one before it is used")
                 return state
-            if session.rank == 0:
-                session.note(f"checkpoint {own.name} is damaged; the one before it is used")
+            damaged.append(own.name)
         if _order(own) > oldest or oldest == max(seen):
             own = next(folders, None)
+
+
+def _nothing_left(run: str, damaged: list[str]) -> SharedUserError:
+    """Returns what to tell a user whose training would be thrown away by beginning anew."""
+    which = "checkpoint" if len(damaged) == 1 else "checkpoints"
+    are = "is" if len(damaged) == 1 else "are"
+    return SharedUserError(
+        f"the run {run} can't go on: its {which} {' and '.join(damaged)} {are} damaged, and there "
+        "is no other; to begin anew on purpose give another --name, or remove the folder of the run"
+    )
 
 
 def _order(folder: Path | None) -> tuple[int, int]:

@@ -15,7 +15,9 @@ from typing import Any, Protocol
 
 import torch
 
-from dynat_ray.storage.checkpoint_names import checkpoint_folders
+from dynat_ray.storage.atomic import publish_folder
+from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_folders
+from dynat_ray.storage.links import inner_folder
 
 CHECKPOINTS_KEPT = 2
 
@@ -99,20 +101,16 @@ class LocalSession:
         self.scratch_folder = run_folder
         self.place = socket.gethostname()
         run_folder.mkdir(parents=True, exist_ok=True)
-        self._folder = run_folder / "checkpoints"
 
     def checkpoints(self) -> list[Path]:
-        return checkpoint_folders(self._folder)
+        return checkpoint_folders(self.run_folder / CHECKPOINTS)
 
     def report(
         self, metrics: Mapping[str, Any], name: str, folder: Path | None, *, wait: bool = False
     ) -> None:
         if folder is None:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        target = self._folder / name
-        shutil.rmtree(target, ignore_errors=True)
-        folder.rename(target)
+        publish_folder(folder, inner_folder(self.run_folder, CHECKPOINTS) / name)
         for old in self.checkpoints()[CHECKPOINTS_KEPT:]:
             shutil.rmtree(old)
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from dynat_ray.collectives import rank, world_size
-from dynat_ray.storage.atomic import atomic_write
+from dynat_ray.storage.atomic import atomic_write, make_folder
+from dynat_ray.storage.links import inner_folder, refuse_links
 from dynat_ray.storage.metrics import write_metrics
 from dynat_ray.training.step import StepOutcome
 
@@ -217,7 +218,7 @@ class EpochRecord:
                 arrays[name] = pa.array(self.columns[name][rows]).cast(kind, safe=False)
             else:
                 arrays[name] = pa.nulls(len(rows), kind)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         with atomic_write(file) as partial:
             pq.write_table(pa.table(arrays), partial)
 
@@ -228,9 +229,13 @@ class RunWriter:
     Args:
         folder: The run's folder.
         training_samples: Size of the training set.
+
+    Raises:
+        UserError: The folder holds links through which files elsewhere would be written.
     """
 
     def __init__(self, folder: Path, training_samples: int) -> None:
+        refuse_links(folder)
         self._folder = folder
         self._training_samples = training_samples
         self._board: SummaryWriter | None = None
@@ -243,12 +248,13 @@ class RunWriter:
             record: Its samples.
         """
         epoch = line["epoch"]
-        samples = self._folder / "samples" / f"epoch_{epoch:04d}.parquet"
+        samples = inner_folder(self._folder, "samples") / f"epoch_{epoch:04d}.parquet"
         record.write(samples, self._training_samples)
         write_metrics(self._folder / "metrics.jsonl", line)
         if self._board is None:
             # After a restart, events of epochs that are run again are hidden.
-            self._board = SummaryWriter(str(self._folder / "tensorboard"), purge_step=epoch)
+            events = inner_folder(self._folder, "tensorboard")
+            self._board = SummaryWriter(str(events), purge_step=epoch)
         for name, value in line.items():
             if isinstance(value, float):
                 self._board.add_scalar(name, value, epoch)

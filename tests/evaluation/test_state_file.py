@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,19 @@ def test_goes_on_where_it_was(tmp_path: Path) -> None:
                 assert (found[name].predicted == expected[name].predicted).all()
                 assert (found[name].fooled_by == expected[name].fooled_by).all()
                 assert found[name].predicted.dtype == np.int64
+
+
+@pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to])
+def test_a_state_that_is_a_link_is_not_written_to(
+    tmp_path: Path, make: Callable[[Path, Path], None]
+) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "state.jsonl"
+    victim.write_text("")
+    make(path, victim)
+    for resume in (False, True):
+        with pytest.raises(UserError, match=r"state\.jsonl can't be written: it is a link"):
+            _do(path, 1, resume=resume)
+    assert victim.read_text() == ""
 
 
 def test_resume_without_a_state_starts(tmp_path: Path) -> None:

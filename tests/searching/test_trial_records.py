@@ -12,7 +12,14 @@ import pytest
 from dynat_ray.errors import UserError
 from dynat_ray.searching.space import parse_space
 from dynat_ray.searching.study import SearchOptions, open_search, read_search
-from dynat_ray.searching.trial_records import Trial, read_trials, write_trial
+from dynat_ray.searching.trial_records import (
+    Trial,
+    begin_trial,
+    read_trial,
+    read_trials,
+    trial_folder,
+    write_trial,
+)
 from dynat_ray.searching.trials_table import write_trials_table
 from tests.searching.conftest import SPACE, make_search
 
@@ -34,6 +41,41 @@ def test_trials_are_read_as_they_were_written(
     assert (default.epochs, failed.epochs, stopped.epochs) == (4, 0, 3)
     assert failed.best is None
     assert default.seconds == 8.0
+
+
+@pytest.mark.parametrize(
+    "content", ["", '{"number": 1, "sett', "[]", "null", '{"number": 1}', "\0\0\0", "[" * 100_000]
+)
+def test_a_trial_whose_file_is_cut_has_not_begun(
+    tmp_path: Path, add_trial: Callable[..., Trial], content: str
+) -> None:
+    other, _ = add_trial(0, [20.0]), add_trial(1, [30.0])
+    file = trial_folder(tmp_path, 1) / "trial.json"
+    file.write_text(content)
+    (tmp_path / "trials" / "notes").mkdir()
+    (tmp_path / "trials" / "notes" / "trial.json").touch()
+    assert read_trials(tmp_path) == [other]
+    with pytest.raises(UserError, match=r"0001/trial\.json .* damaged"):
+        read_trial(tmp_path, 1)
+    # Begun anew, it has nothing of the settings that are lost.
+    begin_trial(tmp_path, Trial(1, {"method.gap_coef": 0.5}))
+    assert [each.name for each in file.parent.iterdir()] == ["trial.json"]
+    assert read_trial(tmp_path, 1).metrics == []
+
+
+@pytest.mark.parametrize("link", ["trials", "trials/0000"])
+def test_trials_are_written_through_no_link(tmp_path: Path, link: str) -> None:
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "search"
+    elsewhere.mkdir()
+    open_search(folder, make_search(), resume=False)
+    (folder / link).parent.mkdir(exist_ok=True)
+    (folder / link).symlink_to(elsewhere)
+    for begin in (write_trial, begin_trial):
+        with pytest.raises(UserError, match=f"{link} is a link"):
+            begin(folder, Trial(0, {}))
+    with pytest.raises(UserError, match=f"{link} is a link"):
+        open_search(folder, make_search(), resume=True)
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_accuracy_after_equally_many_epochs(add_trial: Callable[..., Trial]) -> None:

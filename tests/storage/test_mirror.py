@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import boto3
+import pyarrow.fs
 import pytest
 
 from dynat_ray.errors import UserError
+from dynat_ray.storage import mirror as mirrors
+from dynat_ray.storage.atomic import unused_name
 from dynat_ray.storage.mirror import Mirror, is_address, join
 from dynat_ray.storage.places import mirrored_folder, open_place
 from tests.storage.conftest import names
@@ -123,3 +128,84 @@ def test_one_file_can_be_pushed_alone(s3: str, bucket: str, tmp_path: Path) -> N
     assert names(s3, mirror.address) == ["state.jsonl"]
     mirror.push()
     assert sorted(names(s3, mirror.address)) == ["evaluation.json", "state.jsonl"]
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every upload fails after half of its file; Arrow then ends it as one that has succeeded."""
+
+    def copy(source: str, destination: str, **systems: Any) -> None:
+        content = Path(source).read_bytes()
+        with systems["destination_filesystem"].open_output_stream(destination) as stream:
+            stream.write(content[: len(content) // 2])
+            raise OSError("the network is gone")
+
+    monkeypatch.setattr(pyarrow.fs, "copy_files", copy)
+
+
+@pytest.mark.parametrize("size", [10, 6_000_000], ids=["one request", "several parts"])
+def test_an_upload_that_is_cut_leaves_the_object_before_it(
+    s3: str, bucket: str, tmp_path: Path, request: pytest.FixtureRequest, size: int
+) -> None:
+    mirror = Mirror(tmp_path / "here", f"{bucket}/run")
+    write(mirror.folder, model_safetensors="a" * size)
+    mirror.push()
+    write(mirror.folder, model_safetensors="b" * (size + 1))
+    request.getfixturevalue("cut")
+    with pytest.raises(UserError, match=r"network is gone.*--resume"):
+        mirror.push()
+    assert names(s3, mirror.address) == ["model.safetensors"]
+    key = boto3.client("s3", endpoint_url=s3).get_object(
+        Bucket=bucket.removeprefix("s3://"), Key="run/model.safetensors"
+    )
+    assert key["Body"].read() == b"a" * size
+
+
+def test_fewer_bytes_than_were_sent_are_no_upload(
+    s3: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy(source: str, destination: str, **systems: Any) -> None:
+        with systems["destination_filesystem"].open_output_stream(destination) as stream:
+            stream.write(b"half")
+
+    mirror = Mirror(tmp_path / "here", f"{bucket}/run")
+    write(mirror.folder, config_yaml="whole file")
+    monkeypatch.setattr(pyarrow.fs, "copy_files", copy)
+    with pytest.raises(UserError, match="4 of 10 bytes of config.yaml"):
+        mirror.push()
+    assert names(s3, mirror.address) == []
+
+
+def test_what_killed_uploads_left_is_not_fetched_and_goes_after_a_while(
+    s3: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = unused_name(Path("run")).as_posix()
+    client = boto3.client("s3", endpoint_url=s3)
+    client.put_object(Bucket=bucket.removeprefix("s3://"), Key=left, Body=b"half")
+    mirror = Mirror(tmp_path / "here", f"{bucket}/run")
+    mirror.pull()
+    assert not mirror.folder.exists()
+    mirror.push()
+    assert len(names(s3, mirror.address)) == 1, "it may be another's who is sending now"
+    monkeypatch.setattr(mirrors, "_STALE_SECONDS", -60.0)
+    Mirror(tmp_path / "here", f"{bucket}/run").push()
+    assert names(s3, mirror.address) == []
+
+
+def test_names_in_a_store_lead_to_no_other_folder(s3: str, bucket: str, tmp_path: Path) -> None:
+    client = boto3.client("s3", endpoint_url=s3)
+    for key in ("run/../../out", "run//etc/out", f"run/{tmp_path}/out", "run/good"):
+        client.put_object(Bucket=bucket.removeprefix("s3://"), Key=key, Body=b"x")
+    Mirror(tmp_path / "a" / "b", f"{bucket}/run").pull()
+    found = [file.relative_to(tmp_path) for file in tmp_path.rglob("*") if file.is_file()]
+    assert all(file.parts[:2] == ("a", "b") for file in found)
+    assert Path("a/b/good") in found
+
+
+def test_links_in_the_folder_are_not_sent(s3: str, bucket: str, tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "here", f"{bucket}/run")
+    write(mirror.folder, config_yaml="a")
+    (tmp_path / "secret").write_text("secret")
+    (mirror.folder / "link").symlink_to(tmp_path / "secret")
+    mirror.push()
+    assert names(s3, mirror.address) == ["config.yaml"]

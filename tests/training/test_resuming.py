@@ -16,6 +16,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.settings import override
 from dynat_ray.storage.run_folder import open_run_folder, read_run_config
 from dynat_ray.training import checkpoint, resuming, trainer
+from dynat_ray.training.agreement import SharedUserError
 from dynat_ray.training.final_models import trained_epochs
 from dynat_ray.training.resuming import _newest_state
 from dynat_ray.training.session import LocalSession, Notice, StopRequested
@@ -69,6 +70,31 @@ class TestTwoWorkers:
         other_worker_says(monkeypatch, (0, 0))
         with pytest.raises(UserError, match="worker 1 sees no checkpoint"):
             _newest_state(session)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "changed", "no checksum", "no state"])
+def test_a_run_all_of_whose_checkpoints_are_damaged_is_not_begun_anew(
+    small_config: RunConfig, tmp_path: Path, damage: str
+) -> None:
+    session = LocalSession(tmp_path, CPU)
+    train(changed(small_config, data__limit=40, attack__steps=1), session)
+    for folder in session.checkpoints():
+        state, whole = folder / "state.pt", (folder / "state.pt").read_bytes()
+        if damage == "cut":
+            state.write_bytes(whole[: len(whole) // 2])
+        elif damage == "empty":
+            state.write_bytes(b"")
+        elif damage == "changed":
+            state.write_bytes(whole[:5000] + b"?" + whole[5001:])
+        elif damage == "no state":
+            state.unlink()
+        else:
+            (folder / "state.sha256").unlink()
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    words = r"checkpoints epoch_0001 and epoch_0000 are damaged.* another --name, or remove"
+    with pytest.raises(SharedUserError, match=words):
+        train(changed(small_config, data__limit=40, train__epochs=3), LocalSession(tmp_path, CPU))
+    assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
 
 
 @pytest.mark.parametrize(

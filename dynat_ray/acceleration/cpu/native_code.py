@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from dynat_ray.storage.atomic import atomic_write
+
 # Formats that numbers may have in the package's own code, as its functions' names end.
 FORMATS = {
     torch.float32: "float32",
@@ -31,6 +33,9 @@ FORMATS = {
 _FOLDER = Path(__file__).parent / "native"
 _TYPES = {"p": ctypes.c_void_p, "n": ctypes.c_int64, "i": ctypes.c_int, "f": ctypes.c_float}
 _FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"]
+# What follows the code in a file of the cache: this, and the checksum of all before it. Loaders do
+# not read that far.
+_MARK = b"dynat-ray:sha256:"
 _NO_COMPILER = "there is no C++ compiler (g++) in the path, and CXX is not set"
 # Why a source file could not be loaded.
 _failures: dict[Path, str] = {}
@@ -101,12 +106,14 @@ def load(source: Path) -> ctypes.CDLL | None:
     try:
         return ctypes.CDLL(str(_compiled(source)))
     except subprocess.CalledProcessError as error:
-        reason = error.stderr.decode(errors="replace").strip()
-    except OSError as error:
-        reason = str(error)
+        # A compiler that was killed says nothing itself.
+        reason = error.stderr.decode(errors="replace").strip() or str(error)
+    except (OSError, ValueError) as error:  # the second: CXX is no command
+        reason = str(error) or type(error).__name__
     _failures[source] = reason
     warnings.warn(
-        f"{source.name} could not be compiled; what it would do is slower on this CPU: {reason}",
+        f"{source.name} could not be compiled or loaded; what it would do is slower on this CPU: "
+        f"{reason}",
         stacklevel=2,
     )
     return None
@@ -129,12 +136,32 @@ def _compiled(source: Path) -> Path:
     parts += [file.read_bytes() for file in (source, *headers)]
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     target = cache_folder() / f"{source.stem}-{key}.so"
-    if not target.exists():
-        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            unfinished = Path(folder) / target.name
-            _run([*command, str(source), "-o", str(unfinished)])
-            unfinished.replace(target)  # at once: others may be waiting for the same file
+    if not _is_intact(target):
+        with tempfile.TemporaryDirectory() as folder:
+            made = Path(folder) / target.name
+            _run([*command, str(source), "-o", str(made)])
+            code = made.read_bytes()
+        # At once, since others may be waiting for the same file, and by nobody but this user.
+        with atomic_write(target, mode=0o600) as partial:
+            partial.write_bytes(code + _MARK + hashlib.sha256(code).digest())
     return target
+
+
+def _is_intact(file: Path) -> bool:
+    """Returns whether a file of the cache is there, is this user's alone, and is complete.
+
+    The system ends a process that runs into the missing part of a library.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    with os.fdopen(descriptor, "rb") as opened:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or _why_open_to_others(found):
+            return False
+        code, mark, checksum = opened.read().rpartition(_MARK)
+    return bool(mark) and hashlib.sha256(code).digest() == checksum
 
 
 def _run(command: list[str]) -> bytes:
@@ -148,19 +175,42 @@ def cache_folder() -> Path:
     written (there is no home), it is one folder of this user's among the temporary ones.
 
     Raises:
-        PermissionError: That folder is somebody else's, who could put code of theirs there.
+        PermissionError: One of these folders is somebody else's, or open to others, who could put
+            code of theirs there.
     """
     try:
         cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = cache_home / "dynat-ray" / "native"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
+        folders = [cache_home / "dynat-ray", cache_home / "dynat-ray" / "native"]
+        cache_home.mkdir(parents=True, exist_ok=True)
+        for each in folders:
+            each.mkdir(mode=0o700, exist_ok=True)
     except (OSError, RuntimeError):  # the second: there is no home
-        pass
+        folders = []
+    for each in folders:
+        _require_own(each)
+    if folders and os.access(folders[-1], os.W_OK):
+        return folders[-1]
     folder = Path(tempfile.gettempdir()) / f"dynat-ray-native-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(f"{folder} is not a folder that this user alone can write to")
+    _require_own(folder)
     return folder
+
+
+def _require_own(folder: Path) -> None:
+    """Raises `PermissionError` unless this user alone can write to a folder."""
+    found = folder.lstat()
+    reason = _why_open_to_others(found) if stat.S_ISDIR(found.st_mode) else "it is a link or a file"
+    if reason:
+        raise PermissionError(
+            f"{folder} is not a folder that this user alone can write to: {reason}; code that is "
+            "kept there is not loaded (remove it, or take from others what they may not)"
+        )
+
+
+def _why_open_to_others(found: os.stat_result) -> str:
+    """Returns why others than this user, and the system's own, could write there; empty: none."""
+    if found.st_uid not in (os.getuid(), 0):
+        return f"it belongs to user {found.st_uid}"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"its mode is {stat.S_IMODE(found.st_mode):o}"
+    return ""

@@ -31,6 +31,7 @@ from dynat_ray.data.preparing.storing import (
 )
 from dynat_ray.data.subsets import Indices, balanced_subset
 from dynat_ray.errors import UserError
+from dynat_ray.storage.atomic import publish_folder
 
 _SMALL_SIDE = 96
 """Images up to this many pixels a side are stored raw, however many there are."""
@@ -242,12 +243,10 @@ def _new_folder(out: Path) -> Iterator[Path]:
             made.chmod(0o755)
             yield made
             # Asked again: another run may have made it meanwhile.
-            if _replaceable(out):
-                shutil.move(out, made / "old")
-            made.rename(out)
+            _replaceable(out)
+            publish_folder(made, out)
         except OSError as error:
             raise _cannot_write(out, error) from error
-        shutil.rmtree(out / "old", ignore_errors=True)
     finally:
         shutil.rmtree(made, ignore_errors=True)
 

@@ -29,7 +29,10 @@ def cache_folder() -> Path:
     """Returns the folder for what can be made again: `$DYNAT_RAY_CACHE`, else the user's cache."""
     if own := os.environ.get("DYNAT_RAY_CACHE"):
         return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynat-ray"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynat-ray"
+    # Compiled code lies below it as well, which is not loaded where others could replace it.
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    return folder
 
 
 def downloads(name: str) -> Path:

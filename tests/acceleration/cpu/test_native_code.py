@@ -14,6 +14,7 @@ import pytest
 
 from dynat_ray.acceleration import cpu
 from dynat_ray.acceleration.cpu import native_code
+from dynat_ray.data.preparing.public import cache_folder
 
 pytestmark = pytest.mark.skipif(native_code.compiler() is None, reason="there is no C++ compiler")
 
@@ -107,6 +108,112 @@ def test_code_that_others_could_have_put_there_is_not_loaded(
         place.mkdir()
         place.chmod(0o777)
     with pytest.warns(UserWarning, match="this user alone"):
+        assert native_code.load(_source(tmp_path, 42)) is None
+
+
+def test_a_damaged_library_is_made_again(tmp_path: Path, own_cache: Path) -> None:
+    source = _source(tmp_path, 42)
+    file = native_code._compiled(source)
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:4096], whole[:-1], whole[:2000] + b"?" + whole[2001:]):
+        file.write_bytes(damaged)
+        assert native_code._compiled(source) == file
+        assert [each.name for each in own_cache.iterdir()] == [file.name]
+        assert file.stat().st_size == len(whole)
+    # In a process of its own, which the system would end.
+    file.write_bytes(whole[:4096])
+    program = (
+        "import pathlib, sys; from dynat_ray.acceleration.cpu import native_code; "
+        "print(native_code.load(pathlib.Path(sys.argv[1])).answer())"
+    )
+    command = [sys.executable, "-c", program, str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
+
+
+def test_what_was_cut_is_not_even_opened(tmp_path: Path, own_cache: Path) -> None:
+    native_code.load(_source(tmp_path, 42))
+    (file,) = own_cache.iterdir()
+    assert native_code._is_intact(file)
+    whole = file.read_bytes()
+    for size in range(0, len(whole), max(1, len(whole) // 50)):
+        file.write_bytes(whole[:size])
+        assert not native_code._is_intact(file)
+
+
+@pytest.mark.parametrize("how", ["a link", "open to others", "somebody else's"])
+def test_a_library_that_others_could_have_written_is_made_again(
+    how: str, tmp_path: Path, own_cache: Path
+) -> None:
+    native_code.load(_source(tmp_path, 42))
+    (ours,) = own_cache.iterdir()
+    native_code.load.cache_clear()
+    native_code.load(_source(tmp_path, 13))
+    (theirs,) = set(own_cache.iterdir()) - {ours}
+    native_code.load.cache_clear()
+    # A whole one, that gives another answer.
+    code = theirs.read_bytes()
+    ours.unlink()
+    if how == "a link":
+        (tmp_path / "elsewhere").write_bytes(code)
+        (tmp_path / "elsewhere").chmod(0o600)
+        ours.symlink_to(tmp_path / "elsewhere")
+    else:
+        ours.write_bytes(code)
+        ours.chmod(0o666 if how == "open to others" else 0o600)
+    if how == "somebody else's":
+        _give_away(ours)
+    library = native_code.load(_source(tmp_path, 42))
+    assert library is not None
+    assert library.answer() == 42
+
+
+def _give_away(path: Path) -> None:
+    try:
+        os.chown(path, 12345, -1)
+    except PermissionError:
+        pytest.skip("only root gives files away")
+
+
+@pytest.mark.parametrize("how", ["open to all", "open to its group", "somebody else's", "a link"])
+@pytest.mark.parametrize("level", ["native", "dynat-ray"])
+def test_no_folder_on_the_way_may_be_open_to_others(
+    level: str, how: str, tmp_path: Path, own_cache: Path
+) -> None:
+    own_cache.mkdir(parents=True, mode=0o700)
+    own_cache.parent.chmod(0o755)
+    folder = own_cache if level == "native" else own_cache.parent
+    if how == "a link":
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif how == "somebody else's":
+        _give_away(folder)
+    else:
+        folder.chmod(0o777 if how == "open to all" else 0o775)
+    with pytest.warns(UserWarning, match=f"{folder} is not a folder that this user alone"):
+        assert native_code.load(_source(tmp_path, 42)) is None
+    assert list(own_cache.iterdir()) == []
+
+
+def test_a_group_that_may_write_everywhere_may_not_here(tmp_path: Path, own_cache: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        cache_folder()  # as data are prepared, perhaps before code is compiled
+        assert native_code.load(_source(tmp_path, 42)) is not None
+    finally:
+        os.umask(before)
+    native_code.load.cache_clear()
+    made = [file.stat().st_mtime_ns for file in own_cache.iterdir()]
+    assert native_code.load(_source(tmp_path, 42)) is not None
+    assert [file.stat().st_mtime_ns for file in own_cache.iterdir()] == made
+
+
+@pytest.mark.parametrize("command", ["false", "g++ 'unbalanced"])
+def test_a_compiler_that_says_nothing_is_named(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", command)
+    with pytest.warns(UserWarning, match=r"on this CPU: .*(false|quotation)"):
         assert native_code.load(_source(tmp_path, 42)) is None
 
 
