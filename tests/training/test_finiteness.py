@@ -142,6 +142,16 @@ def _nan_buffer(trainer: Trainer, step: int) -> None:
     norm.register_forward_hook(break_it)
 
 
+def _nan_features(trainer: Trainer, step: int) -> None:
+    """In attacks too, which leave running statistics as they are: 0 times the batch's."""
+
+    def break_it(module: nn.Module, inputs: Any, features: Tensor) -> Tensor:
+        return features * (float("nan") if trainer.progress.global_step == step else 1)
+
+    convolution = next(m for m in trainer.setup.model.modules() if isinstance(m, nn.Conv2d))
+    convolution.register_forward_hook(break_it)
+
+
 class Broken:
     """Breaks trainers when they are made, and keeps the last."""
 
@@ -197,6 +207,19 @@ def test_a_step_that_breaks_while_its_loss_is_finite(
     broken.step = -1
     train(config, session)
     assert [folder.name for folder in session.checkpoints()] == ["epoch_0001", "epoch_0000"]
+
+
+@pytest.mark.parametrize("method", ["dynat", "generative_ssl"])
+def test_statistics_stay_finite_where_features_are_not(
+    small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    settings = {"method.name": method, "attack.batch_norm": "train"}
+    if method == "generative_ssl":
+        settings |= {"method.pretraining": 0.0, "attack.carry_epochs": 0}
+    broken = Broken(monkeypatch, _nan_features)
+    with pytest.raises(UserError, match="not finite at epoch 1, step 1, rank 0; before that, the"):
+        train(override(small_config, SETTINGS | settings), LocalSession(tmp_path, CPU))
+    assert find_not_finite(broken.state()) == ""
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,8 @@ WHERE = {
 }
 CASES = [
     (name, where, bad)
-    for name in method_settings()
+    # The two others have weights perturbed by gradients, and attacks on statistics of the batch.
+    for name in (*method_settings(), "dynat add-ons", "pgd_at L2")
     for where, bad in (("eval", math.nan), ("train", math.inf))
     if where != "eval" or name not in UNATTACKED
     # It is in evaluation mode throughout.
