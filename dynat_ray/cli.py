@@ -18,6 +18,7 @@ from dynat_ray.settings import (
     recipe_names,
     split_arguments,
 )
+from dynat_ray.shown_text import shown_text
 from dynat_ray.submitted_job import explain_missing
 
 USER_MISTAKE = 2
@@ -116,5 +117,5 @@ def run(main: Callable[[Sequence[str]], Path | str]) -> NoReturn:
 def _fail(error: UserError) -> NoReturn:
     sys.stdout.flush()
     error = explain_missing(error, sys.argv[1:])
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {shown_text(str(error))}", file=sys.stderr)
     sys.exit(USER_MISTAKE)

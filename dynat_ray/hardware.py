@@ -1,7 +1,8 @@
-"""What a process computes on, by name, and how much of its memory it needs."""
+"""What a process computes on, by name, how much memory there is and it needs."""
 
 from __future__ import annotations
 
+import os
 import platform
 import resource
 from pathlib import Path
@@ -23,6 +24,11 @@ def processor_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def machine_memory_bytes() -> int:
+    """Returns how much memory this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def peak_memory_bytes(device: torch.device) -> int:

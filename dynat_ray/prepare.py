@@ -10,6 +10,7 @@ from dynat_ray.cli import ArgumentParser, run
 from dynat_ray.data import DatasetInfo
 from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.errors import UserError
+from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.mirror import is_address
 
 
@@ -59,7 +60,8 @@ def _summary(info: DatasetInfo) -> str:
     shape = " x ".join(str(each) for each in info.size) if info.size else "various sizes"
     colour = "grey" if info.channels == 1 else "RGB"
     skipped = f", {info.skipped} unreadable left out" if info.skipped else ""
-    return f"{info.name}: {info.num_classes} classes, {counts}, {shape} {colour}{skipped}"
+    name = shown_text(info.name, 60)
+    return f"{name}: {info.num_classes} classes, {counts}, {shape} {colour}{skipped}"
 
 
 if __name__ == "__main__":

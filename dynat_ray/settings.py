@@ -38,6 +38,8 @@ _CHOICES = (
 )
 # Keys below this one are the user's own names.
 _FREE_KEY = "model.kwargs"
+_LARGEST_FILE = 2**20
+_MOST_VALUES = 100_000
 
 
 def recipe_names() -> list[str]:
@@ -57,14 +59,41 @@ def read_recipe(name: str) -> Settings:
 def read_settings(path: Path) -> Settings:
     """Returns the settings of a YAML file; raises `UserError` if it can't be read as such."""
     try:
-        content = yaml.safe_load(path.read_text())
+        with path.open(encoding="utf-8") as file:
+            content = _load_yaml(file.read(_LARGEST_FILE + 1))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the config file {path} can't be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"the config file {path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"the config file {path} must hold sections such as 'train:'")
     return flatten(content)
+
+
+def _load_yaml(text: str) -> object:
+    """Returns what YAML holds; aliases that multiply, or hold themselves, are refused."""
+    if len(text) > _LARGEST_FILE:
+        raise ValueError(f"it has more than {_LARGEST_FILE} characters")
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _expanded_size(node, {}) > _MOST_VALUES:
+            raise ValueError(f"it stands for more than {_MOST_VALUES} values")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _expanded_size(node: yaml.Node, known: dict[int, float]) -> float:
+    """Returns how many values a node stands for once its aliases are followed."""
+    if id(node) not in known:
+        known[id(node)] = float("inf")  # until known: a node may hold itself
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        pairs = (part if isinstance(part, tuple) else (part,) for part in parts)
+        known[id(node)] = 1 + sum(_expanded_size(each, known) for pair in pairs for each in pair)
+    return known[id(node)]
 
 
 def build_config(layers: Sequence[Settings]) -> RunConfig:

@@ -43,10 +43,12 @@ def softmax_weights(
         temperature: `T`; large values make all weights 1.
         min_weight: Smallest weight before the last normalisation.
         max_weight: Largest before it.
-        attacked: Samples `(B,)` (bool) that count; the others get 0.
+        attacked: Samples `(B,)` (bool) that count; the others get 0, as do those whose fragility
+            is not finite.
     """
-    scaled = fragility.detach().float() / temperature
-    counted = attacked.float()
+    finite = fragility.isfinite()
+    scaled = torch.where(finite, fragility.detach().float(), 0.0) / temperature
+    counted = (attacked & finite).float()
     # Shifted by the largest of all workers: the exponential can't overflow, the ratio is the same.
     exponential = (scaled - max_over_workers(scaled.max())).exp() * counted
     total, count = sum_over_workers(torch.stack([exponential.sum(), counted.sum()])).unbind()

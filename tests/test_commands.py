@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,14 +16,19 @@ def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def check_mistake(status: object, stderr: str, words: str, folder: Path) -> None:
+    assert status == 2
+    lines = stderr.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert words in lines[0]
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["dynat_ray.train", "--train.epochs", "0"], "train.epochs"),
         (["dynat_ray.train", "--recipe", "digit"], "digits"),
-        (["dynat_ray.train", "--nonsense"], "--nonsense"),
-        (["dynat_ray.train", "--threat.eps", "8"], "threat.eps 8 under Linf"),
-        (["dynat_ray.prepare", "folder:nowhere", "--out", "out"], "nowhere"),
         (["dynat_ray.evaluate", "nowhere"], "nowhere"),
     ],
 )
@@ -30,12 +36,33 @@ def test_a_mistake_is_one_line_and_status_2(
     tmp_path: Path, arguments: list[str], words: str
 ) -> None:
     done = call(*arguments, cwd=tmp_path)
-    assert done.returncode == 2
-    lines = done.stderr.strip().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("error: ")
-    assert words in lines[0]
-    assert list(tmp_path.iterdir()) == []
+    check_mistake(done.returncode, done.stderr, words, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["dynat_ray.train", "--train.epochs", "0"], "train.epochs"),
+        (["dynat_ray.train", "--nonsense"], "--nonsense"),
+        (["dynat_ray.train", "--threat.eps", "8"], "threat.eps 8 under Linf"),
+        (["dynat_ray.prepare", "folder:nowhere", "--out", "out"], "nowhere"),
+    ],
+)
+# The module that runs as a command has been imported by other tests.
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+def test_other_mistakes_too(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: str,
+) -> None:
+    """In this process: a new one takes seconds to import PyTorch."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(arguments[0], run_name="__main__")
+    check_mistake(ended.value.code, capfd.readouterr().err, words, tmp_path)
 
 
 def test_success_ends_with_the_path(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from dynat_ray.cli import run
 from dynat_ray.data import load_info
 from dynat_ray.errors import UserError
 from dynat_ray.prepare import main
@@ -50,3 +52,19 @@ def test_a_mistake_is_one_line_and_exit_status_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr == "error: unknown source 'dogits'; did you mean digits?\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_in_errors_are_one_line_that_no_terminal_obeys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with zipfile.ZipFile(tmp_path / "evil.zip", "w") as opened:
+        opened.writestr("../\x1b[2J\nerror: \u202eall is well", b"x")
+    arguments = ["prepare", f"folder:{tmp_path / 'evil.zip'}", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: archive ")
+    assert line.isprintable()
+    assert line.endswith("names the path '../\ufffd[2J error: \ufffdall is well'")

@@ -56,6 +56,15 @@ def test_large_values_do_not_overflow() -> None:
     assert float(weights.mean()) == pytest.approx(1)
 
 
+def test_what_is_not_finite_weighs_nothing_and_changes_no_other() -> None:
+    kl = torch.tensor([0.5, float("nan"), 2.0, float("inf")])
+    weights = softmax_weights(kl, 1.0, min_weight=0.5, max_weight=2.0, attacked=all_of(kl))
+    there = torch.tensor([True, False, True, False])
+    alone = softmax_weights(kl[there], 1.0, 0.5, 2.0, attacked=all_of(kl[there]))
+    torch.testing.assert_close(weights[there], alone)
+    assert weights[~there].tolist() == [0, 0]
+
+
 @pytest.mark.parametrize("slope", [2.0, 10.0, 40.0])
 @pytest.mark.parametrize("stop", [None, StopRule(margin=0.3)])
 @pytest.mark.parametrize("budgets", ["even", "by distance"])

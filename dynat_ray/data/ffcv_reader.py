@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynat_ray.data.beton_check import check_beton
 from dynat_ray.data.ffcv_decoders import centre_decoder, whole_decoder
 from dynat_ray.data.ffcv_library import ffcv_module, ffcv_problem
 from dynat_ray.data.info import DatasetInfo, different_sizes, require_intact
@@ -66,6 +67,7 @@ class FfcvReader:
         if problem := ffcv_problem():
             raise UserError(f"{file} takes FFCV, which does not import ({problem})")
         require_intact(info, file)
+        check_beton(info, file)
         if info.size is None and side == 0 and not whole:
             raise different_sizes(file.parent)
         self._file = file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shlex
 import zlib
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Literal
 from dynat_ray.errors import UserError
 
 FORMAT_VERSION = 1
+_LARGEST_DESCRIPTION = 2**24
 LARGEST_TENSOR_FILE = 2 * 2**30
 """Bytes of pixels up to which a split is also stored as safetensors, and checked when opened."""
 
@@ -101,7 +103,10 @@ def load_info(path: Path | str) -> DatasetInfo:
     folder = Path(path).expanduser()
     hint = f"make it with: python -m dynat_ray.prepare SOURCE --out {folder}"
     try:
-        text = (folder / "dataset.json").read_text(encoding="utf-8")
+        if not (folder / "dataset.json").is_file():
+            raise FileNotFoundError
+        with (folder / "dataset.json").open(encoding="utf-8") as file:
+            text = file.read(_LARGEST_DESCRIPTION)
     except FileNotFoundError:
         what = "has no dataset.json" if folder.is_dir() else "does not exist"
         raise UserError(f"data folder {folder} {what}; {hint}") from None
@@ -110,19 +115,42 @@ def load_info(path: Path | str) -> DatasetInfo:
     try:
         values = json.loads(text)
         version = values["format_version"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"{folder / 'dataset.json'} is damaged; {hint}") from None
     if version != FORMAT_VERSION:
         raise UserError(
-            f"data folder {folder} has format {version}, this version reads {FORMAT_VERSION}; "
-            f"{hint}"
+            f"data folder {folder} has format {version!r:.20}, this version reads "
+            f"{FORMAT_VERSION}; {hint}"
         )
     try:
         values["size"] = tuple(values["size"]) if values["size"] else None
         values["files"] = {name: StoredFile(**stored) for name, stored in values["files"].items()}
-        return DatasetInfo(**values)
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{folder / 'dataset.json'} is damaged; {hint}") from None
+        info = DatasetInfo(**values)
+        sound = _is_sound(info)
+    except (KeyError, TypeError, AttributeError, OverflowError):
+        sound = False
+    if not sound:
+        raise UserError(f"{folder / 'dataset.json'} is damaged; {hint}")
+    return info
+
+
+def _is_sound(info: DatasetInfo) -> bool:
+    """Returns whether the values are of a data set; who wrote the file is not known."""
+    texts = [info.name, info.source, info.checksum, *info.classes, *info.options, *info.counts]
+    whole = [info.skipped, *info.counts.values(), info.max_side]
+    whole += [number for file in info.files.values() for number in vars(file).values()]
+    sides = [info.max_side] if info.size is None else list(info.size)
+    raw = info.storage == "raw" and len(sides) == 2
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(number, int) and number >= 0 for number in whole)
+        and all(isinstance(side, int) and side > 0 for side in sides)
+        and (raw or info.storage == "jpeg")
+        and info.num_classes > 0
+        and info.channels in (1, 3)
+        and len(info.mean) == len(info.std) == info.channels
+        and all(math.isfinite(number) for number in (*info.mean, *info.std))
+    )
 
 
 def describe_file(path: Path) -> StoredFile:

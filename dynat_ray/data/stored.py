@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dynat_ray.data.ffcv_reader import FfcvReader
 from dynat_ray.data.fitting import fit_square
 from dynat_ray.data.info import DatasetInfo, load_info, require_intact, require_split
 from dynat_ray.data.subsets import Indices, balanced_subset
+from dynat_ray.errors import UserError
 
 _BATCH = 256
 
@@ -95,9 +95,7 @@ def read_stored(
     file = folder / f"{split}.safetensors"
     if file.name not in info.files:
         return _decode(info, folder / f"{split}.beton", limit, image_size, positions, whole)
-    require_intact(info, file)
-    tensors = load_file(file)
-    images, labels = tensors["images"], tensors["labels"]
+    images, labels = _read_tensors(info, file, "images", "labels")
     sizes = torch.tensor(images.shape[2:]).expand(len(labels), 2)
     used = _choose(labels, limit, positions)
     if used is not None:
@@ -126,10 +124,7 @@ def load_labels(path: Path | str, split: str) -> Tensor:
         beton = folder / f"{split}.beton"
         reader = FfcvReader(info, beton, device=torch.device("cpu"), batch_size=1, whole=True)
         return reader.labels
-    require_intact(info, file)
-    with safe_open(file, framework="pt") as tensors:
-        labels: Tensor = tensors.get_tensor("labels")
-    return labels
+    return _read_tensors(info, file, "labels")[0]
 
 
 def load_test_images(
@@ -150,6 +145,41 @@ def load_test_images(
     """
     images, labels = load_split(path, "test", limit=limit or 0, image_size=image_size)
     return images.to(torch.float32).div_(255), labels
+
+
+def _read_tensors(info: DatasetInfo, file: Path, *names: str) -> list[Tensor]:
+    """Returns tensors of a split, once they are what the description says.
+
+    Args:
+        info: The description.
+        file: Of the split.
+        names: `images`, `labels`.
+
+    Raises:
+        UserError: The file is missing or damaged, or holds anything else.
+    """
+    require_intact(info, file)
+    try:
+        with safe_open(file, framework="pt") as stored:
+            tensors = [stored.get_tensor(name) for name in names]
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file} is damaged: {str(error).splitlines()[0][:200]}") from None
+    count = info.counts[file.stem]
+    for name, tensor in zip(names, tensors, strict=True):
+        labels = name == "labels"
+        shape = () if labels or info.size is None else (info.channels, *info.size)
+        fits = tensor.dtype == (torch.int64 if labels else torch.uint8)
+        if (
+            not fits
+            or tensor.shape != (count, *shape)
+            or (labels and not _are_classes(tensor, info))
+        ):
+            raise UserError(f"{file} holds {name} that are not those of its dataset.json")
+    return tensors
+
+
+def _are_classes(labels: Tensor, info: DatasetInfo) -> bool:
+    return bool(((labels >= 0) & (labels < info.num_classes)).all())
 
 
 def _choose(labels: Tensor, limit: int, positions: Indices | None) -> Indices | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dynat_ray.distributed.cluster import connect, require_shared_storage, side_by_side
+from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.json_file import read_json
 
 # isort: split
@@ -58,7 +59,7 @@ class ComparedRun:
     @property
     def name(self) -> str:
         """In words."""
-        return f"{self.label}, seed {self.seed}"
+        return f"{shown_text(self.label)}, seed {self.seed}"
 
 
 def compare(

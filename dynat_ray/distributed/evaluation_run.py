@@ -41,6 +41,7 @@ from dynat_ray.radius import format_radius
 from dynat_ray.report.evaluation_page import write_evaluation_page
 from dynat_ray.report.evaluation_text import accuracy_table, probe_lines
 from dynat_ray.report.side_by_side import Evaluation
+from dynat_ray.shown_text import shown_text
 
 _STATE = ".state.jsonl"
 
@@ -139,7 +140,7 @@ class _EvaluationRun:
 
     def header(self, workers: Workers) -> str:
         """Returns what is about to be done, in a line."""
-        return (
+        return shown_text(
             f"{self._subject.name} on {self.samples.data.name}: {self.plan.samples} test images, "
             f"{self._request.norm}, {', '.join(self._request.attacks)}, "
             f"{workers.count} worker{'s' * (workers.count > 1)}"

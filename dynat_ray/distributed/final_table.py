@@ -24,6 +24,9 @@ from dynat_ray.storage.metrics import read_metrics
 
 # Folder beside a run's models: the finished shards of every evaluation of them.
 _STATES = "evaluated"
+# So many workers have something to do however few images there are; of more than that many times
+# `eval.batch_size` there are more shards.
+_FEWEST_SHARDS = 2
 
 
 def measure_run(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:
@@ -88,8 +91,7 @@ def measure(
         threats=[Threat(config.threat.norm, config.threat.eps)],
         costly_positions=balanced_subset(labels.numpy(), config.eval.samples),
         seed=config.train.seed,
-        # Small enough that every worker gets some.
-        batch_size=min(config.eval.batch_size, -(-len(labels) // who.count)),
+        batch_size=_shard_size(len(labels), config),
     )
     settings = {**plan.settings(), "images": checksum_samples(images, labels)}
     identity = identify(model, info, settings)
@@ -111,6 +113,15 @@ def measure(
             attack: outcome.entry() | _on_same_samples(outcome, outcomes.values())
             for attack, outcome in outcomes.items()
         }
+
+
+def _shard_size(images: int, config: RunConfig) -> int:
+    """Returns how many images a shard has at most: from the settings alone.
+
+    Shards say which random numbers an image gets, and what a table that was cut short goes on with:
+    neither may depend on how many workers there are today.
+    """
+    return min(config.eval.batch_size, -(-images // _FEWEST_SHARDS))
 
 
 def _workers(config: RunConfig, most: int) -> Workers:

@@ -10,6 +10,7 @@ from typing import Any
 from dynat_ray.config import RunConfig
 from dynat_ray.distributed.polling import Poller
 from dynat_ray.radius import format_radius
+from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.atomic import append_line, atomic_write_text
 from dynat_ray.storage.metrics import read_metrics
 
@@ -43,7 +44,7 @@ class ProgressPrinter(Poller):
         """Prints what is new."""
         notes = self._read_notes()
         for note in notes[self._notes :]:
-            print(f"note: {note}", file=sys.stderr, flush=True)
+            print(f"note: {shown_text(note)}", file=sys.stderr, flush=True)
         self._notes = len(notes)
         lines = read_metrics(self._folder / "metrics.jsonl")
         # After a restart the file is shorter: epochs that are run again are printed again.

@@ -30,6 +30,7 @@ from dynat_ray.searching.trial_records import (
 )
 from dynat_ray.searching.trials_table import write_trials_table
 from dynat_ray.settings import dump_config, override
+from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.atomic import atomic_write_text
 from dynat_ray.storage.environment import write_environment
 from dynat_ray.storage.json_file import read_json
@@ -70,7 +71,7 @@ class Plan:
             f"{'GPU' if self.gpu else 'CPU'} worker{'s' * (self.workers > 1)} each",
         }
         ranges = [
-            f"{key}: {describe_distribution(distribution)}"
+            shown_text(f"{key}: {describe_distribution(distribution)}")
             for key, distribution in self.search.space.searched.items()
         ]
         return "\n".join(
@@ -137,7 +138,7 @@ def run_search(
     if not read_trials(folder) and (mirror := Mirror.of(folder)):
         # A command that is killed sends nothing any more, and trials alone are no search.
         mirror.push()
-    print(f"{plan.describe()}\n{'folder':<9} {folder}", flush=True)
+    print(f"{plan.describe()}\n{'folder':<9} {shown_text(str(folder))}", flush=True)
     run_trials(folder, search, concurrent=plan.concurrent, time_budget=time_budget)
     _judge_finalists(plan, folder)
     best = winner(read_trials(folder), deciding_attack(search.default))

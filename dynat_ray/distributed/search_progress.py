@@ -12,6 +12,7 @@ from dynat_ray.distributed.progress import describe_seconds
 from dynat_ray.report.text import trials_table, value_text
 from dynat_ray.searching.study import Search
 from dynat_ray.searching.trial_records import Trial, read_trials
+from dynat_ray.shown_text import shown_text
 
 _SECONDS_BETWEEN_POLLS = 1.0
 _UP_AND_CLEAR = "\x1b[{lines}F\x1b[J"
@@ -58,7 +59,7 @@ class SearchPrinter(Poller):
         for trial in trials:
             if self._states.get(trial.number) != trial.state:
                 self._states[trial.number] = trial.state
-                print(self._describe(trial, trials), flush=True)
+                print(shown_text(self._describe(trial, trials)), flush=True)
 
     def _draw(self, trials: list[Trial]) -> None:
         columns, rows = shutil.get_terminal_size()

@@ -15,6 +15,7 @@ from dynat_ray.evaluation.robust_accuracy import evaluate_attacks
 from dynat_ray.evaluation.samples import load_samples
 from dynat_ray.evaluation.subject import load_subject
 from dynat_ray.perturb.threat import Threat
+from dynat_ray.shown_text import shown_text
 
 # Multiples of it at which that paper reports accuracy.
 MULTIPLES = "0.2,0.5,1"
@@ -40,7 +41,9 @@ def in_units_of(reference: str, request: Request) -> Request:
         norm=request.norm,
         batch_size=request.batch_size,
     )
-    print(f"eps_ref {radius:.4g}: FGSM leaves half of the images right for {subject.name}")
+    print(
+        f"eps_ref {radius:.4g}: FGSM leaves half of the images right for {shown_text(subject.name)}"
+    )
     threats = tuple(threat.at(radius * threat.eps) for threat in request.threats)
     return replace(request, threats=threats, eps_ref=Reference(subject.name, radius))
 

@@ -12,9 +12,11 @@ from dynat_ray.attacks.corruptions import require_corruptible
 from dynat_ray.attacks.registry import get_attacks, require_takeable
 from dynat_ray.data import DatasetInfo, balanced_subset, load_info, load_test_images
 from dynat_ray.data.stored import load_labels
+from dynat_ray.errors import UserError
 from dynat_ray.evaluation.inputs import check_samples, count_classes
 from dynat_ray.evaluation.request import Request
 from dynat_ray.evaluation.subject import Subject, image_size_for, require_fit
+from dynat_ray.hardware import machine_memory_bytes
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,22 @@ def load_samples(subject: Subject, request: Request) -> Samples:
     """
     data = load_info(request.data)
     indices = balanced_subset(load_labels(request.data, "test").numpy(), request.samples)
-    images, labels = load_test_images(
-        request.data, request.samples, image_size=image_size_for(subject, data)
-    )
+    side = image_size_for(subject, data)
+    _require_memory(len(indices), data, side)
+    images, labels = load_test_images(request.data, request.samples, image_size=side)
     check_samples(images, labels)
     require_fit(subject.model, data, images)
     require_takeable(get_attacks(request.attacks), images, request.norm)
     if request.corruptions:
         require_corruptible(images)
     return Samples(data, images, labels, indices, count_classes(subject.model, images, labels))
+
+
+def _require_memory(count: int, data: DatasetInfo, side: int) -> None:
+    """Raises `UserError` if images of the side that a run or model names can't be held."""
+    needed, memory = 4 * count * data.channels * side**2, machine_memory_bytes()
+    if needed > memory:
+        raise UserError(
+            f"{count} test images at {side} x {side} pixels, as the model's run says, take "
+            f"{needed / 2**30:.0f} GiB and this machine has {memory / 2**30:.0f}; give --samples"
+        )

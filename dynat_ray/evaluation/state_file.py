@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from dynat_ray.evaluation.shards import Shard, ShardOutcome
 from dynat_ray.storage.atomic import make_folder, open_to_append, sync_folder
 
 _FORMAT = 2
+_LARGEST = 2**31
 # What shared file systems without locks answer.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # What checksums in an identity are of.
@@ -111,12 +113,15 @@ def _read(
 ) -> dict[_Key, _Line]:
     """Returns the finished shards by key, and leaves the file ready for the next line."""
     header, lines, length = _parse(file, path)
-    wanted = {_key(shard) for shard in shards}
+    wanted = {_key(shard): shard for shard in shards}
     if header is not None and resume:
         _require_same(header["identity"], identity, path)
         file.truncate(length)
         file.seek(0, os.SEEK_END)
-        return {key: line for key, line in lines.items() if key in wanted}
+        # A line that is none of this evaluation's is done again, and the later one counts.
+        return {
+            key: line for key, line in lines.items() if key in wanted and _fits(line, wanted[key])
+        }
     if header is not None and 0 < len(lines) < header["shards"]:
         raise UserError(
             f"{path} holds {len(lines)} of {header['shards']} shards of an evaluation that has "
@@ -144,7 +149,7 @@ def _parse(file: IO[bytes], path: Path) -> tuple[_Line | None, dict[_Key, _Line]
                 header = {"identity": dict(line["identity"]), "shards": int(line["shards"])}
             else:
                 lines[float(line["eps"]), int(line["shard"])] = line
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             if isinstance(error, UserError):
                 raise
             if header is None and text.endswith(b"\n"):
@@ -164,8 +169,8 @@ def _require_same(found: Identity, wanted: Identity, path: Path) -> None:
         raise UserError(f"{path} is of an evaluation of another {what} (checksums differ)")
     key = different[0]
     raise UserError(
-        f"{path} is of an evaluation with {key} {found.get(key)}, not {wanted.get(key)}; give "
-        "the same settings to go on, or another --out"
+        f"{path} is of an evaluation with {key} {found.get(key)!s:.200}, not {wanted.get(key)}; "
+        "give the same settings to go on, or another --out"
     )
 
 
@@ -176,6 +181,30 @@ def _write_line(file: IO[bytes], line: _Line) -> None:
         os.fsync(file.fileno())
     except OSError as error:
         raise UserError(f"{file.name} can't be written: {error.strerror}") from None
+
+
+def _fits(line: _Line, shard: Shard) -> bool:
+    """Returns whether a line has an outcome for every sample and attack of its shard."""
+    seconds, outcomes, count = line.get("seconds"), line.get("outcomes"), len(shard.positions)
+    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+        return False
+    if not isinstance(outcomes, dict) or outcomes.keys() != set(shard.attacks):
+        return False
+    return all(
+        isinstance(values, dict)
+        and all(_are_numbers(values.get(name), int, count) for name in ("predicted", "fooled_by"))
+        and ("distances" not in values or _are_numbers(values["distances"], (int, float), count))
+        for values in outcomes.values()
+    )
+
+
+def _are_numbers(values: object, kinds: type | tuple[type, ...], count: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(isinstance(value, kinds) for value in values)
+        and all(abs(value) < _LARGEST for value in values if isinstance(value, int))
+    )
 
 
 def _key(shard: Shard) -> _Key:

@@ -6,16 +6,22 @@ import importlib
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import timm
 import torch
 from torch import Tensor, nn
 
+from dynat_ray.config import RunConfig
 from dynat_ray.data import DatasetInfo
 from dynat_ray.errors import UserError
 from dynat_ray.models import Classifier, build_model, load_model
+from dynat_ray.section import field_types
 from dynat_ray.settings import Settings, read_settings
+from dynat_ray.value_types import check_value
+
+# Sections of a run's settings that an evaluation looks at; a method's may be unknown here.
+_SECTIONS = ("data", "threat", "train", "eval")
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ def load_subject(name: str) -> Subject:
     folder = Path(name).expanduser()
     if folder.is_dir():
         run = next((f for f in (folder, folder.parent) if (f / "config.yaml").is_file()), None)
-        settings = read_settings(run / "config.yaml") if run else {}
+        settings = _settings_of(run / "config.yaml") if run else {}
         return Subject(name, _ready(load_model(folder)), run, settings)
     if ":" in name and not folder.exists():
         return Subject(name, _call(name))
@@ -59,6 +65,21 @@ def load_subject(name: str) -> Subject:
         f"there is no model '{name}'; give a run folder, a model folder, a name of timm's or "
         "module:function"
     )
+
+
+def _settings_of(file: Path) -> Settings:
+    """Returns what an evaluation may take over from a run, which may be a stranger's, checked."""
+    written, settings = read_settings(file), Settings()
+    hints = get_type_hints(RunConfig)
+    for section in _SECTIONS:
+        for name, hint in field_types(hints[section]).items():
+            key = f"{section}.{name}"
+            if key in written:
+                try:
+                    settings[key] = check_value(key, written[key], hint)
+                except UserError as error:
+                    raise UserError(f"the config file {file}: {str(error)[:300]}") from None
+    return settings
 
 
 def _published(name: str) -> Subject:
@@ -87,7 +108,7 @@ def _call(name: str) -> nn.Module:
     try:
         function: Any = getattr(importlib.import_module(module_name), function_name)
         model = function()
-    except (ImportError, AttributeError, TypeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise UserError(f"'{name}' gives no model: {error}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"'{name}' must return an nn.Module, not {type(model).__name__}")

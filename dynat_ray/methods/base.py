@@ -61,7 +61,8 @@ class Prepared:
         batch: The clean images `(B, C, H, W)` and labels.
         adversarial: Attacked images `(B, C, H, W)`, detached; None for clean training.
         weights: Weights of the outer loss `(B,)`, mean 1 over all workers; None: all 1.
-        record: Per-sample values `(B,)` for `samples/*.parquet`, by column.
+        record: Per-sample values `(B,)` for `samples/*.parquet`, by column; one that is not finite
+            ends the run.
         passes: Forward-backward passes of the attack, summed over the samples.
         extras: Other tensors that `prepare` has made for `loss`, by name, `(B, ...)` each.
     """
@@ -131,6 +132,7 @@ class Method(ABC, Generic[SettingsT]):
         self.epoch = 0
         self.learning_rate_ratio = 1.0
         self.extra_learning_rate_ratio = 1.0
+        self._seen: dict[str, Tensor] = {}
 
     def attach(self, network: Classifier) -> None:
         """Looks at the classifier once, before it is wrapped and its optimiser is made.
@@ -211,6 +213,24 @@ class Method(ABC, Generic[SettingsT]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what `state_dict` returned."""
 
+    def see(self, name: str, values: Tensor) -> None:
+        """Notes whether values that a step rests on are finite: if not, the run ends with that.
+
+        `clean_logits`, `attack` and `cross_entropies` do it with logits. Nobody waits for the
+        device.
+
+        Args:
+            name: Of what, as a sentence about it begins, such as `the clean logits are`.
+            values: Any shape.
+        """
+        finite = values.detach().isfinite().all()
+        self._seen[name] = self._seen[name] & finite if name in self._seen else finite
+
+    def take_seen(self) -> dict[str, Tensor]:
+        """Returns for each name whether all that was seen since the last call is finite, bool."""
+        seen, self._seen = self._seen, {}
+        return seen
+
     def clean_logits(self, network: nn.Module, images: Tensor) -> Tensor:
         """Returns logits `(B, K)` of `images` as attacks see them, float32, without gradients.
 
@@ -220,6 +240,7 @@ class Method(ABC, Generic[SettingsT]):
         with frozen(network, mode), torch.no_grad():
             seen = twin_of(network, images) if mode == "eval" else network
             logits: Tensor = seen(images).float()
+        self.see("the clean logits are", logits)
         return logits
 
     def attack(
@@ -267,7 +288,7 @@ class Method(ABC, Generic[SettingsT]):
             step_noise=step_noise,
             cuda_graphs=settings.cuda_graphs,
         )
-        return attack(
+        outcome = attack(
             network,
             batch.images,
             batch.main_labels,
@@ -276,9 +297,12 @@ class Method(ABC, Generic[SettingsT]):
             keys=keys,
             carried=batch.carried,
         )
+        self.see("the attack's logits are", outcome.logits)
+        return outcome
 
     def cross_entropies(self, logits: Tensor, batch: Batch) -> Tensor:
         """Returns smoothed cross-entropies `(B,)`, with CutMix's soft labels where there are."""
+        self.see("the logits are", logits)
         targets = batch.labels if batch.targets is None else batch.targets
         return F.cross_entropy(
             logits.float(),

@@ -75,7 +75,9 @@ class HAT(Method[HATSettings]):
         record = clean_record(clean_logits)
         record |= attack_record(outcome, batch.main_labels, clean_logits)
         with frozen(self._standard), torch.no_grad():
-            extras = {"helper_labels": self._standard(outcome.images).argmax(dim=1)}
+            helper_logits = self._standard(outcome.images)
+        self.see("the standard model's logits are", helper_logits)
+        extras = {"helper_labels": helper_logits.argmax(dim=1)}
         return Prepared(batch, outcome.images, record=record, passes=outcome.passes, extras=extras)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:

@@ -22,6 +22,7 @@ from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.methods.sample_memory import SampleMemory
 from dynat_ray.models import Classifier
+from dynat_ray.perturb.signals import predicted_classes
 from dynat_ray.value_types import AboveZeroToOne, ClosedUnitInterval, Positive
 
 
@@ -94,7 +95,7 @@ class IAAT(Method[IAATSettings]):
             noise = keyed_random.combine(keys, number)
             outcome = self.attack(network, batch, noise, "ce", ratios=ratios)
             passes += outcome.passes
-            predicted = self.clean_logits(network, outcome.images).argmax(dim=1)
+            predicted = predicted_classes(self.clean_logits(network, outcome.images))
             withstood.append(predicted == batch.main_labels)
         found = torch.where(withstood[0], before, before - gamma)
         found = torch.where(withstood[1], before + gamma, found)

@@ -6,14 +6,19 @@ from torch import Tensor
 
 from dynat_ray.perturb.objectives import kl_divergence
 from dynat_ray.perturb.running import AttackOutcome
-from dynat_ray.perturb.signals import adversarial_gap, confidence_gap, skewness
+from dynat_ray.perturb.signals import (
+    adversarial_gap,
+    confidence_gap,
+    predicted_classes,
+    skewness,
+)
 
 
 def clean_record(logits: Tensor) -> dict[str, Tensor]:
     """Returns what clean logits `(B, K)` say: prediction, confidence gap, skewness, `(B,)` each."""
     probs = logits.softmax(dim=1)
     return {
-        "predicted": logits.argmax(dim=1),
+        "predicted": predicted_classes(logits),
         "confidence_gap": confidence_gap(probs),
         "skewness": skewness(probs),
     }

@@ -49,10 +49,12 @@ class SampleMemory:
         return torch.where(known, values, torch.full_like(values, self._initial))
 
     def write(self, indices: Tensor, values: Tensor) -> None:
-        """Remembers `values` `(B,)` for the samples `indices` `(B,)`."""
-        known = (indices < len(self._values)).to(values.dtype)
+        """Remembers `values` `(B,)` for the samples `indices` `(B,)`, those that are finite."""
+        values = values.detach()
+        known = (indices < len(self._values)) & values.isfinite()
         places = indices.clamp(max=len(self._values) - 1)
-        self._written.index_add_(1, places, torch.stack([values.detach() * known, known]))
+        kept = torch.where(known, values, 0.0)
+        self._written.index_add_(1, places, torch.stack([kept, known.to(kept)]))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all workers' memory; all of them call it."""
@@ -66,6 +68,8 @@ class SampleMemory:
         """Takes over what `state_dict` returned, whatever the number of workers is now."""
         if len(state["values"]) != len(self._values):
             raise ValueError(f"{len(state['values'])} remembered samples, not {len(self._values)}")
+        if state["written"].shape != self._written.shape or state["values"].dim() != 1:
+            raise ValueError("the remembered samples have another shape")
         device = self._values.device
         self._epoch, self._values = state["epoch"], state["values"].to(device)
         written = state["written"].to(device)

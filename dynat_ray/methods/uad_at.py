@@ -149,7 +149,9 @@ class UADAT(Method[UADATSettings]):
             noise: Standard normals `(B, S)`; 0 for samples that stay as they are.
         """
         own = self.statistics(features)
-        uncertainty = gather_over_workers(own).var(dim=0, unbiased=False).sqrt()
+        # What one worker's network makes not finite must not become so for all.
+        everyone = gather_over_workers(own).nan_to_num(0.0, 0.0, 0.0)
+        uncertainty = everyone.var(dim=0, unbiased=False).sqrt()
         other = own + noise * uncertainty
         if self._places == 1:
             return other.view_as(features).to(features.dtype)
@@ -174,7 +176,9 @@ def refined_reference(
     """
     everyone = gather_over_workers(log_probs)
     classes, statistics = gather_over_workers(labels), gather_over_workers(clean)
-    usable = (everyone.argmax(dim=1) == classes)[None] & (labels[:, None] == classes[None])
+    finite = everyone.isfinite().all(dim=1) & statistics.isfinite().all(dim=1)
+    right = (everyone.argmax(dim=1) == classes) & finite
+    usable = right[None] & (labels[:, None] == classes[None])
     distance = torch.cdist(adversarial, statistics, compute_mode="donot_use_mm_for_euclid_dist")
     distance = distance.masked_fill(~usable, float("inf"))
     nearest = everyone[distance.argmin(dim=1)]

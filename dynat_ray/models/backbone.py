@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from errno import EDQUOT, ENOSPC
 from typing import Any
@@ -10,10 +11,16 @@ import timm
 from torch import nn
 
 from dynat_ray.errors import UserError, unknown_name
+from dynat_ray.models.arguments import check_arguments, shortened
+
+_NAME = re.compile(r"\w{1,100}(\.\w{1,100})?", re.ASCII)
 
 
 def require_known(name: str) -> None:
     """Raises `UserError`, with the nearest names, unless timm's registry has this model."""
+    # Not sources that timm's factory would follow: hubs, folders.
+    if not _NAME.fullmatch(name):
+        raise UserError(f"a model's name in timm's registry can't be {shortened(name)}")
     if not timm.is_model(name):
         raise unknown_name("model", name, timm.list_models())
     architecture, _, tag = name.partition(".")
@@ -22,23 +29,31 @@ def require_known(name: str) -> None:
 
 
 def create_backbone(
-    name: str, num_classes: int, channels: int, arguments: Mapping[str, Any]
+    name: str, num_classes: int, channels: int, arguments: object, given_as: str = "model.kwargs"
 ) -> nn.Module:
     """Returns an architecture of timm's registry with random weights.
 
+    Args:
+        name: In the registry.
+        num_classes: Number of classes.
+        channels: Channels of an image.
+        arguments: Keyword arguments of the architecture.
+        given_as: Where they are from, for errors.
+
     Raises:
-        UserError: Unknown name, or arguments that don't fit.
+        UserError: Unknown name, or arguments that are not the architecture's own or don't fit.
     """
     require_known(name)
+    arguments = check_arguments(name, arguments, given_as)
     try:
         model: nn.Module = timm.create_model(
             name, num_classes=num_classes, in_chans=channels, **arguments
         )
     # Architectures check their arguments each in its own way, if at all.
     except (ArithmeticError, AssertionError, AttributeError, LookupError) as error:
-        raise _does_not_fit(name, arguments, error) from error
+        raise _does_not_fit(name, arguments, error, given_as) from error
     except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
-        raise _does_not_fit(name, arguments, error) from error
+        raise _does_not_fit(name, arguments, error, given_as) from error
     return model
 
 
@@ -80,8 +95,10 @@ def _advice(error: Exception) -> str:
     return "check the connection"
 
 
-def _does_not_fit(name: str, arguments: Mapping[str, Any], error: Exception) -> UserError:
+def _does_not_fit(
+    name: str, arguments: Mapping[str, Any], error: Exception, given_as: str
+) -> UserError:
     return UserError(
-        f"model '{name}' can't be built with {dict(arguments)} ({first_line(error)}); check "
-        "model.kwargs and the size of the images"
+        f"model '{name}' can't be built with {shortened(dict(arguments), 300)} "
+        f"({first_line(error)[:300]}); check {given_as} and the size of the images"
     )

@@ -91,7 +91,14 @@ def _try_out(model: Classifier) -> None:
     try:
         with torch.no_grad():
             logits = model(torch.zeros(1, model.channels, height, width))
-    except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+    except (
+        AssertionError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UserError(
             f"{described} ({first_line(error)}); take another model, or prepare the data with "
             "another --size"

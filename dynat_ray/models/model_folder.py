@@ -1,28 +1,30 @@
 """Model folders: `config.json` in timm's format beside `model.safetensors`.
 
 `timm.create_model("local-dir:FOLDER", pretrained=True)` loads the network, which then takes
-normalised images; `load_model` puts the normalisation in front of it.
+normalised images; `load_model` puts the normalisation in front of it. The folder may be a
+stranger's: reading it touches no network, writes nothing and imports nothing.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import nn
 
 from dynat_ray.errors import UserError
-from dynat_ray.models.backbone import create_backbone
+from dynat_ray.models.arguments import check_arguments
+from dynat_ray.models.backbone import create_backbone, require_known
 from dynat_ray.models.classifier import Classifier
+from dynat_ray.models.config_json import CONFIG_FILE, ModelDescription, describe, read_description
+from dynat_ray.models.sketch import TooLarge, at_most, without_numbers
+from dynat_ray.models.weights_file import WEIGHTS_FILE, read_declared, read_weights
 from dynat_ray.storage.atomic import atomic_folder, make_folder
 
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
 _PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
 
 
@@ -45,8 +47,7 @@ def save_model(model: Classifier, folder: Path | str) -> None:
     try:
         make_folder(folder.parent)
         with atomic_folder(folder) as new:
-            text = json.dumps(_describe(model), indent=2) + "\n"
-            (new / CONFIG_FILE).write_text(text, encoding="utf-8")
+            (new / CONFIG_FILE).write_text(describe(model), encoding="utf-8")
             safetensors.torch.save_file(weights, new / WEIGHTS_FILE, metadata={"format": "pt"})
             # safetensors lets only its owner read a file.
             shutil.copymode(new / CONFIG_FILE, new / WEIGHTS_FILE)
@@ -64,37 +65,55 @@ def load_model(path: Path | str) -> Classifier:
         The classifier in eval mode, on the CPU, in float32.
 
     Raises:
-        UserError: No such folder, a damaged one, or one whose weights are a pickle.
+        UserError: No such folder, a damaged one, one whose weights are a pickle, or one that asks
+            for more than an architecture of timm's registry with arguments of its own.
     """
     folder = _find_folder(Path(path).expanduser())
-    described = _read_config(folder)
-    try:
-        published = described["pretrained_cfg"]
-        name, num_classes = described["architecture"], int(described["num_classes"])
-        arguments = described.get("model_args", {})
-        channels, height, width = published["input_size"]
-        mean, std = _as_many(published["mean"], channels), _as_many(published["std"], channels)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / CONFIG_FILE} describes no model: {error!r}") from error
-    backbone = create_backbone(name, num_classes, channels, arguments)
-    weights = _read_weights(folder)
-    try:
-        backbone.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(
-            f"the weights in {folder} don't fit its architecture '{name}': "
-            f"{' '.join(str(error).split())[:200]}"
-        ) from error
+    described = read_description(folder / CONFIG_FILE)
+    backbone = _build(described, folder)
     model = Classifier(
         backbone,
-        name=name,
-        arguments=arguments,
-        num_classes=num_classes,
-        size=(height, width),
-        mean=mean,
-        std=std,
+        name=described.architecture,
+        arguments=described.arguments,  # type: ignore[arg-type]
+        num_classes=described.num_classes,
+        size=described.size,
+        mean=described.mean,
+        std=described.std,
     )
     return model.float().eval()
+
+
+def _build(described: ModelDescription, folder: Path) -> nn.Module:
+    """Returns the network of a folder with its weights.
+
+    It is built without numbers first: nothing is taken from the machine that the weights file does
+    not stand for, whatever the arguments say.
+    """
+    name, file = described.architecture, folder / WEIGHTS_FILE
+    given_as = f"model_args of {folder / CONFIG_FILE}"
+    require_known(name)
+    arguments = check_arguments(name, described.arguments, given_as)
+    declared = read_declared(file)
+    unfit = f"the weights in {folder} don't fit its architecture '{name}'"
+
+    def build() -> nn.Module:
+        network = create_backbone(
+            name, described.num_classes, described.channels, arguments, given_as
+        )
+        if different := declared.difference(network.state_dict()):
+            raise RuntimeError(different)
+        return network
+
+    try:
+        with at_most(declared.numbers, len(declared.shapes)):
+            # What can't be built is said below; a few look at their own numbers while they are.
+            with without_numbers(), suppress(UserError):
+                build()
+            network = build()
+        network.load_state_dict(read_weights(file))
+    except (RuntimeError, TooLarge) as error:
+        raise UserError(f"{unfit}: {' '.join(str(error).split())[:200]}") from error
+    return network
 
 
 def initialise_from(model: Classifier, path: str) -> None:
@@ -135,24 +154,6 @@ def initialise_from(model: Classifier, path: str) -> None:
     model.std.copy_(source.std)
 
 
-def _describe(model: Classifier) -> dict[str, Any]:
-    published: dict[str, Any] = model.backbone.pretrained_cfg  # type: ignore[assignment]
-    kept = ("fixed_input_size", "first_conv", "classifier", "pool_size", "interpolation")
-    return {
-        "architecture": model.name,
-        "num_classes": model.num_classes,
-        "model_args": model.arguments,
-        "pretrained_cfg": {key: published[key] for key in kept if key in published}
-        | {
-            "num_classes": model.num_classes,
-            "input_size": [model.channels, *model.size],
-            "mean": model.mean.flatten().tolist(),
-            "std": model.std.flatten().tolist(),
-            "crop_pct": 1.0,
-        },
-    }
-
-
 def _find_folder(path: Path) -> Path:
     """Returns the model folder that `path` means; raises `UserError` if there is none."""
     if path.is_file():
@@ -176,25 +177,3 @@ def _refuse_pickle(file: Path) -> UserError:
         f"{file} is a pickle, which can run code when it is read; models are read from "
         f"{WEIGHTS_FILE} only (safetensors.torch.save_file(model.state_dict(), ...) makes one)"
     )
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        described = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / CONFIG_FILE} can't be read: {error}") from error
-    if not isinstance(described, dict):
-        raise UserError(f"{folder / CONFIG_FILE} describes no model")
-    return described
-
-
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    try:
-        return safetensors.torch.load_file(folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder / WEIGHTS_FILE} is damaged: {error}") from error
-
-
-def _as_many(values: Any, channels: int) -> list[float]:
-    numbers = [float(value) for value in values]
-    return numbers if len(numbers) == channels else [sum(numbers) / len(numbers)] * channels

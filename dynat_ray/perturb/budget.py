@@ -19,7 +19,8 @@ _MOMENTUM = 0.1
 class BudgetRule:
     """`eps_i = eps * clip(exp(a (m_i - mean m) + b (s_i - mean s)), low, high) / mean factor`.
 
-    The means run over the correctly classified samples of all workers.
+    The means run over the correctly classified samples of all workers. A sample of which a signal
+    is not finite counts as wrong.
 
     Args:
         gap_coef: `a`, weight of the confidence gap `m`.
@@ -48,8 +49,11 @@ class BudgetRule:
             skewness: Normalised skewness `(B,)`.
             correct: Correctly classified samples `(B,)`; the others get 1.
         """
+        correct = correct & gap.isfinite() & skewness.isfinite()
+        # Not times 0, which leaves what is not finite as it is.
+        gap, skewness = torch.where(correct, gap, 0.0), torch.where(correct, skewness, 0.0)
         counted = correct.to(gap.dtype)
-        sums = torch.stack([(gap * counted).sum(), (skewness * counted).sum(), counted.sum()])
+        sums = torch.stack([gap.sum(), skewness.sum(), counted.sum()])
         gap_sum, skewness_sum, count = sum_over_workers(sums).unbind()
         # The first correct samples decide alone: before them the means are none.
         present = count.clamp(max=1)
@@ -63,7 +67,9 @@ class BudgetRule:
         mean_factor = sum_over_workers((factor * counted).sum()) / count
         self._factor = self._factor + rate * (mean_factor - self._factor)
         self._started = started | (present > 0)
-        return torch.where(correct, factor / self._factor, torch.ones_like(factor))
+        # Of extreme coefficients all factors may be 0.
+        mean = self._factor.clamp(min=torch.finfo(factor.dtype).tiny)
+        return torch.where(correct, factor / mean, torch.ones_like(factor))
 
     def state_dict(self) -> dict[str, float | bool]:
         """Returns the running means, for a checkpoint."""

@@ -14,6 +14,15 @@ from dynat_ray.perturb.objectives import runner_up
 _UNIFORM_DEVIATION = 0.01
 
 
+def predicted_classes(logits: Tensor) -> Tensor:
+    """Returns the largest logit's class, `(B,)`; -1, which is no class, where one is not finite.
+
+    Args:
+        logits: Logits `(B, K)`.
+    """
+    return logits.argmax(dim=1).masked_fill(~logits.isfinite().all(dim=1), -1)
+
+
 def confidence_gap(probs: Tensor) -> Tensor:
     """Returns `p(1) - p(2)`, the two largest probabilities' difference, `(B,)` in [0, 1].
 

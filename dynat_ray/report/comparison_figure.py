@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from adjustText import adjust_text
@@ -10,11 +11,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dynat_ray.report.comparison_rows import Row
-from dynat_ray.report.drawing import CLEAN, FAINT, NEUTRAL, ROBUST, draw
+from dynat_ray.report.drawing import CLEAN, FAINT, NEUTRAL, ROBUST, draw, drawn_name
 
 # Methods with less than this part of the highest robust accuracy are named beside the figure: in it
 # they would leave the others no room.
 _SHOWN_FROM = 0.5
+# Characters of a line above the figure.
+_TITLE_WIDTH = 110
 
 
 def clean_against_robust(rows: Sequence[Row], robust: str) -> str:
@@ -38,17 +41,17 @@ def clean_against_robust(rows: Sequence[Row], robust: str) -> str:
         for model, color in (("best", CLEAN), ("last", ROBUST)):
             _points(axes, [row for row in shown if row.model == model], robust, model, color)
         axes.set_xlabel("clean accuracy, %")
-        axes.set_ylabel(f"accuracy under {robust}, %")
+        axes.set_ylabel(f"accuracy under {drawn_name(robust)}, %")
         axes.margins(0.08)
         figure.legend(loc="outside lower left", ncols=2)
         if beside:
             words = ", ".join(
-                f"{row.label} ({row.accuracies['clean'].mean:.1f}, "
+                f"{drawn_name(row.label)} ({row.accuracies['clean'].mean:.1f}, "
                 f"{row.accuracies[robust].mean:.1f})"
                 for row in beside
             )
             axes.set_title(
-                f"below the figure (clean, robust): {words}",
+                textwrap.fill(f"below the figure (clean, robust): {words}", _TITLE_WIDTH),
                 fontsize=9,
                 color=NEUTRAL,
                 weight="normal",
@@ -91,7 +94,7 @@ def _label(axes: Axes, rows: Sequence[Row], robust: str) -> None:
     """Writes each method's name near its point, away from other points and names."""
     places = [(row.accuracies["clean"].mean, row.accuracies[robust].mean) for row in rows]
     names = [
-        axes.text(*place, row.label, fontsize=8.5, color=NEUTRAL)
+        axes.text(*place, drawn_name(row.label), fontsize=8.5, color=NEUTRAL)
         for place, row in zip(places, rows, strict=True)
     ]
     if names:

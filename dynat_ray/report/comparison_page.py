@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import io
 import re
 import statistics
@@ -17,13 +18,21 @@ from dynat_ray.report.comparison_rows import Row, Spread
 from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Run, read_run
 from dynat_ray.report.text import MODELS, align_columns, attack_names
+from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.atomic import atomic_write_text, make_folder
 from dynat_ray.storage.json_file import read_json
+
+# Characters of a method's part of a folder's name, which most disks let have 255 bytes.
+_LONGEST_FOLDER = 150
 
 
 def run_folder(folder: Path, label: str, seed: int) -> Path:
     """Returns the folder of one run of a comparison; `label` is the method, maybe with settings."""
-    return folder / "runs" / f"{re.sub(r'[^A-Za-z0-9_.=-]+', '-', label)}-seed{seed}"
+    name = re.sub(r"[^A-Za-z0-9_.=-]+", "-", label)
+    if len(name) > _LONGEST_FOLDER:
+        digest = hashlib.sha256(label.encode("utf-8", "backslashreplace")).hexdigest()
+        name = f"{name[:_LONGEST_FOLDER]}-{digest[:12]}"
+    return folder / "runs" / f"{name}-seed{seed}"
 
 
 def write_comparison(folder: Path, seeds: Mapping[str, Sequence[int]]) -> str:
@@ -76,7 +85,7 @@ def _ended_runs(folder: Path, label: str, seeds: Sequence[int]) -> list[Run]:
 def _robust(attacks: Sequence[str]) -> str:
     """Returns the attack that says most: AutoAttack, else the last; empty if there is none."""
     others = [name for name in attacks if name != "clean"]
-    return next((name for name in others if name.startswith("autoattack")), [*others, ""][-1])
+    return next((name for name in others if name.startswith("autoattack")), ["", *others][-1])
 
 
 def _row(label: str, model: str, runs: Sequence[Run]) -> Row:
@@ -135,7 +144,7 @@ def _csv(rows: Sequence[Row], attacks: Sequence[str]) -> str:
             deviation = spread.deviation if spread else None
             cells.append(f"{spread.mean:.3f}" if spread else "")
             cells.append("" if deviation is None else f"{deviation:.3f}")
-        writer.writerow([row.label, row.model, row.seeds, *cells])
+        writer.writerow([shown_text(row.label), row.model, row.seeds, *cells])
     return file.getvalue()
 
 

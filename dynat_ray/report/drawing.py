@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+
+from dynat_ray.shown_text import shown_text
 
 CLEAN = "#1f6f9f"
 ROBUST = "#c4502b"
@@ -40,6 +43,8 @@ _STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "legend.frameon": False,
     "legend.fontsize": 9.5,
+    # Names are the user's: a dollar sign begins no formula.
+    "text.parse_math": False,
     # The same figure gives the same file.
     "svg.hashsalt": "dynat-ray",
 }
@@ -53,13 +58,22 @@ def draw(width: float, height: float, paint: Callable[[Figure], None]) -> str:
         height: In inches.
         paint: Fills the figure.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # Characters that no font here has are drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
         figure = Figure(figsize=(width, height), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)  # type: ignore[union-attr, call-arg]
         paint(figure)
         file = io.BytesIO()
         figure.savefig(file, format="svg", dpi=150, metadata={"Date": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def drawn_name(name: str, longest: int = 32) -> str:
+    """Returns a name as figures show it; legends leave out what begins with an underscore."""
+    shown = shown_text(name, longest)
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def radius_unit(norm: str) -> tuple[int, str]:

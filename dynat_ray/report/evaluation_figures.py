@@ -8,11 +8,22 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from dynat_ray.report.drawing import CLEAN, FAINT, NEUTRAL, ROBUST, SHADES, draw, radius_unit
+from dynat_ray.report.drawing import (
+    CLEAN,
+    FAINT,
+    NEUTRAL,
+    ROBUST,
+    SHADES,
+    draw,
+    drawn_name,
+    radius_unit,
+)
 from dynat_ray.report.side_by_side import Curve
 
 # Classes that a figure names; of more only the worst are shown.
 MOST_CLASSES = 30
+# Characters of a class name: more would leave no room for what is drawn.
+_LONGEST_CLASS = 22
 
 
 def eps_curve(series: Mapping[str, Curve], norm: str) -> str:
@@ -36,7 +47,7 @@ def eps_curve(series: Mapping[str, Curve], norm: str) -> str:
                 color=color,
                 marker="o",
                 markersize=4.5,
-                label=attack,
+                label=drawn_name(attack),
             )
             low, high = np.array([interval for _, _, interval in points]).T
             axes.fill_between(radii, low, high, color=color, alpha=0.12, linewidth=0)
@@ -61,7 +72,7 @@ def class_bars(names: Sequence[str], clean: Sequence[float], robust: Sequence[fl
         axes.hlines(places, after, before, color=FAINT, linewidth=5, zorder=1)
         axes.scatter(before, places, color=CLEAN, s=46, label="without attack", zorder=2)
         axes.scatter(after, places, color=ROBUST, s=46, label="under attack", zorder=2)
-        axes.set_yticks(places, [names[place] for place in order])
+        axes.set_yticks(places, [drawn_name(names[place], _LONGEST_CLASS) for place in order])
         axes.grid(False, axis="y")
         axes.set_xlim(-3, 103)
         axes.set_xlabel("right, %")
@@ -84,14 +95,13 @@ def confusion(names: Sequence[str], labels: NDArray[np.int64], became: NDArray[n
     shown = np.sort(np.argsort(-(table.sum(0) + table.sum(1)), kind="stable")[:MOST_CLASSES])
     table = table[np.ix_(shown, shown)]
     few = len(shown) <= 12
+    labels_shown = [drawn_name(names[place], _LONGEST_CLASS) for place in shown]
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         axes.imshow(table, cmap=SHADES, vmin=0, vmax=max(1, table.max()))
-        axes.set_xticks(
-            range(len(shown)), [names[place] for place in shown], rotation=45, ha="right"
-        )
-        axes.set_yticks(range(len(shown)), [names[place] for place in shown])
+        axes.set_xticks(range(len(shown)), labels_shown, rotation=45, ha="right")
+        axes.set_yticks(range(len(shown)), labels_shown)
         axes.set_xlabel("taken for")
         axes.set_ylabel("true class", color=NEUTRAL)
         axes.grid(False)

@@ -35,7 +35,9 @@ from dynat_ray.report.side_by_side import (
     strongest,
 )
 from dynat_ray.report.text import interval_text
+from dynat_ray.shown_text import shown_text
 
+_LONGEST_CLASS = 60
 # Columns of per-sample values, one array each.
 _Columns = dict[str, NDArray[Any]]
 
@@ -71,6 +73,7 @@ def _content(
     attack = strongest(points[largest])
     names = content.get("class_names") or [f"class {k}" for k in range(content["classes"])]
     # Labels may have fewer classes than the model.
+    names = [shown_text(name, _LONGEST_CLASS) for name in names]
     names = [*names, *(f"class {k}" for k in range(len(names), content["classes"]))]
     samples = pq.read_table(file_of_samples(evaluation)).to_pydict()
     columns = {name: np.array(values, dtype=object) for name, values in samples.items()}

@@ -8,6 +8,7 @@ from typing import Any
 from dynat_ray.evaluation.outcomes import AttackOutcomes
 from dynat_ray.radius import format_radius
 from dynat_ray.report.text import align_columns
+from dynat_ray.shown_text import shown_text
 
 
 def accuracy_table(outcomes: AttackOutcomes) -> str:
@@ -22,7 +23,7 @@ def accuracy_table(outcomes: AttackOutcomes) -> str:
         lines.append(f"eps {format_radius(threat.eps, threat.norm)}")
         lines += [f"  {line}" for line in align_columns(rows).splitlines()]
     notes = {o.note for found in outcomes.values() for o in found.values() if o.note}
-    return "\n".join([*lines, *(f"  note: {note}" for note in sorted(notes))])
+    return "\n".join([*lines, *(f"  note: {shown_text(note)}" for note in sorted(notes))])
 
 
 def probe_lines(content: Mapping[str, Any]) -> list[str]:

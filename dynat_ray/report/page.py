@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from dynat_ray.errors import UserError
+from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.atomic import atomic_write_text
+
+# Characters of a name in a table; where it is the subject, it is shown whole.
+_LONGEST_NAME = 60
 
 
 def write_page(file: Path, template: str, content: Mapping[str, Any]) -> Path:
@@ -26,17 +31,24 @@ def write_page(file: Path, template: str, content: Mapping[str, Any]) -> Path:
     Raises:
         UserError: It can't be written.
     """
-    # Names of runs, classes and folders are the user's: everything is escaped.
+    # Names of runs, classes and folders are the user's: everything is cleaned and escaped.
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dynat_ray.report", package_path=""),
         autoescape=True,
+        finalize=_cleaned,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["short"] = partial(shown_text, longest=_LONGEST_NAME)
     page = environment.get_template(template).render(content)
     try:
         atomic_write_text(file, page)
     except OSError as error:
         raise UserError(f"{file} can't be written: {error}") from error
     return file
+
+
+def _cleaned(value: Any) -> Any:
+    """Returns what a template shows; its own blocks (`Markup`) and spaces stay as they are."""
+    return shown_text(value) if type(value) is str and not value.isprintable() else value

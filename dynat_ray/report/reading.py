@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 from dynat_ray.config import RunConfig
 from dynat_ray.data import DatasetInfo, load_info
 from dynat_ray.errors import UserError
+from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.description import run_facts
 from dynat_ray.storage.environment import read_environment
 from dynat_ray.storage.json_file import read_json
 from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.storage.run_folder import read_run_config
+
+# Characters of a class name below a picture.
+_LONGEST_CLASS = 60
 
 # Values `(N,)` by column of a `samples/*.parquet`; columns that the method lacks are left out.
 Columns = dict[str, NDArray[Any]]
@@ -71,7 +75,7 @@ class Run:
     def class_name(self, label: int) -> str:
         """Returns a class's name, or its number where the data set is not there."""
         if self.info is not None and 0 <= label < self.info.num_classes:
-            return self.info.classes[label]
+            return shown_text(self.info.classes[label], _LONGEST_CLASS)
         return f"class {label}"
 
 

@@ -16,7 +16,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from optuna.distributions import CategoricalDistribution
 
-from dynat_ray.report.drawing import CLEAN, FAINT, NEUTRAL, ROBUST, SHADES, draw
+from dynat_ray.report.drawing import CLEAN, FAINT, NEUTRAL, ROBUST, SHADES, draw, drawn_name
 from dynat_ray.report.text import value_text
 from dynat_ray.searching.ranking import pareto_front
 from dynat_ray.searching.space import Distribution, spread_values
@@ -25,6 +25,7 @@ from dynat_ray.searching.trial_records import DEFAULT_TRIAL, Trial
 _GREEN = "#3d7a4e"
 # Of more axes the names stand in two rows.
 _MOST_NAMES_ABREAST = 8
+_LONGEST_CHOICE = 16
 
 
 def pareto_plot(trials: Sequence[Trial], best: Trial | None) -> str:
@@ -84,7 +85,7 @@ def parallel_plot(
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        names = [*searched, "robust accuracy"]
+        names = [*map(drawn_name, searched), "robust accuracy"]
         axes.set_xlim(-0.3, len(names) - 0.7)
         axes.set_ylim(-0.12, 1.12)
         axes.grid(visible=False)
@@ -156,7 +157,7 @@ def influence_plot(
 def _paint_setting(
     axes: Axes, trials: Sequence[Trial], key: str, distribution: Distribution, epochs: int
 ) -> None:
-    axes.set_title(key)
+    axes.set_title(drawn_name(key))
     for trial in trials:
         value = trial.settings[key]
         if isinstance(distribution, CategoricalDistribution):
@@ -177,7 +178,9 @@ def _paint_setting(
         )
     marks = spread_values(distribution)
     if isinstance(distribution, CategoricalDistribution):
-        axes.set_xticks(range(len(marks)), list(map(str, marks)))
+        axes.set_xticks(
+            range(len(marks)), [drawn_name(str(mark), _LONGEST_CHOICE) for mark in marks]
+        )
         axes.set_xlim(-0.5, len(marks) - 0.5)
     else:
         axes.set_xscale("log" if distribution.log else "linear")
@@ -216,5 +219,6 @@ def _marks(distribution: Distribution) -> dict[float, str]:
     """Returns what is written beside an axis, by height: the ends of a range, or all choices."""
     if isinstance(distribution, CategoricalDistribution):
         count = len(distribution.choices) - 1
-        return {place / count: str(value) for place, value in enumerate(distribution.choices)}
+        names = [drawn_name(str(value), _LONGEST_CHOICE) for value in distribution.choices]
+        return {place / count: name for place, name in enumerate(names)}
     return {0.0: value_text(distribution.low), 1.0: value_text(distribution.high)}

@@ -18,6 +18,7 @@ from dynat_ray.searching.ranking import winner
 from dynat_ray.searching.space import describe_distribution
 from dynat_ray.searching.study import Search, read_search
 from dynat_ray.searching.trial_records import DEFAULT_TRIAL, Trial, read_trials, trial_folder
+from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.json_file import read_json
 
 
@@ -45,7 +46,9 @@ def search_summary(folder: Path) -> str:
             for name, entry in row["entries"].items()
         )
         lines.append(f"{row['name']} on the test split: {', '.join(cells)}")
-    return "\n".join([*lines, f"settings for train --config: {folder / 'best.yaml'}"])
+    return "\n".join(
+        [*lines, f"settings for train --config: {shown_text(str(folder / 'best.yaml'))}"]
+    )
 
 
 def describe_trial(trial: Trial) -> str:
@@ -53,7 +56,7 @@ def describe_trial(trial: Trial) -> str:
     if trial.number == DEFAULT_TRIAL:
         return "trial 0, the default setting"
     settings = (f"{key} {value_text(value)}" for key, value in trial.settings.items())
-    return f"trial {trial.number}: {', '.join(settings)}"
+    return shown_text(f"trial {trial.number}: {', '.join(settings)}")
 
 
 def _winner(trials: list[Trial]) -> Trial | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,15 @@ from matplotlib.figure import Figure
 
 from dynat_ray.errors import UserError
 from dynat_ray.radius import format_radius
-from dynat_ray.report.drawing import NEUTRAL, draw, radius_unit
+from dynat_ray.report.drawing import NEUTRAL, draw, drawn_name, radius_unit
 from dynat_ray.report.text import accuracy_text, align_columns
+from dynat_ray.shown_text import shown_text
 
 # Colours that stay apart for readers who do not see all of them.
 _COLOURS = ("#1f6f9f", "#c4502b", "#4f8a5b", "#8a5fa8", "#b08a2e", "#3d4750", "#59a5b5", "#c77da0")
+
+# Characters of a model's name, which may be a long path.
+_LONGEST_NAME = 60
 
 # An attack's eps, accuracy and 95 % interval, for each of its radii.
 Curve = list[tuple[float, float, list[float]]]
@@ -73,11 +78,18 @@ def read_evaluation(file: Path) -> Evaluation:
     """
     try:
         evaluation = Evaluation(file, json.loads(file.read_text(encoding="utf-8")))
-        complete = bool(evaluation.norm and evaluation.name and evaluation.points)
+        entries = [entry for found in evaluation.points.values() for entry in found.values()]
+        complete = bool(entries) and evaluation.norm in ("Linf", "L2") and bool(evaluation.name)
         complete = complete and {"data", "model"} <= evaluation.content["checksums"].keys()
+        complete = complete and _are_numbers(evaluation.content["samples"], *evaluation.points)
+        complete = complete and all(
+            _are_numbers(entry["accuracy"], entry["samples"], *entry["interval"])
+            and len(entry["interval"]) == 2
+            for entry in entries
+        )
     except OSError as error:
         raise UserError(f"{file} can't be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
         complete = False
     if not complete:
         raise UserError(
@@ -87,12 +99,18 @@ def read_evaluation(file: Path) -> Evaluation:
     return evaluation
 
 
+def _are_numbers(*values: Any) -> bool:
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+
+
 def labels_of(evaluations: Sequence[Evaluation]) -> list[str]:
     """Returns a short name for each: the model's, with the file where that is not enough."""
-    names = [evaluation.name for evaluation in evaluations]
+    names = [shown_text(evaluation.name) for evaluation in evaluations]
+    # As long as figures show them.
+    drawn = [drawn_name(name, _LONGEST_NAME) for name in names]
     return [
-        name if names.count(name) == 1 else f"{name} ({evaluation.file.name})"
-        for name, evaluation in zip(names, evaluations, strict=True)
+        name if drawn.count(short) == 1 else f"{name} ({shown_text(evaluation.file.name)})"
+        for name, short, evaluation in zip(names, drawn, evaluations, strict=True)
     ]
 
 
@@ -168,7 +186,13 @@ def side_by_side_figure(evaluations: Sequence[Evaluation]) -> str:
             color = _COLOURS[place % len(_COLOURS)]
             radii = np.array([eps * scale for eps, _, _ in points])
             accuracies = [accuracy for _, accuracy, _ in points]
-            axes.plot(radii, accuracies, color=color, marker="o", label=f"{label}, {attack}")
+            axes.plot(
+                radii,
+                accuracies,
+                color=color,
+                marker="o",
+                label=drawn_name(f"{label}, {attack}", 90),
+            )
             low, high = np.array([interval for _, _, interval in points]).T
             axes.fill_between(radii, low, high, color=color, alpha=0.13, linewidth=0)
         axes.set_xlabel(f"eps{unit}")
@@ -194,9 +218,9 @@ def side_by_side_figure(evaluations: Sequence[Evaluation]) -> str:
                 yerr=errors,
                 color=_COLOURS[place % len(_COLOURS)],
                 error_kw={"elinewidth": 1, "ecolor": NEUTRAL},
-                label=row["label"],
+                label=drawn_name(row["label"], _LONGEST_NAME),
             )
-        axes.set_xticks(range(len(columns)), columns)
+        axes.set_xticks(range(len(columns)), [drawn_name(name) for name in columns])
         axes.grid(False, axis="x")
         axes.set_ylabel("right, %", color=NEUTRAL)
         axes.set_ylim(0, 102)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dynat_ray.searching.trial_records import DEFAULT_TRIAL, Trial
+from dynat_ray.shown_text import shown_text
 
 MODELS = ("best", "last")
+_LONGEST_CELL = 100
+_LONGEST_VALUE = 40
 
 
 def align_columns(rows: Sequence[Sequence[str]], *, markdown: bool = False) -> str:
@@ -20,6 +24,7 @@ def align_columns(rows: Sequence[Sequence[str]], *, markdown: bool = False) -> s
         rows: Equally many cells each.
         markdown: As a Markdown table with the first row as its head.
     """
+    rows = [[_cell(text, markdown) for text in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [[c.ljust(width) for c, width in zip(row, widths, strict=True)] for row in rows]
     if not markdown:
@@ -49,7 +54,9 @@ def accuracy_text(entry: Mapping[str, Any] | None) -> str:
 
 def value_text(value: Any) -> str:
     """Returns a setting's value, numbers in three digits."""
-    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return "" if value is None else shown_text(str(value), _LONGEST_VALUE)
 
 
 def final_table(results: Mapping[str, Any]) -> str:
@@ -101,6 +108,16 @@ def trials_table(trials: Sequence[Trial], epochs: int, width: int = 0) -> str:
         )
     lines = align_columns(rows).splitlines()
     return "\n".join(line[:width] if width else line for line in lines)
+
+
+def _cell(text: str, markdown: bool) -> str:
+    shown = shown_text(text, _LONGEST_CELL)
+    # Markdown takes a bar for the end of a cell, passes HTML on, and knows formulas.
+    return re.sub(r"[|<&$`*\[\\]", _as_reference, shown) if markdown else shown
+
+
+def _as_reference(found: re.Match[str]) -> str:
+    return f"&#{ord(found[0])};"
 
 
 def _samples(results: Mapping[str, Any], attack: str) -> int | None:

@@ -9,6 +9,9 @@ from typing import Any
 from dynat_ray.config import AttackConfig, RunConfig
 from dynat_ray.data import DatasetInfo
 from dynat_ray.radius import format_radius
+from dynat_ray.shown_text import shown_text
+
+_LONGEST_NAME = 60
 
 
 def describe_run(
@@ -22,7 +25,7 @@ def describe_run(
         folder: Its folder, or address.
         facts: `workers`, `device` and `loader` as they really are.
     """
-    rows = run_facts(config, info, facts) | {"folder": str(folder)}
+    rows = run_facts(config, info, facts) | {"folder": shown_text(str(folder))}
     return "\n".join(f"{name:<9} {value}" for name, value in rows.items())
 
 
@@ -44,7 +47,7 @@ def run_facts(
         limited = 0 < config.data.limit < info.counts["train"]
         count = f"{config.data.limit:,} of " if limited else ""
         data = (
-            f"{info.name}: {count}{info.counts['train']:,} training and "
+            f"{shown_text(info.name, _LONGEST_NAME)}: {count}{info.counts['train']:,} training and "
             f"{info.counts['test']:,} test images, {size}, {info.num_classes} classes"
         )
     precision: str = config.train.precision
@@ -54,7 +57,7 @@ def run_facts(
     if {"workers", "device", "loader"} <= facts.keys():
         name = f" ({facts['device_name']})" if "device_name" in facts else ""
         workers = f"{facts['workers']} on {facts['device']}{name}, loader {facts['loader']}"
-    return {
+    rows = {
         "data": data,
         "model": " ".join(
             [config.model.name, *(f"{k}={v}" for k, v in config.model.kwargs.items())]
@@ -66,6 +69,7 @@ def run_facts(
         "seed": str(config.train.seed),
         "workers": workers,
     }
+    return {name: shown_text(value) for name, value in rows.items()}
 
 
 def _steps(attack: AttackConfig) -> str:

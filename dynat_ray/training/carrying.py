@@ -76,7 +76,7 @@ class CarriedPerturbations:
         return replace(batch, carried=carried)
 
     def write(self, parts: Sequence[StepPart]) -> None:
-        """Remembers where the attacks of a step ended.
+        """Remembers where the attacks of a step ended, those that ended anywhere.
 
         Args:
             parts: From `StepOutcome`.
@@ -91,9 +91,12 @@ class CarriedPerturbations:
                 rows = (indices < len(self._levels)).nonzero().squeeze(1)
                 indices, change = indices[rows], change[rows]
             change = change.permute(0, 2, 3, 1)
-            levels = (change / self._unit).round().clamp(-_LEVELS, _LEVELS).to(torch.int8)
+            finite = change.flatten(1).isfinite().all(dim=1)
+            levels = (change / self._unit).round().clamp(-_LEVELS, _LEVELS).nan_to_num(0.0)
             placement = self._augmentation.placement(indices, self._epoch)
-            self._levels[indices] = placement.undo(levels, self._levels[indices])
+            before = self._levels[indices]
+            ended = placement.undo(levels.to(torch.int8), before)
+            self._levels[indices] = torch.where(finite[:, None, None, None], ended, before)
             self._written[indices] = True
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from dynat_ray.collectives import max_over_workers
 from dynat_ray.errors import UserError
 from dynat_ray.storage.atomic import atomic_write, atomic_write_text, make_folder
+from dynat_ray.training.checkpoint_content import require_stored
 from dynat_ray.training.session import Notice
 
 # Workers have to agree whether a checkpoint is due, which waits for the device: not at every step,
@@ -104,8 +104,9 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
     try:
         if (folder / _CHECKSUM).read_text() != _checksum(folder / _STATE):
             return None
+        require_stored(folder / _STATE)
         state: dict[str, Any] = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+    except Exception:  # Damaged content may end torch's reader with anything.
         return None
     return state
 

@@ -12,6 +12,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.storage.checkpoint_names import checkpoint_order
 from dynat_ray.training.agreement import SharedUserError, on_all_workers
 from dynat_ray.training.checkpoint import read_checkpoint
+from dynat_ray.training.checkpoint_content import is_well_formed
 from dynat_ray.training.session import Session
 from dynat_ray.training.setup import TrainingSetup
 from dynat_ray.training.state import Progress, restore_state
@@ -77,6 +78,7 @@ def _newest_state(session: Session) -> dict[str, Any] | None:
         if oldest == max(seen):
             assert own is not None
             state = read_checkpoint(own)
+            state = state if is_well_formed(state) else None
             if min(_gather(session, (int(state is not None), 0))) == (1, 0):
                 for name in damaged if session.rank == 0 else ():
                     session.note(f"checkpoint {name} is damaged; the one before it is used")

@@ -11,12 +11,19 @@ from torch import Tensor
 
 from dynat_ray.collectives import world_size
 from dynat_ray.errors import UserError
+from dynat_ray.training.checkpoint_content import require_alike, require_fitting_optimizer
+from dynat_ray.training.finiteness import find_not_finite
 from dynat_ray.training.setup import TrainingSetup
 from dynat_ray.training.step import Networks
 from dynat_ray.training.telemetry import EpochRecord
 
 # What the settings decide in an optimiser's groups, and a resumed run may change.
 _OPTIMIZER_SETTINGS = ("weight_decay", "momentum", "betas", "lr_scale")
+# How parts of a run refuse a state that is another's, or no state at all.
+_MISFITS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError),
+    *(RuntimeError, TypeError, ValueError),
+)
 
 
 @dataclass
@@ -45,6 +52,8 @@ class Progress:
         global_step: Optimiser steps done.
         elapsed: Seconds of training done, restarts left out.
         best: The best model so far.
+        most_attacked: Largest share of samples, in percent, that an epoch's attacks have changed.
+        attacks_stopped: The user was told that there are none any more.
     """
 
     epoch: int = 0
@@ -53,6 +62,8 @@ class Progress:
     global_step: int = 0
     elapsed: float = 0.0
     best: BestModel = field(default_factory=BestModel)
+    most_attacked: float = 0.0
+    attacks_stopped: bool = False
 
 
 def collect_state(
@@ -74,6 +85,8 @@ def collect_state(
         "best_score": list(progress.best.score),
         "best_epoch": progress.best.epoch,
         "best_weights": progress.best.weights,
+        "most_attacked": progress.most_attacked,
+        "attacks_stopped": progress.attacks_stopped,
         "model": networks.core.state_dict(),
         "average": None if average is None else average.module.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -97,16 +110,29 @@ def restore_state(
         Where the run is, and what to tell the user of it, if anything.
 
     Raises:
-        UserError: The checkpoint is of another model, optimiser, method or data set.
+        UserError: The checkpoint is of another model, optimiser, method or data set, or holds
+            what is not finite.
     """
     if state["data"] != setup.info.checksum:
         raise UserError(
             "the data set is not the one that the run began with (was its folder prepared again?); "
             "give the run a new --name"
         )
-    _restore_weights(state, networks, optimizer, setup)
-    _restore_random_state(state["random"], rank, _device_of(networks))
-    progress = _progress_of(state)
+    if found := find_not_finite(state):
+        raise UserError(
+            f"{found} is not finite in the checkpoint, so that nothing can go on from it; give the "
+            "run a new --name"
+        )
+    try:
+        _restore_weights(state, networks, optimizer, setup)
+        _restore_random_state(state["random"], rank, _device_of(networks))
+        progress = _progress_of(state)
+    except _MISFITS as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            "the checkpoint does not fit the settings (model, optimiser, method or weight average "
+            f"were changed?): {reason}; give the run a new --name"
+        ) from None
     if progress.step and state["epoch_steps"] != setup.train_loader.steps:
         progress.step, progress.record = 0, None
         return progress, (
@@ -128,23 +154,20 @@ def _restore_weights(
         {name: group[name] for name in _OPTIMIZER_SETTINGS if name in group}
         for group in optimizer.param_groups
     ]
-    try:
-        networks.core.load_state_dict(state["model"])
-        if networks.average is not None:
-            # A run that adds averaging when it is resumed starts it from the current weights.
-            networks.average.module.load_state_dict(state["average"] or state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        for group, settings in zip(optimizer.param_groups, groups, strict=True):
-            group.update(settings)
-        method.load_state_dict(state["method"])
-        method.extra.load_state_dict(state["extra"])
-        if carried is not None and state["carried"] is not None:
-            carried.load_state_dict(state["carried"])
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise UserError(
-            "the checkpoint does not fit the settings (model, optimiser, method or weight average "
-            f"were changed?): {str(error).splitlines()[0]}; give the run a new --name"
-        ) from None
+    require_fitting_optimizer(state["optimizer"], optimizer)
+    networks.core.load_state_dict(state["model"])
+    if networks.average is not None:
+        # A run that adds averaging when it is resumed starts it from the current weights.
+        networks.average.module.load_state_dict(state["average"] or state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    for group, settings in zip(optimizer.param_groups, groups, strict=True):
+        group.update(settings)
+    method.load_state_dict(state["method"])
+    method.extra.load_state_dict(state["extra"])
+    if carried is not None and state["carried"] is not None:
+        carried.load_state_dict(state["carried"])
+    if state["best_weights"]:
+        require_alike(state["best_weights"], networks.evaluated.state_dict())
 
 
 def _restore_random_state(states: list[dict[str, Tensor]], rank: int, device: torch.device) -> None:
@@ -164,6 +187,8 @@ def _progress_of(state: dict[str, Any]) -> Progress:
         global_step=state["global_step"],
         elapsed=state["elapsed"],
         best=BestModel(tuple(state["best_score"]), state["best_epoch"], state["best_weights"]),
+        most_attacked=float(state.get("most_attacked", 0.0)),
+        attacks_stopped=bool(state.get("attacks_stopped", False)),
     )
 
 

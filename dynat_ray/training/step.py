@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
@@ -25,9 +24,14 @@ from dynat_ray.data import Batch
 from dynat_ray.methods import Method, MethodLoss, Prepared
 from dynat_ray.methods.contract import checked_loss, checked_prepare
 from dynat_ray.training.device import autocast
+from dynat_ray.training.finiteness import LOSS, Look
+from dynat_ray.training.running_statistics import RunningStatistics
+from dynat_ray.training.weight_average import FiniteAverage
 from dynat_ray.training.weight_perturbation import perturbed_weights
 
 _LARGEST_NUMBER_OF_GRAPHS = 64
+# How the columns of a record are called that are decisions and not measurements.
+_DECISIONS = {"eps": "the budgets are", "weight": "the samples' weights are"}
 
 
 @dataclass
@@ -44,7 +48,7 @@ class Networks:
     core: nn.Module
     attacked: nn.Module
     outer: nn.Module
-    average: ModelEmaV3 | None
+    average: FiniteAverage | None
 
     @property
     def evaluated(self) -> nn.Module:
@@ -55,7 +59,7 @@ class Networks:
 def wrap(core: nn.Module, config: TrainConfig) -> Networks:
     """Returns `core` wrapped for training; call it after the process group exists."""
     average = (
-        ModelEmaV3(core, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
+        FiniteAverage(core, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
     )
     if config.compile:
         # Modes, precisions and sizes of attacks and training give more graphs than the 8 of one
@@ -102,10 +106,23 @@ class StepOutcome:
     Attributes:
         loss: Mean loss of this worker's part, a scalar on the device.
         parts: The micro-batches.
+        logits: Whether logits were finite.
+        update: Whether gradients, weights and buffers were.
     """
 
     loss: Tensor
     parts: list[StepPart]
+    logits: Look
+    update: Look
+
+    def look(self) -> Look:
+        """Returns whether all that the step computed was finite, in the order of computation."""
+        columns = [
+            (_DECISIONS.get(name, f"the samples' {name} is"), values)
+            for part in self.parts
+            for name, values in part.record.items()
+        ]
+        return self.logits.then(Look.at([*columns, (LOSS, self.loss)]), self.update)
 
 
 class Stepper:
@@ -132,6 +149,7 @@ class Stepper:
         self.optimizer = optimizer
         self.config = config
         self.device = device
+        self._statistics = RunningStatistics(networks.core)
 
     @chosen_kernels()
     def step(self, batch: Batch, epoch: int, global_step: int, global_size: int) -> StepOutcome:
@@ -147,6 +165,7 @@ class Stepper:
         # DDP averages over workers, whose parts may differ by one sample.
         scale = world_size() / global_size
         prepared: list[Prepared] = []
+        self._statistics.keep()
         with settled_weights(networks.attacked), autocast(config.precision, self.device):
             for part in _micro_batches(batch, config.micro_batch_size, global_size):
                 keys = keyed_random.combine(config.seed, epoch, part.indices)
@@ -154,8 +173,12 @@ class Stepper:
         networks.outer.train(self.method.outer_mode == "train")
         self.optimizer.zero_grad(set_to_none=True)
 
+        logits: list[Look] = []
+
         def backward() -> list[MethodLoss]:
-            return self._backward(prepared, scale)
+            results = self._backward(prepared, scale)
+            logits.append(Look.of(self.method.take_seen()))
+            return results
 
         # Gradients are reduced on the way back.
         with working_time.at_barrier():
@@ -164,10 +187,11 @@ class Stepper:
                     results = backward()
             else:
                 results = backward()
-        self._update(global_step)
+        update = self._update(global_step)
         parts = [StepPart(*pair) for pair in zip(prepared, results, strict=True)]
         losses = [part.result.loss * len(part.prepared.batch.labels) for part in parts]
-        return StepOutcome(torch.stack(losses).sum() / len(batch.labels), parts)
+        loss = torch.stack(losses).sum() / len(batch.labels)
+        return StepOutcome(loss, parts, logits[0].then(*logits[1:]), update)
 
     def _backward(self, prepared: list[Prepared], scale: float) -> list[MethodLoss]:
         """Adds the gradients of all parts' losses, times `scale` a sample; returns the losses.
@@ -192,17 +216,31 @@ class Stepper:
             results.append(replace(result, loss=result.loss.detach()))
         return results
 
-    def _update(self, global_step: int) -> None:
-        """Moves the weights along the gradients, and the averages after them."""
-        networks, extra = self.networks, list(self.method.extra.parameters())
-        _average_gradients(extra)
+    def _update(self, global_step: int) -> Look:
+        """Moves the weights along the gradients, and the averages after them.
+
+        Gradients of which one is not finite move nothing.
+
+        Returns:
+            Whether gradients, weights and buffers were finite.
+        """
+        networks, extra = self.networks, self.method.extra
+        _average_gradients(list(extra.parameters()))
+        named = [*networks.core.named_parameters(), *extra.named_parameters()]
+        parameters = [parameter for _, parameter in named]
+        looks = [
+            Look.at((f"the gradient of {n} is", p.grad) for n, p in named if p.grad is not None)
+        ]
+        _clear_unless(looks[0].finite.all(), parameters)
         if self.config.clip_grad_norm > 0:
-            parameters = [*networks.core.parameters(), *extra]
-            nn.utils.clip_grad_norm_(parameters, self.config.clip_grad_norm)
+            length = nn.utils.clip_grad_norm_(parameters, self.config.clip_grad_norm)
+            looks.append(Look.at([("the length of the gradient is", length)]))
         self.optimizer.step()
-        self._average_buffers()
+        looks.append(Look.at((f"the weight {name} is", each) for name, each in named))
+        looks.append(self._statistics.settle())
         if networks.average is not None:
             networks.average.update(networks.core, step=global_step)
+        return looks[0].then(*looks[1:])
 
     def _derivatives(self) -> AbstractContextManager[object]:
         """Chooses what has second derivatives, which fused attention has not, or what is fast."""
@@ -221,16 +259,14 @@ class Stepper:
         checkpointing = self.config.activation_checkpointing
         return unchanged_statistics(self.networks.core) if checkpointing else nullcontext()
 
-    def _average_buffers(self) -> None:
-        """Makes running statistics the same on all workers, in one reduction."""
-        if world_size() == 1:
-            return
-        buffers = [b for b in self.networks.core.buffers() if b.is_floating_point()]
-        if not buffers:
-            return
-        mean = sum_over_workers(torch.cat([buffer.flatten() for buffer in buffers])) / world_size()
-        for buffer, values in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
-            buffer.copy_(values.view_as(buffer))
+
+def _clear_unless(finite: Tensor, parameters: list[nn.Parameter]) -> None:
+    """Sets all gradients to 0 where `finite`, a bool, does not hold, without waiting."""
+    if finite.device.type == "cpu" and bool(finite):
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.masked_fill_(~finite, 0.0)
 
 
 def _average_gradients(parameters: list[nn.Parameter]) -> None:

@@ -55,6 +55,9 @@ class SampleLog:
             self._passes += part.passes
             columns = {"index": part.prepared.batch.indices, "label": part.prepared.batch.labels}
             columns |= {name: value.detach() for name, value in part.record.items()}
+            if (adversarial := part.prepared.adversarial) is not None:
+                change = adversarial - part.prepared.batch.images
+                columns["change"] = change.flatten(1).abs().amax(dim=1)
             self._parts.append(columns)
 
     def gather(self, seconds: float, loader_seconds: float) -> EpochRecord | None:
@@ -173,6 +176,14 @@ class EpochRecord:
         """Returns the share of samples that have a budget, in percent."""
         attacked = self._attacked()
         return None if attacked is None else 100 * float(attacked.mean())
+
+    def changed_share(self) -> float | None:
+        """Returns the share of samples that an attack has changed, in percent; None without any."""
+        attacked = self._attacked()
+        if attacked is None or not {"change", "attack_steps"} <= self.columns.keys():
+            return None
+        changed = (self.columns["change"] > 0) & (self.columns["attack_steps"] > 0)
+        return 100 * float((attacked & changed).mean())
 
     def _attacked(self) -> np.ndarray | None:
         return self.columns["eps"] > 0 if "eps" in self.columns else None

@@ -16,15 +16,12 @@ from dynat_ray.hardware import device_name, peak_memory_bytes
 from dynat_ray.methods.contract import ContractError
 from dynat_ray.storage.checkpoint_names import checkpoint_name
 from dynat_ray.training.acceleration_record import record_acceleration
-from dynat_ray.training.agreement import (
-    FiniteLossWatch,
-    SharedUserError,
-    on_all_workers,
-    require_finite_weights,
-)
+from dynat_ray.training.agreement import SharedUserError, on_all_workers
+from dynat_ray.training.attack_watch import AttackWatch
 from dynat_ray.training.checkpoint_writer import CheckpointWriter
 from dynat_ray.training.device import usable_precision
 from dynat_ray.training.final_models import save_models
+from dynat_ray.training.finiteness import ADVICE, FiniteWatch, require_finite_state
 from dynat_ray.training.optimisation import build_optimizer, learning_rate, set_learning_rate
 from dynat_ray.training.resolution import shrunk
 from dynat_ray.training.resuming import resume
@@ -45,7 +42,7 @@ def train(config: RunConfig, session: Session) -> None:
         session: Where it runs; the process group exists already where there are several workers.
 
     Raises:
-        SharedUserError: What the user can correct; also a loss that is not finite.
+        SharedUserError: What the user can correct; also what is not finite.
         StopRequested: A signal asked for the end of the run; a checkpoint is written.
     """
     torch.manual_seed(config.train.seed + session.rank)
@@ -89,7 +86,8 @@ class Trainer:
         )
         self.progress = resume(session, self.networks, self.optimizer, setup)
         self.stepper = Stepper(self.networks, method, self.optimizer, config.train, session.device)
-        self._losses = FiniteLossWatch(0)
+        self._finite = FiniteWatch(0)
+        self._attacks = AttackWatch(config, setup.info.num_classes)
         self._loader_time = LoaderTime()
         self._start_log()
 
@@ -116,9 +114,10 @@ class Trainer:
             # The end of an epoch has a checkpoint of its own.
             if progress.step < loader.steps:
                 self._save_if_due()
-        self._losses.check(epoch)
+        self._finite.check(epoch)
         self._note_slow_worker()
         record = self._gather_record()
+        self._note_attacks(record)
         progress.epoch, progress.step, progress.record = epoch + 1, 0, None
         return record
 
@@ -145,7 +144,7 @@ class Trainer:
         if self.setup.carried is not None:
             self.setup.carried.write(outcome.parts)
         self._samples.add(outcome)
-        self._losses.see(outcome.loss, epoch)
+        self._finite.see(outcome.look(), epoch)
 
     def end_epoch(self, record: EpochRecord | None) -> None:
         """Validates, keeps the best weights, writes the epoch's line and its checkpoint.
@@ -176,7 +175,7 @@ class Trainer:
         self.setup.method.start_epoch(epoch)
         if self.setup.carried is not None:
             self.setup.carried.start_epoch(epoch)
-        self._losses = FiniteLossWatch(self.progress.step)
+        self._finite = FiniteWatch(self.progress.step)
         self._loader_time = LoaderTime()
         self._start_log()
 
@@ -209,7 +208,7 @@ class Trainer:
         notice = self.checkpoints.look()
         if notice == Notice.NOTHING:
             return
-        self._losses.check(self.progress.epoch)
+        self._finite.check(self.progress.epoch)
         self.progress.record = self._gather_record()
         self._begin_checkpoint({})
         self.checkpoints.comply(notice)
@@ -217,16 +216,22 @@ class Trainer:
 
     def _begin_checkpoint(self, line: dict[str, Any]) -> None:
         """Begins to write a checkpoint, which is reported with the `line`."""
-        require_finite_weights(self.networks.core)
         progress = self.progress
         state = collect_state(progress, self.networks, self.optimizer, self.setup)
+        require_finite_state(state)
         self.checkpoints.begin(line, checkpoint_name(progress.epoch, progress.step), state)
 
     def _validate(self, last: bool) -> ValidationAccuracy | None:
         loader = self.setup.validation_loader
         if loader is None or not (last or self.progress.epoch % self.config.eval.every_epochs == 0):
             return None
-        return validate(self.networks.evaluated, loader, self.config)
+        accuracy = validate(self.networks.evaluated, loader, self.config)
+        if accuracy.undefined:
+            raise SharedUserError(
+                f"the logits of {accuracy.undefined} of {accuracy.images} validation images are "
+                f"not finite after epoch {self.progress.epoch - 1}; {ADVICE}"
+            )
+        return accuracy
 
     def _keep_if_best(self, accuracy: ValidationAccuracy) -> bool:
         """Keeps the weights if none before were better; returns whether."""
@@ -287,6 +292,10 @@ class Trainer:
             self.session.note(
                 f"this processor has no instructions for {wanted}; {precision} is used"
             )
+
+    def _note_attacks(self, record: EpochRecord | None) -> None:
+        if record is not None and (word := self._attacks.look(record, self.progress)):
+            self.session.note(f"epoch {self.progress.epoch + 1}: {word}")
 
     def _note_slow_worker(self) -> None:
         slow = find_slow_worker(self.session.device, self.session.place)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dynat_ray import keyed_random
 from dynat_ray.acceleration.modes import frozen
-from dynat_ray.collectives import sum_over_workers
+from dynat_ray.collectives import gather_over_workers
 from dynat_ray.config import RunConfig
 from dynat_ray.data import Loader
 from dynat_ray.perturb.pgd import PGD
+from dynat_ray.perturb.signals import predicted_classes
 from dynat_ray.perturb.threat import Threat
 
 # PGD's step as a part of eps: the field's 2/255 at 8/255.
@@ -21,10 +23,19 @@ _STEP_RATIO = 0.25
 
 @dataclass(frozen=True)
 class ValidationAccuracy:
-    """Accuracies in percent, over all workers."""
+    """What the images of the validation split gave, each counted once.
+
+    Attributes:
+        clean: Accuracy in percent.
+        robust: The same under PGD.
+        images: How many there are.
+        undefined: For how many of them logits were not finite; they count as wrong.
+    """
 
     clean: float
     robust: float
+    images: int
+    undefined: int
 
 
 def validate(network: nn.Module, loader: Loader, config: RunConfig) -> ValidationAccuracy:
@@ -40,17 +51,24 @@ def validate(network: nn.Module, loader: Loader, config: RunConfig) -> Validatio
     """
     threat = Threat(config.threat.norm, config.threat.eps)
     attack = PGD(threat=threat, steps=config.eval.steps, step_size=_STEP_RATIO * threat.eps)
-    counts = torch.zeros(3, dtype=torch.float64)
+    seen: list[Tensor] = []
     for batch in loader.iterate(0):
         images = batch.images.float() / 255
         with frozen(network), torch.no_grad():
-            clean = network(images).argmax(dim=1) == batch.labels
+            predicted = predicted_classes(network(images))
+        clean = predicted == batch.labels
         keys = keyed_random.combine(config.train.seed, batch.indices)
         attacked = attack(network, images, batch.labels, ratios=clean.float(), keys=keys)
         with frozen(network), torch.no_grad():
-            robust = clean & (network(attacked.images).argmax(dim=1) == batch.labels)
-        found = torch.stack([clean.sum(), robust.sum(), torch.tensor(len(clean)).to(clean.device)])
-        counts += found.double().cpu()
-    device = next(network.parameters()).device
-    clean_count, robust_count, samples = sum_over_workers(counts.float().to(device)).tolist()
-    return ValidationAccuracy(100 * clean_count / samples, 100 * robust_count / samples)
+            attacked_predicted = predicted_classes(network(attacked.images))
+        robust = clean & (attacked_predicted == batch.labels)
+        undefined = (predicted < 0) | (attacked_predicted < 0)
+        seen.append(torch.stack([batch.indices, clean, robust, undefined], dim=1))
+    everyone = gather_over_workers(torch.cat(seen)).cpu()
+    # The last batch is filled up, so that each worker has an image: one may have come twice.
+    _, first = np.unique(everyone[:, 0].numpy(), return_index=True)
+    clean_count, robust_count, undefined_count = everyone[first, 1:].sum(dim=0).tolist()
+    total = len(first)
+    return ValidationAccuracy(
+        100 * clean_count / total, 100 * robust_count / total, total, undefined_count
+    )

@@ -36,15 +36,15 @@ def test_a_shard_is_exactly_what_the_library_does(
 
 def test_sharded_autoattack_agrees_with_the_library(robust: Victim) -> None:
     """Other seeds and other batches may decide a sample on the edge otherwise, hardly any."""
-    images, labels = robust.images[:120], robust.labels[:120]
+    images, labels = robust.images[:40], robust.labels[:40]
     found = evaluate_attacks(
-        robust.model, images, labels, ["autoattack"], Threat("Linf", EPS), batch_size=60
+        robust.model, images, labels, ["autoattack"], Threat("Linf", EPS), batch_size=20
     )["autoattack"]
     direct = AutoAttack(robust.model, norm="Linf", eps=EPS, seed=0)
     with torch.random.fork_rng():
         _, predicted = direct.run_standard_evaluation(images, labels, batch_size=200)
     agreeing = found.correct == (predicted == labels).numpy()
-    assert agreeing.mean() >= 0.995
+    assert (~agreeing).sum() <= 1
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from dynat_ray.data import load_info, load_labels, load_split, load_test_images
+from dynat_ray.data.info import describe_file
 from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.errors import UserError
 from tests.data.conftest import WriteFolder
@@ -61,3 +64,35 @@ def test_an_image_of_one_row_is_read(write_folder: WriteFolder, tmp_path: Path) 
     prepare_dataset(f"folder:{root}", out, progress=False)
     images, _ = load_split(out, "train", image_size=4)
     assert images[0].unique().tolist() == [200]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "words"),
+    [
+        ((torch.float32, (359, 1, 8, 8)), (torch.int64, (359,), 3), "holds images"),
+        ((torch.uint8, (359, 3, 8, 8)), (torch.int64, (359,), 3), "holds images"),
+        ((torch.uint8, (358, 1, 8, 8)), (torch.int64, (359,), 3), "holds images"),
+        ((torch.uint8, (359, 64)), (torch.int64, (359,), 3), "holds images"),
+        ((torch.uint8, (359, 1, 8, 8)), (torch.int32, (359,), 3), "holds labels"),
+        ((torch.uint8, (359, 1, 8, 8)), (torch.int64, (359, 1), 3), "holds labels"),
+        ((torch.uint8, (359, 1, 8, 8)), (torch.int64, (359,), 10), "holds labels"),
+        ((torch.uint8, (359, 1, 8, 8)), (torch.int64, (359,), -1), "holds labels"),
+        (None, (torch.int64, (359,), 3), "damaged"),
+        ((torch.uint8, (359, 1, 8, 8)), None, "damaged"),
+    ],
+)
+def test_tensors_of_another_kind_are_refused(
+    digits: Path, tmp_path: Path, images: Any, labels: Any, words: str
+) -> None:
+    info = load_info(digits)
+    assert info.counts["test"] == 359
+    tensors = {}
+    if images is not None:
+        tensors["images"] = torch.zeros(images[1], dtype=images[0])
+    if labels is not None:
+        tensors["labels"] = torch.full(labels[1], labels[2], dtype=labels[0])
+    save_file(tensors, tmp_path / "test.safetensors")
+    info.files["test.safetensors"] = describe_file(tmp_path / "test.safetensors")
+    info.save(tmp_path)
+    with pytest.raises(UserError, match=rf"test\.safetensors.*{words}"):
+        load_split(tmp_path, "test")

@@ -40,6 +40,13 @@ class Cluster:
             yield from run_shards(model, images, labels, [shard], seed=asked["seed"])
 
 
+def test_shards_follow_from_the_settings_alone(small_config: RunConfig) -> None:
+    # The plan that digits' 359 test images have always had.
+    config = override(small_config, {"eval.batch_size": 256})
+    assert final_table._shard_size(359, config) == 180
+    assert final_table._shard_size(10_000, config) == 256
+
+
 @pytest.fixture
 def folder(small_config: RunConfig, tmp_path: Path) -> Path:
     train(small_config, LocalSession(tmp_path, torch.device("cpu")))
@@ -117,3 +124,25 @@ def test_a_table_that_was_cut_short_goes_on(
     assert measure(folder, other, 1, ["pgd-2"])["pgd-2"]["accuracy"] != wanted["pgd-2"]["accuracy"]
     final_table.measure(folder, images.flip(0), labels.flip(0), config, ["pgd-2"], workers=1)
     assert cluster.shards == 12
+
+
+def test_a_table_goes_on_with_another_number_of_workers(
+    small_config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = override(small_config, {"eval.batch_size": 256, "eval.samples": 30})
+    attacks = ["pgd-2", "square"]
+    elsewhere = folder.parent / "elsewhere"
+    shutil.copytree(folder, elsewhere / "model")
+    Cluster(monkeypatch, CPU=7)
+    wanted = measure(elsewhere / "model", config, 7, attacks)
+
+    cluster = Cluster(monkeypatch, CPU=7)
+    cluster.dies_after = 1
+    with pytest.raises(KeyboardInterrupt):
+        measure(folder, config, 7, attacks)
+    cluster.dies_after = 1 << 30
+    assert measure(folder, config, 1, attacks) == wanted
+    for workers in (2, 3, 7):
+        assert measure(folder, config, workers, attacks) == wanted
+    # The 30 images that the costly attack sees too, and the 30 others.
+    assert cluster.shards == 2

@@ -196,3 +196,26 @@ def test_checksum_of_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert checksum_code(model) == before
     file.write_text(file.read_text() + "    # another line\n")
     assert checksum_code(model) != before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seconds": "x"},
+        {"seconds": float("nan")},
+        {"outcomes": None},
+        {"outcomes": {}},
+        {"outcomes": {"clean": {"predicted": [1], "fooled_by": [1]}}},
+        {"outcomes": {"clean": 3, "fgsm": 3}},
+    ],
+)
+def test_a_line_that_does_not_fit_its_shard_is_done_again(
+    tmp_path: Path, change: dict[str, object]
+) -> None:
+    path = tmp_path / "state.jsonl"
+    _do(path, 3, resume=False)
+    header, *lines = path.read_text().splitlines()
+    lines[1] = json.dumps(json.loads(lines[1]) | change)
+    path.write_text("\n".join([header, *lines, ""]))
+    assert _do(path, 1, resume=True) == 2
+    assert _do(path, 0, resume=True) == 3

@@ -49,6 +49,33 @@ def test_settings_of_the_run_come_along(tmp_path: Path) -> None:
     assert load_subject(str(tmp_path / "model")).run is None
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("threat: {norm: L7}", "threat.norm is 'L7'"),
+        ("threat: {eps: x}", "threat.eps is 'x'"),
+        ("data: {path: [a]}", "data.path is"),
+        ("data: {image_size: -1}", "data.image_size is -1"),
+        ("eval: {samples: many}", "eval.samples is 'many'"),
+        ("train: {seed: 1.5}", "train.seed is 1.5"),
+        ("data: &a {path: *a}", "stands for more than"),
+        ("a: !!python/object/apply:os.system [ls]", "not valid YAML"),
+        ("a: 2001-99-99", "not valid YAML"),
+    ],
+)
+def test_settings_of_a_strangers_run_are_checked(tmp_path: Path, text: str, words: str) -> None:
+    save_model(_model(), tmp_path / "model")
+    (tmp_path / "config.yaml").write_text(text + "\n")
+    with pytest.raises(UserError, match=rf"config\.yaml.*{words}"):
+        load_subject(str(tmp_path))
+
+
+def test_what_an_evaluation_has_no_use_for_is_left_out(tmp_path: Path) -> None:
+    save_model(_model(), tmp_path / "model")
+    (tmp_path / "config.yaml").write_text("method: {name: nobody}\ndata: {path: here, more: 1}\n")
+    assert load_subject(str(tmp_path)).settings == {"data.path": "here"}
+
+
 def test_images_of_any_size_are_brought_to_the_models(tmp_path: Path) -> None:
     save_model(_model(), tmp_path)
     subject = load_subject(str(tmp_path))

@@ -17,7 +17,8 @@ from dynat_ray.settings import override
 from dynat_ray.training import timing, trainer
 from dynat_ray.training.session import LocalSession
 
-_PAUSE = 0.4
+# Of what a step takes: the other worker is as slow where the machine is busy.
+_PAUSE = 4
 _BAD_STEP = 2
 
 
@@ -37,10 +38,15 @@ def _train(rank: int, config: RunConfig, folder: Path, fault: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     step = trainer.Stepper.step
 
+    took = 0.1
+
     def faulty(self: Any, batch: Any, epoch: int, global_step: int, size: int) -> Any:
+        nonlocal took
         if rank == 1 and fault == "slow":
-            time.sleep(_PAUSE)
+            time.sleep(_PAUSE * took)
+        begin = time.perf_counter()
         outcome = step(self, batch, epoch, global_step, size)
+        took = time.perf_counter() - begin
         if rank == 1 and fault == "nan" and global_step == _BAD_STEP:
             outcome.loss.fill_(float("nan"))
         return outcome

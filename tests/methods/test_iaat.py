@@ -62,6 +62,16 @@ def test_a_sample_drawn_twice_remembers_the_mean_and_extra_images_nothing() -> N
     torch.testing.assert_close(memory.read(torch.tensor([0, 1, 7])), torch.tensor([0.3, 1.0, 1.0]))
 
 
+def test_what_is_not_finite_is_not_remembered() -> None:
+    memory = SampleMemory(3, initial=1.0)
+    memory.start_epoch(0)
+    bad = torch.tensor([float("nan"), float("inf"), 0.5])
+    memory.write(torch.arange(3), bad)
+    assert memory.state_dict()["written"].isfinite().all()
+    memory.start_epoch(1)
+    assert memory.read(torch.arange(3)).tolist() == [1, 1, 0.5]
+
+
 def test_memory_survives_a_checkpoint_inside_an_epoch() -> None:
     memory = SampleMemory(3, initial=1.0)
     memory.start_epoch(0)

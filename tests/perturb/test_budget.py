@@ -52,6 +52,41 @@ def test_the_means_begin_with_the_first_correct_samples() -> None:
     assert float(expected[correct].mean()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("signal", ["gap", "skewness"])
+def test_a_sample_whose_signal_is_not_finite_counts_as_wrong(bad: float, signal: str) -> None:
+    rule, without = (BudgetRule(1.0, 0.3, 0.5, 1.5) for _ in range(2))
+    gap, skewness = torch.rand(8), torch.rand(8)
+    correct = torch.ones(8, dtype=torch.bool)
+    wanted = without.ratios(gap, skewness, torch.arange(8) > 0)
+    values = gap if signal == "gap" else skewness
+    values[0] = bad
+    found = rule.ratios(gap, skewness, correct)
+    torch.testing.assert_close(found, wanted)
+    assert found[0] == 1
+    assert rule.state_dict() == pytest.approx(without.state_dict())
+
+
+def test_a_batch_without_a_finite_signal_changes_nothing() -> None:
+    rule = BudgetRule(1.0, 0.3, 0.5, 1.5)
+    correct = torch.ones(8, dtype=torch.bool)
+    rule.ratios(torch.rand(8), torch.rand(8), correct)
+    before = rule.state_dict()
+    nothing = torch.full((8,), math.nan)
+    assert rule.ratios(nothing, nothing, correct).tolist() == [1] * 8
+    assert rule.state_dict() == before
+
+
+def test_extreme_coefficients_give_finite_budgets() -> None:
+    rule = BudgetRule(gap_coef=-1e6, skew_coef=0.0, min_ratio=0.0, max_ratio=1.5)
+    correct = torch.ones(2, dtype=torch.bool)
+    rule.ratios(torch.zeros(2), torch.zeros(2), correct)
+    for _ in range(400):  # until the mean of the factors is 0 in float32
+        ratios = rule.ratios(torch.ones(2), torch.zeros(2), correct)
+        rule._gap = torch.zeros(())
+        assert ratios.isfinite().all()
+
+
 def test_state_goes_on() -> None:
     torch.manual_seed(1)
     rule, copy = (BudgetRule(1.0, 0.3, 0.5, 1.5) for _ in range(2))

@@ -47,6 +47,20 @@ def read(memory: CarriedPerturbations, indices: torch.Tensor) -> torch.Tensor:
     return found
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_leaves_the_change_before(small_config: RunConfig, bad: float) -> None:
+    memory = carried(small_config, [])
+    memory.start_epoch(0)
+    change = torch.full((3, 1, 8, 8), EPS)
+    keep(memory, change, INDICES)
+    broken = torch.zeros_like(change)
+    broken[1, 0, 2, 3] = bad
+    keep(memory, broken, INDICES)
+    memory.start_epoch(1)
+    change[[0, 2]] = 0
+    torch.testing.assert_close(read(memory, INDICES), change, atol=EPS / 127 * 1.01, rtol=0)
+
+
 def test_a_change_comes_back_in_the_next_epoch_and_not_after_the_last(
     small_config: RunConfig,
 ) -> None:

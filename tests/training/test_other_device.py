@@ -22,7 +22,7 @@ from tests.small_run import SMALL
 
 SMALLER = {
     **SMALL,
-    "data.limit": 120,
+    "data.limit": 88,
     "optim.lr": 0.01,
     "train.epochs": 1,
     "train.batch_size": 40,

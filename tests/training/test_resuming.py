@@ -16,7 +16,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.settings import override
 from dynat_ray.storage.run_folder import open_run_folder, read_run_config
 from dynat_ray.training import checkpoint, resuming, trainer
-from dynat_ray.training.agreement import SharedUserError, require_finite_weights
+from dynat_ray.training.agreement import SharedUserError
 from dynat_ray.training.final_models import trained_epochs
 from dynat_ray.training.resuming import _newest_state
 from dynat_ray.training.session import LocalSession, Notice, StopRequested
@@ -182,15 +182,6 @@ def test_models_of_fewer_epochs_are_not_those_of_the_run(
     with pytest.raises(OSError, match="no space"):
         train(small_config, LocalSession(tmp_path, CPU))
     assert trained_epochs(tmp_path) == 1
-
-
-def test_weights_that_are_not_finite_are_never_saved() -> None:
-    network = torch.nn.Linear(2, 2)
-    require_finite_weights(network)
-    with torch.no_grad():
-        network.weight[0, 0] = float("inf")
-    with pytest.raises(UserError, match="weights are not finite"):
-        require_finite_weights(network)
 
 
 def test_minutes_count_across_epochs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

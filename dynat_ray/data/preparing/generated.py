@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dynat_ray.data.preparing.archives import unpack_member
 from dynat_ray.data.preparing.image_sets import ArrayImages
 from dynat_ray.errors import UserError
+
+_MOST_IMAGES = 2**27
+"""Their labels and places, which are held in memory, then take 2 GiB."""
 
 
 def read_generated(path: Path, scratch: Path) -> tuple[list[str], ArrayImages]:
@@ -38,7 +43,10 @@ def read_generated(path: Path, scratch: Path) -> tuple[list[str], ArrayImages]:
         raise UserError(
             f"{path}: 'image' is {images.dtype} {images.shape}; it must be uint8 (N, H, W, 3)"
         )
-    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+    _, height, width, _ = images.shape
+    if len(images) > _MOST_IMAGES or height * width > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
+        raise UserError(f"{path}: {len(images):,} images of {height:,} x {width:,} are too many")
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         raise UserError(
             f"{path}: 'label' is {labels.dtype} {labels.shape}; it must be {len(images)} integers, "
             "one per image"
@@ -57,10 +65,29 @@ def read_generated(path: Path, scratch: Path) -> tuple[list[str], ArrayImages]:
 
 def _open_array(path: Path, name: str, scratch: Path) -> NDArray[Any]:
     target = scratch / f"{name}.npy"
+    if not unpack_member(path, f"{name}.npy", target):
+        raise UserError(f"{path} has no array '{name}'; it needs 'image' and 'label'")
     try:
-        unpack_member(path, f"{name}.npy", target)
+        _require_whole(target)
         return np.load(target, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-    except KeyError:
-        raise UserError(f"{path} has no array '{name}'; it needs 'image' and 'label'") from None
-    except ValueError as error:
+    except Exception as error:  # A header is parsed as Python, where anything may be wrong.
         raise UserError(f"{path}: cannot read array '{name}' ({error})") from None
+
+
+def _require_whole(file: Path) -> None:
+    """Raises `ValueError` unless a .npy file has as many bytes as its header says.
+
+    Headers of later versions than the first, which such arrays never need, may be gigabytes long
+    and are read at once.
+    """
+    with file.open("rb") as opened:
+        version = np.lib.format.read_magic(opened)
+        if version != (1, 0):
+            raise ValueError(f"its format is {version}, that of image arrays (1, 0)")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(opened)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        found = file.stat().st_size - opened.tell()
+    declared = math.prod(shape) * dtype.itemsize
+    if declared != found or min(shape, default=0) < 0:
+        raise ValueError(f"it declares {declared:,} bytes and has {found:,}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import BinaryIO
 
 import numpy as np
@@ -15,6 +16,12 @@ _GREY_MODES = frozenset({"1", "L", "LA", "La"}) | _WIDE_MODES
 _UPRIGHT = frozenset({"TIFF", "PNG"})
 """Formats whose EXIF orientation is left alone: Pillow turns TIFF itself, and would have to decode
 a PNG, which hardly ever has one, to know the size of the upright image."""
+
+
+_FORMATS = frozenset(
+    {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
+)
+"""What images come in. Pillow reads more, PostScript among them, for which it runs Ghostscript."""
 
 
 class BadImage(Exception):
@@ -31,7 +38,7 @@ def read_header(file: BinaryIO, name: str) -> tuple[int, tuple[int, int]]:
             refuses those).
     """
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=_known_formats()) as image:
             width, height = image.size
             channels = 1 if image.mode in _GREY_MODES else 3
             if image.format not in _UPRIGHT and _lies_on_its_side(image):
@@ -61,7 +68,7 @@ def read_pixels(file: BinaryIO, name: str, channels: int, side: int = 0) -> Pixe
         BadImage: The file is damaged, truncated or no image.
     """
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=_known_formats()) as image:
             if side and min(image.size) > side:
                 # A JPEG decoder can halve sizes on the way, which is much cheaper.
                 width, height = image.size
@@ -96,6 +103,13 @@ def shrink(image: Image.Image, side: int) -> Image.Image:
         return image
     box = (left, top, left + shorter, top + shorter)
     return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
+
+
+@cache
+def _known_formats() -> list[str]:
+    """Returns those of the formats that this Pillow was built with."""
+    Image.init()
+    return sorted(_FORMATS & Image.OPEN.keys())
 
 
 def _lies_on_its_side(image: Image.Image) -> bool:

@@ -220,3 +220,26 @@ def test_npz_gives_a_training_split(tmp_path: Path) -> None:
     assert labels.tolist() == LABELS.tolist()
     with pytest.raises(UserError, match="has no test split, only train"):
         load_split(tmp_path / "out", "test")
+
+
+def test_links_that_lead_back_are_left_out(write_folder: WriteFolder, tmp_path: Path) -> None:
+    root = write_folder()
+    (root / "train" / "cat" / "round").symlink_to(root)
+    (root / "train" / "dog" / "there").symlink_to(root / "train" / "cat")
+    (root / "train" / "cat" / "and back").symlink_to(root / "train" / "dog")
+    info = prepare_dataset(f"folder:{root}", tmp_path / "out", progress=False)
+    # The images of cats count as dogs too, and the other way round: once each.
+    assert load_split(tmp_path / "out", "train")[1].bincount().tolist() == [12, 12, 6]
+    assert info.counts == {"train": 30, "test": 6}
+
+
+def test_a_pipe_is_no_image(write_folder: WriteFolder, tmp_path: Path) -> None:
+    root = write_folder()
+    os.mkfifo(root / "train" / "cat" / "pipe.png")
+    refused(f"folder:{root}", tmp_path / "out", r"pipe.png \(not a regular file\)")
+
+
+def test_an_image_that_is_a_program_is_no_image(write_folder: WriteFolder, tmp_path: Path) -> None:
+    root = write_folder()
+    Image.new("RGB", (8, 8)).save(root / "train" / "cat" / "x.png", "EPS")
+    refused(f"folder:{root}", tmp_path / "out", r"x.png \(not an image\)")
