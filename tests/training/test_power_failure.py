@@ -46,9 +46,9 @@ TINY = {
 LEFT = (0.0, 0.6)
 
 
-def failures(write: Callable[[], None], left: float) -> Iterator[int]:
+def failures(write: Callable[[], None], left: float, every: int = 1) -> Iterator[int]:
     """Lets the power fail before each operation of `write` in turn; yields after each failure."""
-    for operation in range(1, 1000):
+    for operation in range(1, 1000, every):
         with pytest.MonkeyPatch.context() as patch:
             disk = FailingDisk(operation, left).install(patch)
             with suppress(PowerFailed):
@@ -203,7 +203,9 @@ def test_a_run_goes_on_from_every_step(
         train(override(config, {"train.epochs": 1}), LocalSession(before, CPU))
     shutil.copytree(before, folder)
     expected = {name: load_model(whole / name).state_dict() for name in ("model", "model_last")}
-    for operation in failures(lambda: train(config, LocalSession(folder, CPU)), 0.5):
+    # Most steps of a first epoch are those of any other.
+    every = 1 if begun else 3
+    for operation in failures(lambda: train(config, LocalSession(folder, CPU)), 0.5, every):
         if begun:
             load_model(folder)
         assert trained_epochs(folder) <= config.train.epochs
