@@ -15,6 +15,8 @@ _QUIET = {
 }
 _QUIET_PROCESSES = 8
 _STARTS = 3
+# Paths of sockets have at most 103 characters on some systems, and Ray adds 64 to its folder's.
+_LONGEST_BASE = 25
 _TIMED_OUT = "timed out during startup"
 # A message about every small machine on which several runs start side by side.
 _CHATTER = "maximum expected startup concurrency"
@@ -22,8 +24,12 @@ for _name, _value in _QUIET.items():
     os.environ.setdefault(_name, _value)
 
 import logging  # noqa: E402
+import secrets  # noqa: E402
+import stat  # noqa: E402
+import tempfile  # noqa: E402
 import threading  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
+from collections.abc import Iterator, Sequence  # noqa: E402
+from contextlib import contextmanager, suppress  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import ray  # noqa: E402
@@ -31,6 +37,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noq
 
 from dynat_ray.distributed.ray_internals import (  # noqa: E402
     autoscaling_limits,
+    forget_token,
+    has_token,
     hide_messages,
     stay_on_loopback,
 )
@@ -41,8 +49,8 @@ from dynat_ray.interrupt import interrupt_on_sigterm  # noqa: E402
 def connect() -> None:
     """Attaches to the cluster that `RAY_ADDRESS` names, else starts one on this machine.
 
-    A local cluster listens on loopback only and ends with the process. Ray's own log lines are
-    kept from the terminal.
+    A local cluster listens on loopback only, obeys nobody but this process and its own, and ends
+    with it. Ray's own log lines are kept from the terminal.
 
     Raises:
         UserError: `RAY_ADDRESS` names a cluster that does not answer, or none starts here.
@@ -70,18 +78,30 @@ def _start() -> None:
                 f"the Ray cluster at RAY_ADDRESS={address} does not answer: {error}"
             ) from None
         return
-    # Without a word here Ray writes a token file that later `ray start`s on this machine obey.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     # On few cores Ray would warn of so many processes, most of which do next to nothing.
     os.environ.setdefault(
         "RAY_worker_maximum_startup_concurrency", str(max(_QUIET_PROCESSES, os.cpu_count() or 1))
     )
     stay_on_loopback()
+    with _own_token():
+        _start_local()
+
+
+def _start_local() -> None:
     for _ in range(_STARTS):
         try:
             # With its dashboard, though nobody looks at it: the State API is a part of that.
-            ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(
+                address="local",
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(_private_folder() / "r"),
+            )
             return
+        except ray.exceptions.AuthenticationError as error:
+            raise UserError(
+                f"Ray can't use the token that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH gives: {error}"
+            ) from None
         except Exception as error:
             # Ray raises a plain one when its processes take more than half a minute to answer.
             if _TIMED_OUT not in str(error):
@@ -92,6 +112,54 @@ def _start() -> None:
         "takes all of its cores; end some of it, or start a cluster (ray start --head) and set "
         "RAY_ADDRESS"
     )
+
+
+@contextmanager
+def _own_token() -> Iterator[None]:
+    """While its context lasts, a Ray that starts takes a token that nobody else knows.
+
+    Ray's processes inherit it and this one remembers it, so that it need not stay in the
+    environment, where a later cluster or command would take it for the user's. `RAY_AUTH_MODE` is
+    the user's word: `disabled` starts Ray without a token, `token` with the user's, where there is
+    one. Without a word Ray itself asks for tokens, and would write one into the user's home.
+    """
+    before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+    mode = (before["RAY_AUTH_MODE"] or "").lower()
+    if not mode:
+        os.environ.pop("RAY_AUTH_MODE", None)
+    forget_token()
+    if not mode or (mode == "token" and not has_token()):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        forget_token()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _private_folder() -> Path:
+    """Returns the folder for Ray's sockets and logs, which Ray itself lets everybody write to.
+
+    Raises:
+        UserError: Somebody else made it.
+    """
+    base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).absolute()
+    if "RAY_TMPDIR" not in os.environ and len(str(base)) > _LONGEST_BASE:
+        base = Path("/tmp")
+    base.mkdir(parents=True, exist_ok=True)
+    folder = base / f"ray-{os.getuid()}"
+    with suppress(FileExistsError):  # Whatever it is, it is looked at next.
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise UserError(
+            f"{folder} is no folder of yours that others can't open, so Ray's sockets would not be "
+            "safe there; remove it, or set RAY_TMPDIR to a folder of yours"
+        )
+    return folder
 
 
 def cluster_total(kind: str) -> float:

@@ -21,10 +21,12 @@ from ray.train.torch import TorchConfig
 from dynat_ray.distributed.ray_internals import (
     flag_is_set,
     is_command,
+    open_store_with,
     preemption_info,
     remove_flag,
     set_flag,
 )
+from dynat_ray.distributed.rendezvous import listen_on_little, node_address, open_store
 from dynat_ray.training.session import Notice
 
 _SIGTERM_STATUS = 128 + signal.SIGTERM  # What a shell calls the exit of a process that it ended.
@@ -55,13 +57,22 @@ def _listen_to_sigterm() -> None:
 
 
 class _ListeningBackend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        machines = set(worker_group.execute(node_address))
+        worker_group.execute(listen_on_little, one_machine=len(machines) == 1)
+        open_store_with(open_store)
+        super().on_start(worker_group, backend_config)
+
     def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
         super().on_training_start(worker_group, backend_config)
         worker_group.execute(_listen_to_sigterm)
 
 
 class ListeningTorch(TorchConfig):
-    """PyTorch's process group, on workers that a SIGTERM does not end at once."""
+    """PyTorch's process group, on workers that a SIGTERM does not end at once.
+
+    It listens on loopback where all workers are on one machine.
+    """
 
     @property
     def backend_cls(self) -> type[_ListeningBackend]:

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray._private import ray_constants
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 from ray.experimental import internal_kv
 
 if TYPE_CHECKING:
@@ -35,6 +37,20 @@ def stay_on_loopback() -> None:
     """
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ.setdefault(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0")
+
+
+def has_token() -> bool:
+    """Returns whether Ray finds a token: in the environment, or in a file that it names or knows.
+
+    Where it finds none, `ray.init` writes one into the user's home.
+    """
+    return bool(AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
+
+
+def forget_token() -> None:
+    """Makes a process that is attached to no Ray look for a token anew, where it has found one."""
+    if not ray._private.worker.global_worker.connected:
+        AuthenticationTokenLoader.instance().reset_cache()
 
 
 def hide_messages(words: str) -> None:
@@ -111,3 +127,17 @@ def silence_reports() -> None:
     from ray.train.v2._internal.execution import context
 
     context.logger.setLevel(logging.CRITICAL)
+
+
+def open_store_with(opener: Callable[[], tuple[str, int]]) -> None:
+    """Has the first worker of a training open the store of its process group with `opener`.
+
+    Ray Train itself asks that worker for its address and a port that is free, and PyTorch then
+    opens the store there, on all interfaces; `TorchConfig` takes no store.
+
+    Args:
+        opener: Runs on that worker; returns address and port of the store.
+    """
+    import ray.train.torch.config
+
+    ray.train.torch.config.get_address_and_port = opener

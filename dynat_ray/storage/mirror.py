@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs as stores
 
@@ -38,6 +38,7 @@ _SCHEMES = ("s3", "gs", "gcs")
 _LOCAL = stores.LocalFileSystem()
 # An upload that is older was broken off; no file of a run takes that long.
 _STALE_SECONDS = 24 * 3600.0
+_KEY = re.compile(r"(?i)key|secret|token|passw|credential|signature|@")
 
 # Size and time of a file, here or there.
 _Stamp = tuple[int, object]
@@ -53,7 +54,8 @@ def is_address(text: str) -> bool:
     parts = urlsplit(text)
     if not re.match(r"(?i)[a-z0-9+]+://", text):
         return False
-    if "@" in parts.netloc or re.search(r"(?i)key|secret|token|password", parts.query):
+    options = _decoded(f"{parts.query}#{parts.fragment}")
+    if "@" in _decoded(parts.netloc) or _KEY.search(options):
         raise UserError(
             f"the address {parts.scheme}://... holds a key; give keys through the environment of "
             "the cluster's machines (AWS_ACCESS_KEY_ID and its like) or their roles, since "
@@ -62,6 +64,13 @@ def is_address(text: str) -> bool:
     if parts.scheme not in _SCHEMES:
         raise UserError(f"'{parts.scheme}://' is no store for runs; there are s3:// and gs://")
     return True
+
+
+def _decoded(text: str) -> str:
+    """Returns `text` without percent signs, however often they were put over one another."""
+    while (plain := unquote(text)) != text:
+        text = plain
+    return text
 
 
 def open_store(address: str) -> tuple[stores.FileSystem, str]:

@@ -37,6 +37,18 @@ _VARIABLE = Fields(
     {"name": str, "value": str, "valueFrom": Fields({"secretKeyRef": _KEY})}, ("name",)
 )
 _QUANTITIES = Fields({"requests": Texts, "limits": Texts})
+_SECCOMP = Fields({"type": words("RuntimeDefault", "Localhost", "Unconfined")}, ("type",))
+_CONTAINER_SECURITY = Fields(
+    {
+        "allowPrivilegeEscalation": bool,
+        "capabilities": Fields({"drop": [str], "add": [str]}),
+        "privileged": bool,
+        "readOnlyRootFilesystem": bool,
+        "runAsNonRoot": bool,
+        "runAsUser": int,
+        "seccompProfile": _SECCOMP,
+    }
+)
 _CONTAINER = Fields(
     {
         "name": str,
@@ -47,6 +59,7 @@ _CONTAINER = Fields(
         "env": [_VARIABLE],
         "ports": [Fields({"name": str, "containerPort": int}, ("containerPort",))],
         "resources": _QUANTITIES,
+        "securityContext": _CONTAINER_SECURITY,
         "lifecycle": Fields({"preStop": Fields({"exec": Fields({"command": [str]})})}),
         "volumeMounts": [
             Fields({"name": str, "mountPath": str, "readOnly": bool}, ("name", "mountPath"))
@@ -74,7 +87,16 @@ _POD = Fields(
     {
         "restartPolicy": words("Always", "OnFailure", "Never"),
         "terminationGracePeriodSeconds": int,
-        "securityContext": Fields({"fsGroup": int, "runAsUser": int}),
+        "automountServiceAccountToken": bool,
+        "securityContext": Fields(
+            {
+                "fsGroup": int,
+                "runAsGroup": int,
+                "runAsNonRoot": bool,
+                "runAsUser": int,
+                "seccompProfile": _SECCOMP,
+            }
+        ),
         "nodeSelector": Texts,
         "tolerations": [_TOLERATION],
         "containers": [_CONTAINER],
@@ -118,6 +140,7 @@ CLUSTER = Fields(
                 "image": str,
                 "imagePullPolicy": str,
                 "resources": _QUANTITIES,
+                "securityContext": _CONTAINER_SECURITY,
             }
         ),
         "headGroupSpec": _HEAD,
@@ -155,10 +178,27 @@ CLAIM = Fields(
     },
     ("accessModes", "resources"),
 )
+_SELECTOR = Fields({"matchLabels": Texts})
+NETWORK = Fields(
+    {
+        "podSelector": _SELECTOR,
+        "policyTypes": [words("Ingress", "Egress")],
+        "ingress": [
+            Fields(
+                {
+                    "from": [Fields({"podSelector": _SELECTOR, "namespaceSelector": _SELECTOR})],
+                    "ports": [Fields({"protocol": words("TCP", "UDP"), "port": int}, ("port",))],
+                }
+            )
+        ],
+    },
+    ("podSelector",),
+)
 SPECIFICATIONS = {
     ("ray.io/v1", "RayJob"): JOB,
     ("ray.io/v1", "RayCluster"): CLUSTER,
     ("v1", "PersistentVolumeClaim"): CLAIM,
+    ("networking.k8s.io/v1", "NetworkPolicy"): NETWORK,
 }
 
 

@@ -31,7 +31,9 @@ def cluster_of(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("file", FILES, ids=[file.name for file in FILES])
 def test_all_fields_are_known(file: Path) -> None:
-    assert problems(yaml.safe_load(file.read_text())) == []
+    contents = list(yaml.safe_load_all(file.read_text()))
+    assert contents
+    assert [problems(content) for content in contents] == [[]] * len(contents)
 
 
 def test_the_check_finds_what_is_wrong() -> None:
@@ -56,6 +58,9 @@ def test_the_check_finds_what_is_wrong() -> None:
         "is unknown" in broken(*workers, 0, "template", "spec", "tolerations", 0, "k", value=1)[0]
     )
     assert "must be a list" in broken(*workers, value={})[0]
+    pod = (*workers, 0, "template", "spec")
+    assert "is unknown" in broken(*pod, "securityContext", "runAsNonroot", value=True)[0]
+    assert "must be of type bool" in broken(*pod, "automountServiceAccountToken", value="no")[0]
     del good["spec"][cluster]["workerGroupSpecs"][0]["groupName"]
     assert problems(good) == ["RayJob.spec.rayClusterSpec.workerGroupSpecs[0].groupName is missing"]
 
@@ -86,6 +91,60 @@ def test_a_cluster_has_what_a_run_needs(name: str) -> None:
     assert int(last_words.split()[-1]) < pod["terminationGracePeriodSeconds"]
     assert workers["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-gpus"] == "0"
+
+
+def pods_of(name: str) -> dict[str, dict[str, Any]]:
+    """All templates of pods, by what they are for."""
+    specification, cluster = read(name)["spec"], cluster_of(name)
+    pods = {"head": cluster["headGroupSpec"]["template"]}
+    for group in cluster["workerGroupSpecs"]:
+        pods[group["groupName"]] = group["template"]
+    if "submitterPodTemplate" in specification:
+        pods["submitter"] = specification["submitterPodTemplate"]
+    return pods
+
+
+@pytest.mark.parametrize("name", ["rayjob.yaml", "raycluster.yaml"])
+def test_pods_have_no_rights_that_they_do_not_need(name: str) -> None:
+    pods = pods_of(name)
+    assert set(pods) - {"submitter"} == {"head", "gpu"}
+    containers = [has_least_rights(cluster_of(name)["autoscalerOptions"])]
+    for purpose, template in pods.items():
+        pod = template["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] != 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod.get("automountServiceAccountToken", True) is (purpose == "head")
+        containers += [has_least_rights(each) for each in pod["containers"]]
+    assert containers == [True] * len(containers)
+
+
+def has_least_rights(container: dict[str, Any]) -> bool:
+    context = container["securityContext"]
+    return bool(context == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}})
+
+
+def test_a_jobs_pods_are_all_described() -> None:
+    """One that KubeRay describes itself would have more rights."""
+    assert "submitter" in pods_of("rayjob.yaml")
+
+
+def test_only_who_needs_it_reaches_the_pods() -> None:
+    policies = list(yaml.safe_load_all((FOLDER / "network.yaml").read_text()))
+    rules = {each["spec"]["podSelector"]["matchLabels"]["dynat-ray"]: each for each in policies}
+    for name in ("rayjob.yaml", "raycluster.yaml"):
+        for purpose, template in pods_of(name).items():
+            label = "submitter" if purpose == "submitter" else "node"
+            assert template["metadata"]["labels"] == {"dynat-ray": label}
+            assert label in rules
+    for each in policies:
+        assert each["spec"]["policyTypes"] == ["Ingress"]
+    assert rules["submitter"]["spec"]["ingress"] == []
+    own, others = rules["node"]["spec"]["ingress"]
+    assert own == {"from": [{"podSelector": {"matchLabels": {"dynat-ray": "node"}}}]}
+    assert [each["port"] for each in others["ports"]] == [8265]
+    # An empty selector would be everybody.
+    assert all(each["podSelector"]["matchLabels"] for each in others["from"])
 
 
 def test_the_jobs_command_is_one_of_ours() -> None:

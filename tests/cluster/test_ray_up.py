@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import jsonschema
 import pytest
 import ray
 import yaml
+from ray.autoscaler._private.aws.config import _create_default_ssh_inbound_rules
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 FOLDER = Path(__file__).parents[2] / "cluster" / "ray-up"
@@ -61,6 +63,65 @@ def test_runs_go_to_the_shared_folder(name: str) -> None:
     assert "-v /shared:/shared" in options
     assert "--env DYNAT_RAY_OUT=/shared/runs" in options
     assert any(option.startswith("--shm-size=") for option in options)
+
+
+def node_configs() -> list[dict[str, Any]]:
+    types = read("aws.yaml")["available_node_types"]
+    return [each["node_config"] for each in types.values()]
+
+
+def test_aws_nodes_are_in_a_group_of_their_own_that_ray_does_not_fill() -> None:
+    content = read("aws.yaml")
+    assert "security_group" not in content["provider"]
+    assert [each["SecurityGroupIds"] for each in node_configs()] == [["SECURITY_GROUP"]] * 2
+    # Ray adds these to any group that it makes, or that has no rules.
+    rules = _create_default_ssh_inbound_rules()
+    assert rules[0]["IpRanges"] == [{"CidrIp": "0.0.0.0/0"}], "then its own groups may be used"
+    readme = (FOLDER.parent / "README.md").read_text()
+    assert "0.0.0.0" not in readme
+    assert "--port 22 --cidr $(curl -s https://checkip.amazonaws.com)/32" in readme
+
+
+def test_aws_credentials_of_a_node_need_a_token() -> None:
+    for each in node_configs():
+        assert each["MetadataOptions"]["HttpTokens"] == "required"
+        assert each["MetadataOptions"]["HttpPutResponseHopLimit"] == 1
+        assert all(disk["Ebs"]["Encrypted"] for disk in each["BlockDeviceMappings"])
+
+
+def statements(name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((FOLDER / name).read_text())["Statement"]
+    return found
+
+
+@pytest.mark.parametrize("name", ["head-policy.json", "storage-policy.json"])
+def test_aws_roles_may_do_little(name: str) -> None:
+    for each in statements(name):
+        actions = [each["Action"]] if isinstance(each["Action"], str) else each["Action"]
+        assert not [action for action in actions if "*" in action]
+        if each["Resource"] == "*":
+            assert all(action.startswith("ec2:Describe") for action in actions)
+        if {"ec2:CreateTags", "ec2:TerminateInstances", "iam:PassRole"} & set(actions):
+            assert each["Condition"]
+
+
+def test_aws_roles_are_the_clusters() -> None:
+    content = read("aws.yaml")
+    head, worker = (each["IamInstanceProfile"]["Name"] for each in node_configs())
+    assert (head, worker) == ("dynat-ray-head", "dynat-ray-worker")
+    by_name = {each["Sid"]: each for each in statements("head-policy.json")}
+    passed = by_name["GiveThemTheirRole"]["Resource"]
+    assert passed == f"arn:aws:iam::ACCOUNT:role/{worker}"
+    start = by_name["StartWorkersOfThisClusterOnly"]["Condition"]["StringEquals"]
+    assert start["aws:RequestTag/ray-cluster-name"] == content["cluster_name"]
+    workers = content["available_node_types"]["gpu"]["node_config"]
+    assert start["ec2:InstanceType"] == workers["InstanceType"]
+    assert start["ec2:MetadataHttpTokens"] == workers["MetadataOptions"]["HttpTokens"]
+    end = by_name["NameAndEndThemLater"]["Condition"]["StringEquals"]
+    assert end["aws:ResourceTag/ray-cluster-name"] == content["cluster_name"]
+    region = content["provider"]["region"]
+    resources = json.dumps(statements("head-policy.json"))
+    assert set(re.findall(r"arn:aws:ec2:([^:]*):", resources)) == {region}
 
 
 def test_aws_workers_are_on_spot_and_as_many_as_needed() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "cluster" / "slurm" / "train.sbatch"
-SHELL = [SCRIPT, ROOT / "setup.sh"]
+SHELL = [SCRIPT, ROOT / "setup.sh", ROOT / "cluster" / "unfilled.sh"]
 _PATIENCE = 60
 
 

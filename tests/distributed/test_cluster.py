@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -117,6 +119,75 @@ def test_a_start_that_takes_too_long_is_tried_again(
         with pytest.raises(UserError, match="other work takes all of its cores"):
             connect()
         assert len(attempts) == 3
+
+
+@pytest.mark.parametrize(
+    ("word", "given"),
+    [
+        ({}, "own"),
+        ({"RAY_AUTH_MODE": ""}, "own"),
+        ({"RAY_AUTH_TOKEN": "of another cluster"}, "own"),
+        ({"RAY_AUTH_MODE": "token"}, "own"),
+        ({"RAY_AUTH_MODE": "Token", "RAY_AUTH_TOKEN": "mine"}, "mine"),
+        ({"RAY_AUTH_MODE": "disabled"}, None),
+        ({"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": "mine"}, "mine"),
+    ],
+)
+def test_each_cluster_has_a_token_of_its_own_unless_the_user_has_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch, word: dict[str, str], given: str | None
+) -> None:
+    seen: list[dict[str, str]] = []
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in word.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: seen.append(dict(os.environ)))
+    monkeypatch.setattr(cluster, "has_token", lambda: "RAY_AUTH_TOKEN" in os.environ)
+    before = dict(os.environ)
+    connect()
+    connect()
+    tokens = [each.get("RAY_AUTH_TOKEN") for each in seen]
+    if given == "own":
+        assert [len(token or "") for token in tokens] == [64, 64]
+        assert tokens[0] != tokens[1]
+        assert [each.get("RAY_AUTH_MODE") for each in seen] in ([None, None], ["token"] * 2)
+    else:
+        assert tokens == [given, given]
+        assert [each["RAY_AUTH_MODE"] for each in seen] == [word["RAY_AUTH_MODE"]] * 2
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+    assert [os.environ.get(name) for name in names] == [before.get(name) for name in names]
+
+
+def test_a_folder_for_sockets_that_others_can_open_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: None)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    connect()
+    folder = tmp_path / f"ray-{os.getuid()}"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o750)
+    with pytest.raises(UserError, match="others can't open"):
+        connect()
+    folder.rmdir()
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="others can't open"):
+        connect()
+
+
+def test_paths_of_sockets_are_short_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where the user's folder for temporary files has a long name, as on a Mac."""
+    places: list[str] = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda _temp_dir, **_: places.append(_temp_dir))
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert len(str(tmp_path)) > 25
+    connect()
+    assert places == [f"/tmp/ray-{os.getuid()}/r"]
 
 
 def test_the_address_of_the_dashboard_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,10 @@ TRAIN_CONTEXT = "ray.train.v2._internal.execution.context"
 NAMES = {
     "ray._private.ray_constants:ENABLE_RAY_CLUSTER": "stay_on_loopback",
     "ray._private.ray_constants:ENABLE_RAY_CLUSTERS_ENV_VAR": "stay_on_loopback",
+    "ray._raylet:AuthenticationTokenLoader.instance": "has_token",
+    "ray._raylet:AuthenticationTokenLoader.has_token": "has_token",
+    "ray._raylet:AuthenticationTokenLoader.reset_cache": "forget_token",
+    "ray._private.worker:global_worker.connected": "forget_token",
     "ray._private.worker:print_to_stdstream": "hide_messages",
     "ray._private.state:state.get_max_resources_from_cluster_config": "autoscaling_limits",
     "ray.experimental.internal_kv:_internal_kv_put": "set_flag",
@@ -34,6 +38,7 @@ NAMES = {
     "ray.experimental.internal_kv:_internal_kv_del": "remove_flag",
     f"{TRAIN_CONTEXT}:get_train_context": "preemption_info",
     f"{TRAIN_CONTEXT}:logger": "silence_reports",
+    "ray.train.torch.config:get_address_and_port": "open_store_with",
 }
 
 
@@ -198,6 +203,57 @@ def test_a_worker_knows_which_nodes_are_drained(monkeypatch: pytest.MonkeyPatch)
     ]
     RayTrainWorker.mark_preempt(None, infos[0])
     assert ray_internals.preemption_info() == infos[1] != infos[2], message
+
+
+def test_a_store_is_opened_with_what_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = import_module("ray.train.torch.config")
+    monkeypatch.setattr(config, "get_address_and_port", None)
+    asked: list[Any] = []
+
+    def execute_single(rank: int, function: Any) -> tuple[str, int]:
+        asked.append((rank, function))
+        raise InterruptedError
+
+    def opener() -> tuple[str, int]:
+        return "127.0.0.1", 1
+
+    ray_internals.open_store_with(opener)
+    group = SimpleNamespace(execute_single=execute_single, get_resources_per_worker=dict)
+    with pytest.raises(InterruptedError):
+        config.TorchConfig().backend_cls().on_start(group, config.TorchConfig())
+    message = changed("the first worker is asked for an address otherwise", "open_store_with")
+    assert asked == [(0, opener)], message
+
+
+TOKENS = """
+import os
+import ray
+from dynat_ray.distributed.ray_internals import forget_token, has_token
+
+os.environ["RAY_AUTH_TOKEN"] = "a" * 64
+found = [has_token()]
+del os.environ["RAY_AUTH_TOKEN"]
+found.append(has_token())
+forget_token()
+found.append(has_token())
+print(found)
+"""
+
+
+def test_a_token_is_looked_for_anew_when_it_is_forgotten(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TOKENS],
+        env={
+            "PATH": "",
+            "HOME": str(tmp_path),
+            "PYTHONPATH": str(Path(dynat_ray.__file__).parents[1]),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    message = changed("it finds and keeps tokens in another way", "forget_token")
+    assert done.stdout.strip() == "[True, True, False]", message
 
 
 def test_reports_are_logged_where_they_are_silenced() -> None:

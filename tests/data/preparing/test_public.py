@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
 import zipfile
@@ -11,10 +12,11 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 from PIL import Image
-from torchvision.datasets import utils as torchvision_utils
+from scipy.io import savemat
 
 from dynat_ray.data import load_split
 from dynat_ray.data.preparing import prepare_dataset, public
+from dynat_ray.data.preparing.download import PublicFile
 from dynat_ray.errors import UserError
 
 
@@ -65,13 +67,16 @@ def test_cifar_records(
         records[name] = generator.integers(0, 256, (4, label_bytes + 3072), dtype=np.uint8)
         records[name][:, label_bytes - 1] = [0, 1, 2, 1]
 
-    def download(url: str, root: Path, **_: object) -> None:
-        (Path(root) / folder).mkdir(parents=True)
-        for name, content in records.items():
-            content.tofile(Path(root) / folder / name)
-        (Path(root) / folder / names_file).write_text("ape\nbee\ncow\n\n")
+    def download(file: PublicFile, place: Path) -> Path:
+        contents = {name: content.tobytes() for name, content in records.items()}
+        with tarfile.open(place / file.name, "w:gz") as tar:
+            for name, content in (contents | {names_file: b"ape\nbee\ncow\n\n"}).items():
+                member = tarfile.TarInfo(f"{folder}/{name}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+        return place / file.name
 
-    monkeypatch.setattr(torchvision_utils, "download_and_extract_archive", download)
+    monkeypatch.setattr(public, "download", download)
     info = prepare_dataset(source, tmp_path / "out", progress=False)
     assert info.classes == ["ape", "bee", "cow"]
     images, labels = load_split(tmp_path / "out", "train")
@@ -87,8 +92,8 @@ def test_tiny_imagenet_layout(cache: Path, tmp_path: Path, monkeypatch: pytest.M
         Image.new("RGB", (64, 64), (level, level, level)).save(buffer, "PNG")
         return buffer.getvalue()
 
-    def download(url: str, root: Path, **_: object) -> None:
-        with zipfile.ZipFile(Path(root) / "tiny-imagenet-200.zip", "w") as archive:
+    def download(file: PublicFile, place: Path) -> Path:
+        with zipfile.ZipFile(place / file.name, "w") as archive:
             for number, name in enumerate(["n01", "n02"]):
                 for image in range(2):
                     path = f"tiny-imagenet-200/train/{name}/images/{name}_{image}.JPEG"
@@ -99,8 +104,9 @@ def test_tiny_imagenet_layout(cache: Path, tmp_path: Path, monkeypatch: pytest.M
             for image in range(2):
                 path = f"tiny-imagenet-200/val/images/val_{image}.JPEG"
                 archive.writestr(path, picture(100 + image))
+        return place / file.name
 
-    monkeypatch.setattr(torchvision_utils, "download_url", download)
+    monkeypatch.setattr(public, "download", download)
     info = prepare_dataset("tiny-imagenet", tmp_path / "out", progress=False)
     assert info.classes == ["n01", "n02"]
     images, labels = load_split(tmp_path / "out", "train")
@@ -109,6 +115,38 @@ def test_tiny_imagenet_layout(cache: Path, tmp_path: Path, monkeypatch: pytest.M
     images, labels = load_split(tmp_path / "out", "test")
     assert images[:, 0, 0, 0].tolist() == [100, 101]
     assert labels.tolist() == [0, 1]
+
+
+def test_mnist_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 28, 28), dtype=np.uint8)
+
+    def download(file: PublicFile, place: Path) -> Path:
+        content = b"\0" * 8 + b"\x07\x00\x09" if "labels" in file.name else b"\0" * 16
+        with gzip.open(place / file.name, "wb") as packed:
+            packed.write(content if "labels" in file.name else content + images.tobytes())
+        return place / file.name
+
+    monkeypatch.setattr(public, "download", download)
+    classes, splits = public.read_mnist(tmp_path)
+    assert classes == [str(number) for number in range(10)]
+    for split in ("train", "test"):
+        assert splits[split].labels.tolist() == [7, 0, 9]
+        assert np.array_equal(splits[split].read(1, 1, 0)[..., 0], images[1])
+
+
+def test_svhn_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (32, 32, 3, 2), dtype=np.uint8)
+
+    def download(file: PublicFile, place: Path) -> Path:
+        savemat(place / file.name, {"X": images, "y": np.array([[10], [3]], dtype=np.uint8)})
+        return place / file.name
+
+    monkeypatch.setattr(public, "download", download)
+    classes, splits = public.read_svhn(tmp_path)
+    assert classes == [str(number) for number in range(10)]
+    for split in ("train", "test"):
+        assert splits[split].labels.tolist() == [0, 3]
+        assert np.array_equal(splits[split].read(1, 3, 0), images[..., 1])
 
 
 def test_imagenet_takes_class_folders_or_says_what_it_needs(tmp_path: Path) -> None:
@@ -132,10 +170,11 @@ def test_the_cache_folder_can_be_chosen(cache: Path) -> None:
 def test_a_tar_that_is_no_tiny_imagenet(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def download(url: str, root: Path, **_: object) -> None:
-        with tarfile.open(Path(root) / "tiny-imagenet-200.zip", "w"):
+    def download(file: PublicFile, place: Path) -> Path:
+        with tarfile.open(place / file.name, "w"):
             pass
+        return place / file.name
 
-    monkeypatch.setattr(torchvision_utils, "download_url", download)
+    monkeypatch.setattr(public, "download", download)
     with pytest.raises(UserError, match="is not Tiny ImageNet"):
         prepare_dataset("tiny-imagenet", tmp_path / "out", progress=False)

@@ -1,0 +1,129 @@
+"""Workers of one machine meet on its loopback and nowhere else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import ray
+import torch.distributed as dist
+from ray.train import RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from dynat_ray.distributed import rendezvous
+from dynat_ray.distributed.notices import ListeningTorch
+
+LOOPBACK = ("127.", "::1", "::ffff:127.")
+# What a worker does, without Ray: set up, a sum, and where it listens meanwhile.
+WORKER = """
+import json, os, sys, time
+from pathlib import Path
+import psutil, torch
+import torch.distributed as dist
+from dynat_ray.distributed.rendezvous import listen_on_little, open_store
+
+rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+listen_on_little(one_machine=True)
+if rank == 0:
+    (folder / "new").write_text(json.dumps(open_store()))
+    (folder / "new").rename(folder / "store")
+while not (folder / "store").exists():
+    time.sleep(0.05)
+address, port = json.loads((folder / "store").read_text())
+os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
+dist.init_process_group("gloo", init_method="env://")
+total = torch.ones(3)
+dist.all_reduce(total)
+dist.all_reduce(total, group=dist.new_group(backend="gloo"))
+places = [each.laddr.ip for each in psutil.Process().net_connections("inet")
+          if each.status == psutil.CONN_LISTEN]
+print(json.dumps([total.tolist(), places]))
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def test_two_workers_listen_on_loopback_only(tmp_path: Path) -> None:
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(rank), str(tmp_path)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    said = [json.loads(worker.communicate(timeout=120)[0]) for worker in workers]
+    assert [total for total, _ in said] == [[4.0] * 3] * 2
+    places = [place for _, places in said for place in places]
+    assert len(places) > 1
+    assert [place for place in places if not place.startswith(LOOPBACK)] == []
+
+
+def test_on_several_machines_the_store_has_the_address_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "")
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(rendezvous, "node_address", lambda: "127.0.0.3")
+    monkeypatch.setattr(rendezvous, "_kept", [])
+    rendezvous.listen_on_little(one_machine=False)
+    assert not {"GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"} & os.environ.keys()
+    address, port = rendezvous.open_store()
+    listening = {
+        each.laddr.ip
+        for each in psutil.Process().net_connections("inet")
+        if each.status == psutil.CONN_LISTEN and each.laddr.port == port
+    }
+    assert listening == {address} == {"127.0.0.3"}
+
+
+@pytest.mark.parametrize(("machines", "one"), [(["a", "a"], True), (["a", "b"], False)])
+def test_workers_are_told_whether_they_share_a_machine(
+    machines: list[str], one: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+
+    def execute(function: Any, **arguments: Any) -> Any:
+        told.append((function.__name__, arguments))
+        return machines
+
+    backend = ListeningTorch().backend_cls
+    monkeypatch.setattr(backend.__mro__[1], "on_start", lambda *_: told.append("Ray's own"))
+    backend().on_start(SimpleNamespace(execute=execute), ListeningTorch())
+    assert told == [("node_address", {}), ("listen_on_little", {"one_machine": one}), "Ray's own"]
+
+
+def _where_workers_listen(_: dict[str, Any]) -> list[list[Any]]:
+    own = psutil.Process()
+    places = [
+        (own.name(), each.laddr.ip)
+        for each in own.net_connections("inet")
+        if each.status == psutil.CONN_LISTEN
+    ]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, places)
+    return gathered
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_training_of_two_workers_listens_on_loopback_only(tmp_path: Path) -> None:
+    trainer = TorchTrainer(
+        _where_workers_listen,  # type: ignore[arg-type]
+        train_loop_config={},
+        torch_config=ListeningTorch(),
+        scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
+        run_config=RunConfig(name="places", storage_path=str(tmp_path)),
+    )
+    gathered: Any = trainer.fit().return_value  # type: ignore[attr-defined]
+    assert [len(places) > 1 for places in gathered] == [True, True]
+    places = [place for each in gathered for place in each]
+    assert [place for place in places if not place[1].startswith(LOOPBACK)] == []
+    assert ray.is_initialized()
