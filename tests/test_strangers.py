@@ -236,6 +236,7 @@ class Place:
             capture_output=True,
             text=True,
             check=False,
+            timeout=300,
         )
         assert done.returncode == 0, done.stderr[-3000:]
         ends: list[dict[str, Any]] = json.loads(log.read_text())

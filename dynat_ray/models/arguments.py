@@ -81,17 +81,17 @@ def own_arguments(model: str) -> frozenset[str]:
                 network: nn.Module = build(pretrained=False)
         except Exception:  # An architecture may look at its own numbers, in ways of its own.
             network = build(pretrained=False)
-    names = set(_parameters(build)) | _ON_THE_WAY
+    names = _ON_THE_WAY | _named(build)[0]
     for kind in type(network).__mro__:
         if "__init__" not in vars(kind):
             continue
-        parameters = _parameters(vars(kind)["__init__"])
-        names.update(parameters)
-        if "kwargs" in parameters and "cfg" in parameters:
-            names.update(_fields_of_config(kind))
-        if not any(each.kind == each.VAR_KEYWORD for each in parameters.values()):
+        named, takes_more = _named(vars(kind)["__init__"])
+        names |= named
+        if not takes_more:
             break
-    return frozenset(names) - _OF_FACTORIES - _NOT_FREE
+        if "cfg" in named:
+            names |= set(_fields_of_config(kind))
+    return names - _OF_FACTORIES - _NOT_FREE
 
 
 def shortened(value: object, length: int = 100) -> str:
@@ -100,8 +100,12 @@ def shortened(value: object, length: int = 100) -> str:
     return text if len(text) <= length else f"{text[:length]}..."
 
 
-def _parameters(function: Any) -> dict[str, inspect.Parameter]:
-    return dict(inspect.signature(function).parameters)
+def _named(function: Any) -> tuple[frozenset[str], bool]:
+    """Returns the names of a function's parameters, and whether it takes others by name."""
+    parameters = inspect.signature(function).parameters.values()
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    names = frozenset(each.name for each in parameters if each.kind not in several)
+    return names, any(each.kind == each.VAR_KEYWORD for each in parameters)
 
 
 def _fields_of_config(kind: type) -> Iterable[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -61,34 +62,34 @@ def read_declared(file: Path) -> Declared:
     Raises:
         UserError: It is damaged, or its model would not fit into this machine's memory.
     """
+    memory = machine_memory_bytes()
     try:
         with file.open("rb") as opened:
             (header,) = struct.unpack("<Q", opened.read(8))
+            size = opened.seek(0, os.SEEK_END)
         if header > _LARGEST_HEADER:
             raise UserError(f"{file} is damaged: its header would have {header} bytes")
+        # A file with holes may be far larger than what it takes on a disk.
+        if size > memory:
+            raise UserError(
+                f"{file} has {size / 2**30:.0f} GiB, which do not fit into this machine's "
+                f"{memory / 2**30:.0f} GiB of memory"
+            )
         with safe_open(file, framework="pt") as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
-            declared = Declared(
+            return Declared(
                 {name: tuple(each.get_shape()) for name, each in slices.items()},
                 {name: str(each.get_dtype()) for name, each in slices.items()},
             )
-    except (OSError, OverflowError, struct.error, SafetensorError) as error:
+    except (OSError, OverflowError, RuntimeError, struct.error, SafetensorError) as error:
         raise _damaged(file, error) from error
-    memory = machine_memory_bytes()
-    # A file with holes may be far larger than what it takes on a disk.
-    if 4 * declared.numbers > memory:
-        raise UserError(
-            f"{file} declares {declared.numbers} numbers, which do not fit into this machine's "
-            f"{memory / 2**30:.0f} GiB of memory"
-        )
-    return declared
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
     """Returns the tensors of a weights file; raises `UserError` if it is damaged."""
     try:
         return safetensors.torch.load_file(file)
-    except (OSError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise _damaged(file, error) from error
 
 

@@ -111,6 +111,8 @@ def test_an_architectures_own_go_through(model: str, arguments: dict[str, Any]) 
         ([], "must be a mapping"),
         ("base_width", "must be a mapping"),
         ({"base_widht": 8}, "did you mean base_width"),
+        ({"settings": 8}, "unknown argument"),
+        ({"kwargs": {}}, "kwargs"),
         ({"act_layer": "os.system"}, "no name of a layer"),
         ({"act_layer": "../silu"}, "no name of a layer"),
         ({"act_layer": "silu\n"}, "no name of a layer"),

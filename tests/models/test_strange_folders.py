@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dynat_ray.errors import UserError
+from dynat_ray.hardware import machine_memory_bytes
 from dynat_ray.models import build_model, load_model, save_model
 from dynat_ray.models.sketch import TooLarge, at_most, without_numbers
 
@@ -35,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-def refused(folder: Path, words: str = "") -> str:
+def refused(folder: Path, words: str = ".") -> str:
     with pytest.raises(UserError, match=words) as caught:
         load_model(folder)
     message = " ".join(str(caught.value).split())
@@ -182,7 +183,7 @@ def test_weights_that_are_anything(folder: Path) -> None:
 
 
 def test_a_file_of_holes_is_not_held(folder: Path) -> None:
-    size = 2**45
+    size = 8 * (machine_memory_bytes() // 4)
     header = {"fc": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}
     text = json.dumps(header).encode()
     with (folder / "model.safetensors").open("wb") as file:
@@ -191,7 +192,7 @@ def test_a_file_of_holes_is_not_held(folder: Path) -> None:
             file.truncate(8 + len(text) + size)
         except OSError:
             pytest.skip("this file system has no files of that size")
-    refused(folder, "do not fit into this machine's|damaged")
+    refused(folder, "do not fit into this machine's")
 
 
 def test_pipes_and_links_are_no_files_of_a_model(folder: Path, tmp_path: Path) -> None:
