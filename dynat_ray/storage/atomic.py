@@ -77,21 +77,24 @@ def atomic_write_text(file: Path, text: str) -> None:
 def append_line(file: Path, line: bytes) -> bool:
     """Adds a line to the end of a file; it is on the disk when this returns.
 
+    Several processes may do so at once.
+
     Args:
-        file: If its last line was cut, the new one still is a line of its own.
+        file: It is made if there is none. If its last line was cut, the new one still is a line of
+            its own.
         line: Without its line break.
 
     Returns:
-        False, and nothing is written, where there is no file that is this folder's alone: none, a
-        link, one with a second name elsewhere, none that may be written.
+        False, and nothing is written, where the file is not this folder's alone, or not to be
+        written: a link, one with a second name elsewhere, a pipe.
 
     Raises:
         OSError: The disk is full or fails; the file is as it was before.
     """
     try:
-        descriptor = os.open(file, os.O_RDWR | os.O_APPEND | _OLD)
+        descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | _OLD, 0o666)
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EACCES):
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.EACCES):
             return False
         raise
     try:
@@ -110,6 +113,8 @@ def append_line(file: Path, line: bytes) -> bool:
             raise
     finally:
         os.close(descriptor)
+    if size == 0:
+        sync_folder(file.parent)
     return True
 
 

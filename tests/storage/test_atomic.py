@@ -117,6 +117,21 @@ def test_what_a_kill_left_goes_after_a_while(folder: Path) -> None:
     assert {each.name for each in folder.iterdir()} == {"a", young.name}
 
 
+def test_many_who_add_lines_lose_none(folder: Path) -> None:
+    file, start = folder / "notes.log", threading.Barrier(8)
+
+    def add(number: int) -> None:
+        start.wait()
+        assert append_line(file, str(number).encode())
+
+    writers = [threading.Thread(target=add, args=(number,)) for number in range(8)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert sorted(file.read_text().split()) == [str(number) for number in range(8)]
+
+
 class TestFolders:
     @pytest.fixture(params=["swapped", "file by file"])
     def place(
