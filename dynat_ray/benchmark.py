@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from dynat_ray.atomic_files import atomic_write_text
 from dynat_ray.cli import ArgumentParser, run
 from dynat_ray.errors import UserError
-from dynat_ray.storage.atomic import atomic_write_text
 
 
 def main(argv: Sequence[str]) -> Path | str:

@@ -10,12 +10,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from dynat_ray.atomic_files import atomic_write, atomic_write_text
 from dynat_ray.benchmarks.turns import spread
 from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.distributed.cluster import cluster_total, connect
 from dynat_ray.distributed.ray_trainer import fit
 from dynat_ray.settings import build_config
-from dynat_ray.storage.atomic import atomic_write, atomic_write_text
 from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.storage.run_folder import open_run_folder
 

@@ -7,11 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dynat_ray.atomic_files import append_line, atomic_write_text
 from dynat_ray.config import RunConfig
 from dynat_ray.distributed.polling import Poller
 from dynat_ray.radius import format_radius
 from dynat_ray.shown_text import shown_text
-from dynat_ray.storage.atomic import append_line, atomic_write_text
 from dynat_ray.storage.metrics import read_metrics
 
 _SECONDS_BETWEEN_POLLS = 0.5

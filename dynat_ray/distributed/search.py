@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from dynat_ray.atomic_files import atomic_write_text
 from dynat_ray.config import RunConfig
 from dynat_ray.data import load_labels, load_split
 from dynat_ray.distributed.cluster import require_shared_storage, side_by_side
@@ -31,7 +32,6 @@ from dynat_ray.searching.trial_records import (
 from dynat_ray.searching.trials_table import write_trials_table
 from dynat_ray.settings import dump_config, override
 from dynat_ray.shown_text import shown_text
-from dynat_ray.storage.atomic import atomic_write_text
 from dynat_ray.storage.environment import write_environment
 from dynat_ray.storage.json_file import read_json
 from dynat_ray.storage.mirror import Mirror

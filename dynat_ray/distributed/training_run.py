@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dynat_ray.atomic_files import atomic_write_text
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.config import RunConfig
 from dynat_ray.data import DatasetInfo, load_info
@@ -21,7 +22,6 @@ from dynat_ray.errors import UserError
 from dynat_ray.methods import standard_model_key
 from dynat_ray.report import write_report
 from dynat_ray.settings import override
-from dynat_ray.storage.atomic import atomic_write_text
 from dynat_ray.storage.description import describe_run
 from dynat_ray.storage.environment import write_environment
 from dynat_ray.storage.mirror import Mirror

@@ -16,11 +16,11 @@ import ray.util
 import torch
 from ray.train import CheckpointUploadMode as Upload
 
+from dynat_ray.atomic_files import atomic_folder
 from dynat_ray.distributed.notices import WorkerNotices
 from dynat_ray.distributed.placement_groups import GROUP, current_group
 from dynat_ray.distributed.progress import add_note
 from dynat_ray.distributed.ray_internals import silence_reports
-from dynat_ray.storage.atomic import atomic_folder
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_folders
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.run_folder import read_run_config

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from dynat_ray.atomic_files import atomic_write, make_folder
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome
 from dynat_ray.evaluation.request import DEFAULT_NAME
-from dynat_ray.storage.atomic import atomic_write, make_folder
 
 
 def results_of(outcomes: AttackOutcomes) -> dict[str, Any]:

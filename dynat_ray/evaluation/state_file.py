@@ -20,10 +20,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from dynat_ray.atomic_files import make_folder, open_to_append, sync_folder
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.identity import Identity
 from dynat_ray.evaluation.shards import Shard, ShardOutcome
-from dynat_ray.storage.atomic import make_folder, open_to_append, sync_folder
 
 _FORMAT = 2
 _LARGEST = 2**31

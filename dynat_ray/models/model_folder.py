@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from dynat_ray.atomic_files import atomic_folder, make_folder
 from dynat_ray.errors import UserError
 from dynat_ray.models.arguments import check_arguments
 from dynat_ray.models.backbone import create_backbone, require_known
@@ -23,7 +24,6 @@ from dynat_ray.models.classifier import Classifier
 from dynat_ray.models.config_json import CONFIG_FILE, ModelDescription, describe, read_description
 from dynat_ray.models.sketch import TooLarge, at_most, without_numbers
 from dynat_ray.models.weights_file import WEIGHTS_FILE, read_declared, read_weights
-from dynat_ray.storage.atomic import atomic_folder, make_folder
 
 _PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dynat_ray.atomic_files import atomic_write_text, make_folder
 from dynat_ray.errors import UserError
 from dynat_ray.report.comparison_figure import clean_against_robust
 from dynat_ray.report.comparison_rows import Row, Spread
@@ -19,7 +20,6 @@ from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Run, read_run
 from dynat_ray.report.text import MODELS, align_columns, attack_names
 from dynat_ray.shown_text import shown_text
-from dynat_ray.storage.atomic import atomic_write_text, make_folder
 from dynat_ray.storage.json_file import read_json
 
 # Characters of a method's part of a folder's name, which most disks let have 255 bytes.

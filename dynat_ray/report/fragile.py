@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from dynat_ray.atomic_files import atomic_write
 from dynat_ray.data import BatchPlan, ReadingOptions, build_loader
 from dynat_ray.errors import UserError
 from dynat_ray.report.reading import Columns, Run
-from dynat_ray.storage.atomic import atomic_write
 from dynat_ray.storage.links import inner_folder
 
 FOLDER = "fragile"

@@ -9,9 +9,9 @@ from typing import Any
 
 import jinja2
 
+from dynat_ray.atomic_files import atomic_write_text
 from dynat_ray.errors import UserError
 from dynat_ray.shown_text import shown_text
-from dynat_ray.storage.atomic import atomic_write_text
 
 # Characters of a name in a table; where it is the subject, it is shown whole.
 _LONGEST_NAME = 60

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from dynat_ray.atomic_files import atomic_write_text
 from dynat_ray.errors import UserError
 from dynat_ray.settings import Settings
-from dynat_ray.storage.atomic import atomic_write_text
 from dynat_ray.storage.links import inner_folder
 from dynat_ray.storage.metrics import read_metrics
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
+from dynat_ray.atomic_files import atomic_write
 from dynat_ray.searching.study import Search
 from dynat_ray.searching.trial_records import Trial, trial_folder
-from dynat_ray.storage.atomic import atomic_write
 
 
 def write_trials_table(file: Path, search: Search, trials: Sequence[Trial]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dynat_ray.atomic_files import make_folder
 from dynat_ray.errors import UserError
-from dynat_ray.storage.atomic import make_folder
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS
 
 

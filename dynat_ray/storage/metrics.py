@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dynat_ray.storage.atomic import append_line, atomic_write
+from dynat_ray.atomic_files import append_line, atomic_write
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:

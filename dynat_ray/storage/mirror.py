@@ -22,14 +22,14 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs as stores
 
-from dynat_ray.errors import UserError
-from dynat_ray.storage.atomic import (
+from dynat_ray.atomic_files import (
     atomic_write,
     atomic_write_text,
     is_unfinished,
     make_folder,
     unused_name,
 )
+from dynat_ray.errors import UserError
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_order
 
 # Holds the address of the store; it lies beside folders that are mirrored there.

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from dynat_ray.atomic_files import atomic_write_text, is_unfinished, make_folder
 from dynat_ray.errors import UserError
 from dynat_ray.settings import Settings
-from dynat_ray.storage.atomic import atomic_write_text, is_unfinished, make_folder
 from dynat_ray.storage.links import refuse_links
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
+from dynat_ray.atomic_files import atomic_write, atomic_write_text, make_folder
 from dynat_ray.collectives import max_over_workers
 from dynat_ray.errors import UserError
-from dynat_ray.storage.atomic import atomic_write, atomic_write_text, make_folder
 from dynat_ray.training.checkpoint_content import require_stored
 from dynat_ray.training.session import Notice
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynat_ray.atomic_files import unused_name
 from dynat_ray.collectives import max_over_workers
-from dynat_ray.storage.atomic import unused_name
 from dynat_ray.training.agreement import on_all_workers
 from dynat_ray.training.checkpoint import CheckpointClock, write_checkpoint
 from dynat_ray.training.session import Notice, Session, StopRequested

@@ -6,8 +6,8 @@ import copy
 import json
 from pathlib import Path
 
+from dynat_ray.atomic_files import atomic_write_text
 from dynat_ray.models import Classifier, load_model, save_model
-from dynat_ray.storage.atomic import atomic_write_text
 from dynat_ray.storage.json_file import read_json
 from dynat_ray.training.state import Progress
 from dynat_ray.training.step import Networks

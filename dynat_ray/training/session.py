@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from dynat_ray.storage.atomic import publish_folder
+from dynat_ray.atomic_files import publish_folder
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_folders
 from dynat_ray.storage.links import inner_folder
 

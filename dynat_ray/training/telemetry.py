@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from dynat_ray.atomic_files import atomic_write, make_folder
 from dynat_ray.collectives import rank, world_size
-from dynat_ray.storage.atomic import atomic_write, make_folder
 from dynat_ray.storage.links import inner_folder, refuse_links
 from dynat_ray.storage.metrics import write_metrics
 from dynat_ray.training.step import StepOutcome

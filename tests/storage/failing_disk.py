@@ -1,4 +1,4 @@
-"""A machine whose power fails while `storage/atomic` writes."""
+"""A machine whose power fails while `atomic_files` writes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dynat_ray.storage import atomic
+from dynat_ray import atomic_files
 
 _CHANGES = ("open", "write", "fsync", "ftruncate", "replace", "rename", "unlink", "mkdir")
 
@@ -19,7 +19,7 @@ class PowerFailed(BaseException):
 
 
 class FailingDisk:
-    """Stands for `os` in `storage/atomic`; the power fails before one of its operations.
+    """Stands for `os` in `atomic_files`; the power fails before one of its operations.
 
     What was written and not yet brought to the disk is cut: of each file a part is left.
 
@@ -37,15 +37,15 @@ class FailingDisk:
 
     def install(self, patch: pytest.MonkeyPatch) -> FailingDisk:
         """Takes the place of `os` for what writes; returns itself."""
-        patch.setattr(atomic, "os", self)
-        patch.setattr(atomic, "shutil", self)
-        exchange = atomic._exchange
+        patch.setattr(atomic_files, "os", self)
+        patch.setattr(atomic_files, "shutil", self)
+        exchange = atomic_files._exchange
 
         def counted(one: Path, other: Path) -> bool:
             self._before("exchange")
             return exchange(one, other)
 
-        patch.setattr(atomic, "_exchange", counted)
+        patch.setattr(atomic_files, "_exchange", counted)
         return self
 
     def __getattr__(self, name: str) -> Any:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from dynat_ray import atomic_files
 from dynat_ray.config import RunConfig
 from dynat_ray.distributed.progress import add_note
 from dynat_ray.evaluation.results import write_json
@@ -24,7 +25,6 @@ from dynat_ray.models import build_model, load_model, save_model
 from dynat_ray.report.reading import read_run
 from dynat_ray.searching.trial_records import Trial, read_trials, write_trial
 from dynat_ray.settings import build_config, override
-from dynat_ray.storage import atomic
 from dynat_ray.storage.environment import add_to_environment, read_environment
 from dynat_ray.storage.metrics import read_metrics, write_metrics
 from dynat_ray.storage.run_folder import open_run_folder, read_run_config
@@ -89,7 +89,7 @@ def read_model(folder: Path) -> int:
 
 def report_checkpoint(folder: Path, version: int, name: str = "") -> None:
     session = LocalSession(folder, CPU)
-    new = atomic.unused_name(folder)
+    new = atomic_files.unused_name(folder)
     write_checkpoint(new, {"version": version})
     session.report({}, name or f"epoch_{version:04d}", new)
 
@@ -157,7 +157,7 @@ def test_every_file_is_as_before_or_as_after(name: str, left: float, tmp_path: P
 def test_a_model_is_whole_where_names_can_not_be_swapped(
     left: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+    monkeypatch.setattr(atomic_files, "_exchange", lambda *_: False)
     check_all_steps("model", left, tmp_path)
 
 

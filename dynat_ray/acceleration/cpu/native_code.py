@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from dynat_ray.storage.atomic import atomic_write
+from dynat_ray.atomic_files import atomic_write
 
 # Formats that numbers may have in the package's own code, as its functions' names end.
 FORMATS = {

@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from dynat_ray.atomic_files import publish_folder
 from dynat_ray.data.ffcv_library import ffcv_problem
 from dynat_ray.data.info import LARGEST_TENSOR_FILE, DatasetInfo, describe_file
 from dynat_ray.data.preparing.image_files import BadImage
@@ -31,7 +32,6 @@ from dynat_ray.data.preparing.storing import (
 )
 from dynat_ray.data.subsets import Indices, balanced_subset
 from dynat_ray.errors import UserError
-from dynat_ray.storage.atomic import publish_folder
 
 _SMALL_SIDE = 96
 """Images up to this many pixels a side are stored raw, however many there are."""

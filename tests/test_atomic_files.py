@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dynat_ray.storage import atomic
-from dynat_ray.storage.atomic import (
+from dynat_ray import atomic_files
+from dynat_ray.atomic_files import (
     append_line,
     atomic_folder,
     atomic_write,
@@ -106,8 +106,8 @@ def test_permissions_are_those_of_any_new_file(folder: Path) -> None:
 
 
 def test_what_a_kill_left_goes_after_a_while(folder: Path) -> None:
-    file, young = atomic.unused_name(folder), atomic.unused_name(folder)
-    inner = atomic.unused_name(folder)
+    file, young = atomic_files.unused_name(folder), atomic_files.unused_name(folder)
+    inner = atomic_files.unused_name(folder)
     inner.mkdir()
     for each in (file, young, inner / "x"):
         each.touch()
@@ -138,7 +138,7 @@ class TestFolders:
         self, request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> Path:
         if request.param == "file by file":
-            monkeypatch.setattr(atomic, "_exchange", lambda *_: False)
+            monkeypatch.setattr(atomic_files, "_exchange", lambda *_: False)
         return folder / "model"
 
     def write(self, place: Path, text: str) -> None:
