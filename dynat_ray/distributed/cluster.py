@@ -53,11 +53,18 @@ def connect() -> None:
     with it. Ray's own log lines are kept from the terminal.
 
     Raises:
-        UserError: `RAY_ADDRESS` names a cluster that does not answer, or none starts here.
+        UserError: `RAY_ADDRESS` names a cluster that does not answer, or none starts here; or the
+            token that the user named is not there.
     """
     if ray.is_initialized():
         return
-    _start()
+    try:
+        _start()
+    except ray.exceptions.AuthenticationError as error:
+        raise UserError(
+            f"{error.message}; Ray looks for the cluster's token in RAY_AUTH_TOKEN, in the file "
+            "that RAY_AUTH_TOKEN_PATH names, and in ~/.ray/auth_token"
+        ) from None
     if threading.current_thread() is threading.main_thread():
         interrupt_on_sigterm()
 
@@ -98,10 +105,6 @@ def _start_local() -> None:
                 _temp_dir=str(_private_folder() / "r"),
             )
             return
-        except ray.exceptions.AuthenticationError as error:
-            raise UserError(
-                f"Ray can't use the token that RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH gives: {error}"
-            ) from None
         except Exception as error:
             # Ray raises a plain one when its processes take more than half a minute to answer.
             if _TIMED_OUT not in str(error):

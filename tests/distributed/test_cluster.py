@@ -159,6 +159,20 @@ def test_each_cluster_has_a_token_of_its_own_unless_the_user_has_said_otherwise(
     assert [os.environ.get(name) for name in names] == [before.get(name) for name in names]
 
 
+@pytest.mark.parametrize("address", ["", "127.0.0.1:6379"])
+def test_a_token_that_is_not_there_is_said_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    def refuse(**_: object) -> None:
+        raise ray.exceptions.AuthenticationError("there is no token")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match="there is no token; Ray looks for"):
+        connect()
+
+
 def test_a_folder_for_sockets_that_others_can_open_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
