@@ -97,5 +97,5 @@ def test_a_run_is_done_whichever_way_its_paths_were_written(
     config = override(small_config, extra)
     _, [checked] = comparison._checked(config, [ComparedRun("dynat", 0, config)])
     (tmp_path / "config.yaml").write_text(dump_config(resolve(config)[0]))
-    (tmp_path / "results.json").touch()
+    (tmp_path / "results.json").write_text('{"models": {}}')
     assert comparison._is_done(checked.config, tmp_path)
