@@ -8,7 +8,6 @@ import logging
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +19,6 @@ import ray.train
 
 import dynat_ray
 from dynat_ray.distributed import ray_internals
-from dynat_ray.distributed.cluster import connect
 
 TRAIN_CONTEXT = "ray.train.v2._internal.execution.context"
 # Every private name, and the function of ours that needs it.
@@ -40,13 +38,6 @@ NAMES = {
     f"{TRAIN_CONTEXT}:logger": "silence_reports",
     "ray.train.torch.config:get_address_and_port": "open_store_with",
 }
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    connect()
-    yield
-    ray.shutdown()
 
 
 def changed(what: str, ours: str) -> str:
