@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynat_ray import cli
+from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError, unknown_name
 from dynat_ray.methods import ablation, method_settings, standard_model_key
 from dynat_ray.settings import Settings, build_config, flatten
-from dynat_ray.value_types import PositiveInt, check_value
+from dynat_ray.value_types import Positive, PositiveInt, check_value
 
 if TYPE_CHECKING:
     from dynat_ray.distributed.comparison import ComparedRun
@@ -93,6 +95,9 @@ def main(argv: Sequence[str]) -> str:
     variants = read_variants(options.methods)
     layers = [recipe, _COMMON, given, overrides]
     common = build_config(layers)
+    if compute := _compute(options, common):
+        layers.append(compute)
+        common = build_config(layers)
 
     # Ray takes seconds to import: after the settings are known to be right.
     from dynat_ray.distributed.comparison import compare
@@ -109,9 +114,34 @@ def main(argv: Sequence[str]) -> str:
                 "read in a folder only; give --out a folder that all machines share, or leave "
                 "them out of --methods"
             )
-        table = compare(common, runs, place.folder, resume=options.resume, out_given=place.given)
+        table = compare(
+            common,
+            runs,
+            place.folder,
+            equal_compute=options.equal == "compute",
+            resume=options.resume,
+            out_given=place.given,
+        )
     print(f"\n{table}\n")
     return place.written("compare.html")
+
+
+def _compute(options: argparse.Namespace, common: RunConfig) -> Settings:
+    """Returns the setting that `--compute N` stands for, if it is given.
+
+    Raises:
+        UserError: It does not go with the other options and settings.
+    """
+    compute = check_value("--compute", options.compute, Positive | None)
+    if compute is not None and options.equal != "compute":
+        raise UserError("--compute belongs to --equal compute; give both, or leave --compute out")
+    if common.train.compute is None:
+        return {} if compute is None else {"train.compute": compute}
+    if options.equal == "epochs":
+        raise UserError("--equal epochs and train.compute exclude each other; give one of them")
+    if compute is not None:
+        raise UserError("--compute and train.compute are both given; leave out one of them")
+    return {}
 
 
 def _plan(
@@ -156,6 +186,17 @@ def _parser() -> cli.ArgumentParser:
         default="all",
         help="comma-separated, or all (default); settings of one: dynat:weights=false:beta=3; "
         "dynat:ablation: whole and without each of its parts",
+    )
+    add(
+        "--equal",
+        choices=("epochs", "compute"),
+        help="what all methods get alike: train.epochs (default), or compute: what PGD-AT spends "
+        "in train.epochs",
+    )
+    add(
+        "--compute",
+        metavar="N",
+        help="with --equal compute: units a training image, as train.compute",
     )
     add("--seeds", type=int, default=1, help="how many, counted from train.seed (default: 1)")
     cli.add_run_options(

@@ -26,16 +26,11 @@ from dynat_ray.value_types import (
     WorkerRange,
     ZeroToHalf,
     ZeroUpToOne,
+    require,
 )
 
 Norm = Literal["Linf", "L2"]
 CpuKernels = Literal["auto", "off"]
-
-
-def require(condition: bool, key: str, value: object, allowed: str) -> None:
-    """Raises `UserError` naming `key`, its `value` and what is `allowed`, unless `condition`."""
-    if not condition:
-        raise UserError(f"{key} is {value!r}; it must be {allowed}")
 
 
 @dataclass(kw_only=True)
@@ -199,7 +194,9 @@ class TrainConfig(Section, section="train"):
     """The training loop.
 
     Attributes:
-        epochs: Passes over the training set.
+        epochs: Passes over the training set; null where `compute` ends the run.
+        compute: Trains until so many units of compute are spent a training image, instead of
+            `epochs`: a forward pass is one, a gradient of images or of weights another.
         batch_size: Global batch size: the sum over all workers.
         micro_batch_size: Most samples a worker puts through the model at once; a larger share of
             the global batch is accumulated. 0: no bound.
@@ -220,7 +217,8 @@ class TrainConfig(Section, section="train"):
         checkpoint_minutes: A checkpoint also inside an epoch after so many minutes; 0: never.
     """
 
-    epochs: PositiveInt = 30
+    epochs: PositiveInt | None = 30
+    compute: Positive | None = None
     batch_size: PositiveInt = 128
     micro_batch_size: NonNegativeInt = 0
     seed: Seed = 0
@@ -236,6 +234,13 @@ class TrainConfig(Section, section="train"):
     clip_grad_norm: NonNegative = 0.0
     checkpoint_epochs: PositiveInt = 1
     checkpoint_minutes: NonNegative = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs is None and self.compute is None:
+            raise UserError("train.epochs has no value; give one, or train.compute")
+        if self.epochs is not None and self.compute is not None:
+            raise UserError("train.epochs and train.compute are both given; leave out one of them")
 
 
 @dataclass(kw_only=True)
@@ -325,11 +330,7 @@ class RunConfig:
         self.smallest_share(most)
 
     def smallest_share(self, workers: int) -> int:
-        """Returns how many samples of a batch each of `workers` gets at least.
-
-        Raises:
-            UserError: None.
-        """
+        """Returns how many samples of a batch each of `workers` gets; `UserError` if none."""
         share = self.train.batch_size // workers
         if share == 0:
             raise UserError(

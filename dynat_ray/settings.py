@@ -36,6 +36,8 @@ _CHOICES = (
     ("threat.norm", ThreatConfig().norm, "attack.step_size"),
     ("threat.eps", ThreatConfig().eps, "attack.step_size"),
 )
+# The two ways to say how long a run is.
+_LENGTHS = ("train.epochs", "train.compute")
 # Keys below this one are the user's own names.
 _FREE_KEY = "model.kwargs"
 _LARGEST_FILE = 2**20
@@ -212,6 +214,7 @@ def _written(value: object) -> str:
 def _merge(layers: Iterable[Settings]) -> Settings:
     merged: Settings = {}
     for layer in layers:
+        layer = _one_length(layer)
         for chosen, default, dependent in _CHOICES:
             before, now = (
                 _comparable(each) for each in (merged.get(chosen, default), layer.get(chosen))
@@ -222,6 +225,18 @@ def _merge(layers: Iterable[Settings]) -> Settings:
             merged = {key: v for key, v in merged.items() if not key.startswith(_FREE_KEY)}
         merged.update(layer)
     return merged
+
+
+def _one_length(layer: Settings) -> Settings:
+    """Returns a layer which, where it gives one length of the run, takes the other away.
+
+    A recipe's epochs are not meant where the user gives compute. Both in one layer stay, and are
+    refused when the config is made.
+    """
+    given = [key for key in _LENGTHS if layer.get(key) is not None]
+    if len(given) != 1:
+        return layer
+    return layer | {key: None for key in _LENGTHS if key not in given}
 
 
 def _join(given: object, arguments: Mapping[str, object]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from dynat_ray import cli
 from dynat_ray.errors import UserError
 from dynat_ray.settings import build_config
+from dynat_ray.storage.run_length import RunLength
 from dynat_ray.value_types import Positive, PositiveInt, check_value
 
 
@@ -27,7 +28,7 @@ def main(argv: Sequence[str]) -> str:
     default = build_config([*layers, space.fixed, overrides])
     check_space(space, default)
     # A quarter of the run is what tells a bad setting from a good one.
-    first_rung = math.ceil(default.train.epochs / 4)
+    first_rung = math.ceil(RunLength.of(default.train).total / 4)
     if options.no_early_stop:
         first_rung = 0
     elif options.first_rung is not None:
@@ -79,7 +80,12 @@ def _parser() -> cli.ArgumentParser:
     add("--search", choices=("tpe", "random", "grid"), default="tpe", help="default: tpe")
     add("--objectives", default="robust", help="robust (default), or clean,robust")
     add("--finalists", type=int, default=3, help="best trials that AutoAttack judges (default: 3)")
-    add("--first-rung", type=int, metavar="EPOCHS", help="first early stop (default: a quarter)")
+    add(
+        "--first-rung",
+        type=int,
+        metavar="N",
+        help="epochs (units) of the first early stop (default: a quarter)",
+    )
     add("--reduction", type=float, default=2.0, help="one in so many goes on (default: 2)")
     add("--no-early-stop", action="store_true", help="train every trial to its end")
     add("--seed", type=int, default=0, help="of the proposals (default: 0)")

@@ -104,6 +104,12 @@ def check_value(key: str, value: object, hint: object) -> Any:
     return _plain(read)
 
 
+def require(condition: bool, key: str, value: object, allowed: str) -> None:
+    """Raises `UserError` naming `key`, its `value` and what is `allowed`, unless `condition`."""
+    if not condition:
+        raise UserError(f"{key} is {value!r}; it must be {allowed}")
+
+
 def describe_type(hint: object) -> str:
     """Returns what a type allows, in words, such as `a whole number, at least 1`."""
     origin, arguments = get_origin(hint), get_args(hint)

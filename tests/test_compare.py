@@ -53,6 +53,13 @@ def test_all_are_all_and_the_standard_model_comes_first() -> None:
         (["--methods", "trades", "--method.beta", "3"], "NAME:beta"),
         (["--seeds", "0"], "--seeds"),
         (["--recipe", "digit"], "digits"),
+        (["--compute", "100"], "--equal compute"),
+        (["--equal", "epochs", "--compute", "100"], "--equal compute"),
+        (["--equal", "compute", "--compute", "-1"], "--compute is '-1'"),
+        (["--equal", "compute", "--compute", "9", "--train.compute", "9"], "both given"),
+        (["--equal", "epochs", "--train.compute", "100"], "exclude each other"),
+        (["--train.epochs", "3", "--train.compute", "100"], "train.epochs and train.compute"),
+        (["--equal", "time"], "--equal"),
     ],
 )
 def test_mistakes_are_said_at_once(tmp_path: Path, arguments: list[str], words: str) -> None:

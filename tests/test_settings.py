@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import yaml
 from ray import cloudpickle
 
 from dynat_ray.config import (
@@ -80,9 +81,25 @@ def test_mistakes_name_key_value_and_what_is_allowed(
         assert word in str(caught.value)
 
 
+def test_the_last_layer_says_how_long_a_run_is() -> None:
+    recipe = {"train.epochs": 20}
+    by_compute = build_config([recipe, {"train.compute": "440"}])
+    assert (by_compute.train.epochs, by_compute.train.compute) == (None, 440.0)
+    # What a run has written down is read again, alone or on top of a recipe.
+    written = flatten(yaml.safe_load(dump_config(by_compute)))
+    assert build_config([recipe, written]) == build_config([written]) == by_compute
+    by_epochs = build_config([recipe, written, {"train.epochs": 3}])
+    assert (by_epochs.train.epochs, by_epochs.train.compute) == (3, None)
+    with pytest.raises(UserError, match="train.epochs and train.compute are both given"):
+        build_config([recipe, {"train.compute": 440, "train.epochs": 20}])
+
+
 @pytest.mark.parametrize(
     ("section", "values", "words"),
     [
+        (TrainConfig, {"compute": 9.0}, "train.epochs and train.compute are both given"),
+        (TrainConfig, {"epochs": None}, "train.epochs has no value"),
+        (TrainConfig, {"epochs": None, "compute": 0}, "train.compute is 0; .* more than 0"),
         (TrainConfig, {"epochs": 0}, "train.epochs is 0; it must be a whole number, at least 1"),
         (OptimConfig, {"milestones": [0.5, 1]}, r"optim.milestones is \[0.5, 1\]"),
         (DataConfig, {"extra_fraction": 0.5}, "extra_path"),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dynat_ray.acceleration.twin_network import has_hooks
+from dynat_ray.forward_units import add_image_gradients, not_counting
 
 # (logits (B, K), labels (B,), clean log-probabilities (B, K) or None) -> losses (B,)
 Objective = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -58,6 +59,7 @@ class InputGradients:
             graph = self._graphs.find(self._network, self._objective, inputs)
         if graph is None:
             return _compute(self._network, self._objective, *inputs)
+        add_image_gradients(images)
         return graph.replay(inputs)
 
 
@@ -120,8 +122,11 @@ class _Graph:
         self._clean_log_probs = None if clean_log_probs is None else clean_log_probs.clone()
         self._graph = torch.cuda.CUDAGraph()
         # Other threads of the process (NCCL's) may ask the device something meanwhile.
-        with torch.cuda.graph(
-            self._graph, pool=_pool(images.device), capture_error_mode="thread_local"
+        with (
+            not_counting(),
+            torch.cuda.graph(
+                self._graph, pool=_pool(images.device), capture_error_mode="thread_local"
+            ),
         ):
             self._gradient, self._logits = _compute(
                 network, objective, self._images, self._labels, self._clean_log_probs

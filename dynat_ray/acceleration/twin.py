@@ -23,6 +23,7 @@ from dynat_ray.acceleration import switch
 from dynat_ray.acceleration.bn_fusion import find_fusions
 from dynat_ray.acceleration.modes import in_float32
 from dynat_ray.acceleration.twin_network import Twin, has_hooks
+from dynat_ray.forward_units import counted, not_counting
 
 # Of the check that a twin changes nothing, relative to the length of an image's logits and
 # gradient. Gradients jump, by some per cent and in deep networks often, where a ReLU's input is
@@ -60,10 +61,11 @@ def twin_of(model: nn.Module, images: Tensor) -> nn.Module:
     twin = twins.get(key)
     settled = _SETTLED.get(model, set())
     if twin is None or not twin.still_fits(core):
-        twin = twins[key] = _build(core, images)
-        twin.refresh(dtype)
-        if core is not model:
-            _compile(twin, images)
+        with not_counting():
+            twin = twins[key] = _build(core, images)
+            twin.refresh(dtype)
+            if core is not model:
+                _compile(twin, images)
     elif twin not in settled:
         twin.refresh(dtype)
     settled.add(twin)
@@ -204,7 +206,7 @@ def _compile(twin: Twin, images: Tensor) -> None:
         _logits_and_gradient(network, images) for network in (twin.network, compiled)
     )
     if bool((gradient - expected).norm() <= _COMPILED_TOLERANCE * expected.norm()):
-        twin.network = compiled
+        twin.network = counted(compiled)
         return
     warnings.warn(
         "torch.compile changes the gradients of this network; its attacks run uncompiled",

@@ -17,6 +17,7 @@ from torch import Tensor
 from dynat_ray.benchmarks.turns import cpu_threads, seconds_of, spread
 from dynat_ray.config import MethodSettings, RunConfig
 from dynat_ray.data import Batch, load_info, load_split
+from dynat_ray.forward_units import counting
 from dynat_ray.methods import MethodContext, build_method, method_settings
 from dynat_ray.methods.dynat import DynATSettings
 from dynat_ray.models import load_model
@@ -99,16 +100,15 @@ class _Trained:
 
     def attack(self, settings: MethodSettings) -> tuple[int, float]:
         """Returns the passes of a method's attacks on all batches, and the seconds they took."""
-        method, passes = build_method(settings, self.context), 0
+        method = build_method(settings, self.context)
 
         def every_batch() -> None:
-            nonlocal passes
             for batch in self.batches:
-                passes += method.prepare(self.network, batch, batch.indices).passes
+                method.prepare(self.network, batch, batch.indices)
 
-        with autocast(self.config.train.precision, self.device):
+        with counting() as passes, autocast(self.config.train.precision, self.device):
             seconds = seconds_of(every_batch, self.device.type)
-        return passes, seconds
+        return passes.image_gradients, seconds
 
     def step_of(self, settings: MethodSettings) -> Callable[[], None]:
         """Returns a function that takes a method's training steps, one a batch."""

@@ -71,6 +71,11 @@ class Loader:
         self._sizes = torch.cat([reader.sizes for reader in readers])
 
     @property
+    def samples(self) -> int:
+        """Samples that an epoch is made for; extra data do not count."""
+        return self._order.samples
+
+    @property
     def steps(self) -> int:
         """Batches of an epoch, the same on every worker."""
         return self._order.steps

@@ -89,6 +89,11 @@ class EpochOrder:
         self.local_real = len(range(rank, batch_size - self._extra, world_size))
 
     @property
+    def samples(self) -> int:
+        """Samples that an epoch is made for, each of which counts once; extra data do not."""
+        return len(self._indices)
+
+    @property
     def steps(self) -> int:
         """Batches of an epoch, the same on every worker."""
         return len(self.global_sizes)

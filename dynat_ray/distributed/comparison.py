@@ -20,10 +20,12 @@ from dynat_ray.distributed.ray_trainer import resolve_workers
 from dynat_ray.distributed.training_run import resolve, run, with_absolute_paths
 from dynat_ray.errors import UserError
 from dynat_ray.report.comparison_page import run_folder, write_comparison
-from dynat_ray.settings import build_config, dump_config, flatten, read_settings
+from dynat_ray.settings import build_config, dump_config, flatten, override, read_settings
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.resumable_folder import FolderKind, open_folder
 from dynat_ray.storage.run_folder import config_settings, read_run_config
+from dynat_ray.storage.run_length import RunLength
+from dynat_ray.training.equal_compute import pgd_at_compute
 
 # Only the head node has this resource. A run's own process takes a trace of it and no CPU, so that
 # it never takes what the workers of some run wait for.
@@ -67,6 +69,7 @@ def compare(
     runs: Sequence[ComparedRun],
     folder: Path,
     *,
+    equal_compute: bool = False,
     resume: bool = False,
     out_given: bool = True,
 ) -> str:
@@ -76,6 +79,8 @@ def compare(
         common: What the runs share; `compare.yaml` keeps it.
         runs: What to compare, in the order of the table; a run comes after the one it waits for.
         folder: Of the comparison, absolute.
+        equal_compute: All runs get `train.compute`; unless `common` has one, what PGD-AT spends in
+            its epochs.
         resume: Go on with what is there: runs that have ended stay, others go on.
         out_given: The user said where run folders go (on several nodes someone must).
 
@@ -86,6 +91,8 @@ def compare(
         UserError: What the user can correct; runs that failed, after all others have ended.
     """
     common, runs = _checked(common, runs)
+    if equal_compute and common.train.compute is None:
+        common, runs = _at_equal_compute(common, runs)
     connect()
     require_shared_storage(out_given)
     workers = resolve_workers(common.cluster)
@@ -97,7 +104,7 @@ def compare(
     print(
         f"compare   {len(seeds)} methods, {len(runs)} runs, {min(slots, len(runs))} side by side, "
         f"{workers.fewest} {'GPU' if workers.gpu else 'CPU'} worker{'s' * (workers.fewest > 1)} "
-        f"each\nfolder    {folder}",
+        f"each\neach      {RunLength.of(common.train)}\nfolder    {folder}",
         flush=True,
     )
 
@@ -123,6 +130,16 @@ def _checked(common: RunConfig, runs: Sequence[ComparedRun]) -> tuple[RunConfig,
     path = first.data.path
     return with_absolute_paths(common, path), [
         replace(each, config=with_absolute_paths(each.config, path)) for each in runs
+    ]
+
+
+def _at_equal_compute(
+    common: RunConfig, runs: Sequence[ComparedRun]
+) -> tuple[RunConfig, list[ComparedRun]]:
+    """Returns all with the compute that PGD-AT spends in the epochs of `common`, in their place."""
+    compute = {"train.compute": pgd_at_compute(common)}
+    return override(common, compute), [
+        replace(each, config=override(each.config, compute)) for each in runs
     ]
 
 

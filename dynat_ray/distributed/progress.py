@@ -13,6 +13,7 @@ from dynat_ray.distributed.polling import Poller
 from dynat_ray.radius import format_radius
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.metrics import read_metrics
+from dynat_ray.storage.run_length import RunLength
 
 _SECONDS_BETWEEN_POLLS = 0.5
 NOTES = "notes.log"
@@ -30,7 +31,7 @@ class ProgressPrinter(Poller):
 
     Args:
         run_folder: The run's folder.
-        config: For the number of epochs and the threat.
+        config: For the length of the run and the threat.
     """
 
     def __init__(self, run_folder: Path, config: RunConfig) -> None:
@@ -62,10 +63,10 @@ def describe_epoch(line: dict[str, Any], config: RunConfig) -> str:
 
     Args:
         line: From `metrics.jsonl`.
-        config: For the number of epochs and the threat.
+        config: For the length of the run and the threat.
     """
-    epochs = config.train.epochs
-    parts = [f"epoch {line['epoch'] + 1:>{len(str(epochs))}}/{epochs}", f"loss {line['loss']:.3f}"]
+    length = RunLength.of(config.train)
+    parts = [_describe_length(line, length), f"loss {line['loss']:.3f}"]
     for name, key in (("clean", "clean_accuracy"), ("robust", "robust_accuracy")):
         value = line[f"validation_{key}"]
         kind = "" if value is not None else "(train) "
@@ -78,9 +79,18 @@ def describe_epoch(line: dict[str, Any], config: RunConfig) -> str:
         parts.append(f"eps {format_radius(line['mean_eps'], config.threat.norm)}")
         parts.append(f"steps {line['mean_attack_steps']:.1f}")
     parts.append(f"{line['images_per_second']:,.0f} images/s")
-    left = line["elapsed"] / (line["epoch"] + 1) * (epochs - line["epoch"] - 1)
+    share = length.share(line)
+    left = line["elapsed"] / share * (1 - share)
     parts.append(f"{describe_seconds(left)} left")
     return "  ".join(parts)
+
+
+def _describe_length(line: dict[str, Any], length: RunLength) -> str:
+    fraction = length.fraction(line)
+    width = 2 * len(f"{length.total:g}") + 1
+    if length.by_compute:
+        return f"epoch {line['epoch'] + 1:>3}  units {fraction:>{width}}"
+    return f"epoch {fraction:>{width}}"
 
 
 def describe_seconds(seconds: float) -> str:

@@ -56,13 +56,9 @@ class Plan:
 
     def describe(self) -> str:
         """Returns the header of a search."""
-        options, config = self.search.options, self.search.default
-        stops = (
-            f"first after {options.first_rung} of {config.train.epochs} epochs, one in "
-            f"{options.reduction:g} goes on; never the default setting"
-            if options.first_rung
-            else "none"
-        )
+        options = self.search.options
+        stops = self.search.describe_stops()
+        stops = f"{stops}; never the default setting" if stops else "none"
         rows = {
             "search": f"{options.trials} trials by {options.search}, for "
             f"{' and '.join(options.objectives)} accuracy; trial 0 is the default setting",
@@ -94,11 +90,8 @@ def check(search: Search, *, max_concurrent: int | None = None, out_given: bool 
     """
     options = search.options
     check_space(search.space, search.default)
-    if options.first_rung > search.default.train.epochs:
-        raise UserError(
-            f"--first-rung is {options.first_rung}, but trials have {search.default.train.epochs} "
-            "epochs"
-        )
+    if options.first_rung > search.length.total:
+        raise UserError(f"--first-rung is {options.first_rung}, but trials have {search.length}")
     size = search.space.grid_size()
     if options.search == "grid" and options.trials != size + 1:
         raise UserError(

@@ -47,7 +47,7 @@ class SearchPrinter(Poller):
         """Looks once more and, in a log file, prints the whole table."""
         self.poll()
         if not self._live:
-            table = trials_table(read_trials(self._folder), self._search.default.train.epochs)
+            table = trials_table(read_trials(self._folder), self._search.length)
             print(f"\n{table}\n", flush=True)
 
     def poll(self) -> None:
@@ -63,7 +63,7 @@ class SearchPrinter(Poller):
 
     def _draw(self, trials: list[Trial]) -> None:
         columns, rows = shutil.get_terminal_size()
-        table = trials_table(trials, self._search.default.train.epochs, columns - 1).splitlines()
+        table = trials_table(trials, self._search.length, columns - 1).splitlines()
         # More trials than the screen has lines: the head, and the newest.
         table = [table[0], *table[1:][-(rows - 3) :]]
         text = "\n".join([*table, self._progress(trials)[: columns - 1]])

@@ -26,7 +26,9 @@ from dynat_ray.storage.description import describe_run
 from dynat_ray.storage.environment import write_environment
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.run_folder import open_run_folder
-from dynat_ray.training.final_models import trained_epochs
+from dynat_ray.storage.run_length import RunLength
+from dynat_ray.training.equal_compute import check_compute
+from dynat_ray.training.final_models import is_trained
 from dynat_ray.training.setup import check_run
 
 
@@ -65,7 +67,7 @@ def run(
     print(describe_run(config, info, mirror.address if mirror else folder, facts), flush=True)
     for change in changed:
         print(f"changed since the run began: {change}", flush=True)
-    if not is_trained(config, folder):
+    if not is_trained(folder, RunLength.of(config.train)):
         fit(config, folder)
     results = finish(config, folder, workers=workers.most)
     if mirror is not None:
@@ -86,7 +88,9 @@ def resolve(config: RunConfig) -> tuple[RunConfig, DatasetInfo, str]:
     config = with_absolute_paths(config, path)
     info = load_info(path)
     get_attacks(config.eval.attacks)
-    return config, info, check_run(config, info)
+    loader = check_run(config, info)
+    check_compute(config)
+    return config, info, loader
 
 
 def with_absolute_paths(config: RunConfig, data: Path | str) -> RunConfig:
@@ -124,8 +128,3 @@ def finish(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:
         raise UserError(f"{file} can't be written: {error}") from None
     write_report(folder)
     return results
-
-
-def is_trained(config: RunConfig, folder: Path) -> bool:
-    """Returns whether a run has done its last epoch and saved its models."""
-    return trained_epochs(folder) >= config.train.epochs

@@ -20,7 +20,6 @@ from dynat_ray.data import load_info
 from dynat_ray.distributed.mirror_follower import fetch_measured
 from dynat_ray.distributed.placement_groups import GROUP, remove_group_later
 from dynat_ray.distributed.ray_trainer import fit, resolve_workers
-from dynat_ray.distributed.training_run import is_trained
 from dynat_ray.errors import UserError
 from dynat_ray.report import write_report
 from dynat_ray.searching.proposals import Proposals
@@ -40,11 +39,14 @@ from dynat_ray.storage.environment import write_environment
 from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.run_folder import open_run_folder
+from dynat_ray.storage.run_length import RunLength
+from dynat_ray.training.final_models import is_trained
 from dynat_ray.training.setup import check_run
 
 _ROBUST = OBJECTIVES["robust"]
-# Rungs are counted in epochs: a report may be repeated after a failure, or come without accuracy.
-_EPOCHS = "epochs_done"
+# Rungs are counted in epochs, or in units of compute: a report may be repeated after a failure, or
+# come without accuracy.
+_SPENT = "spent"
 
 
 def trial_config(search: Search, trial: Trial) -> RunConfig:
@@ -67,14 +69,15 @@ def run_trial(proposal: dict[str, Any]) -> None:
     folder = trial_folder(search_folder, trial.number)
     try:
         config = trial_config(read_search(search_folder), trial)
-        if not is_trained(config, folder):
+        length = RunLength.of(config.train)
+        if not is_trained(folder, length):
             loader = check_run(config, load_info(config.data.path))
             open_run_folder(folder, config, resume=True)
             low, _, gpu = resolve_workers(config.cluster)
             facts = {"workers": str(low), "device": "cuda" if gpu else "cpu", "loader": loader}
             command = f"trial {trial.number} of the search {search_folder}"
             write_environment(folder, facts, command)
-            fit(config, folder, callbacks=[_ReportToTune()], quiet=True)
+            fit(config, folder, callbacks=[_ReportToTune(length)], quiet=True)
         write_report(folder)
         if mirror := Mirror.of(folder):
             mirror.push()
@@ -95,6 +98,10 @@ def run_trial(proposal: dict[str, Any]) -> None:
 class _ReportToTune(TuneReportCallback):
     """Sends what an epoch measured on to Tune."""
 
+    def __init__(self, length: RunLength) -> None:
+        super().__init__()
+        self._length = length
+
     def after_report(
         self,
         run_context: Any,
@@ -103,14 +110,19 @@ class _ReportToTune(TuneReportCallback):
     ) -> None:
         if "epoch" not in metrics[0]:
             return  # A checkpoint inside an epoch measures nothing.
-        report = tune_report(metrics[0]) | {GROUP: metrics[0][GROUP]}
+        report = tune_report(metrics[0], self._length) | {GROUP: metrics[0][GROUP]}
         super().after_report(run_context, [report], None)
 
 
-def tune_report(line: dict[str, Any]) -> dict[str, Any]:
-    """Returns what Tune needs of a line of `metrics.jsonl`: epochs done, accuracies if measured."""
+def tune_report(line: dict[str, Any], length: RunLength) -> dict[str, Any]:
+    """Returns what Tune needs of a line of `metrics.jsonl`: how far the trial is, and accuracies.
+
+    Args:
+        line: The line; it has no accuracies where none were measured.
+        length: Of the trial, for what that is counted in.
+    """
     measured = {name: line[name] for name in OBJECTIVES.values() if line[name] is not None}
-    return {_EPOCHS: line["epoch"] + 1, **measured}
+    return {_SPENT: length.spent(line), **measured}
 
 
 class Proposer(Searcher):
@@ -131,7 +143,7 @@ class Proposer(Searcher):
         known = {trial.number for trial in trials}
         self._new = [n for n in range(search.options.trials) if n not in known]
         self.left = len(self._begun) + len(self._new)
-        self._proposals = Proposals(search.space, search.options)
+        self._proposals = Proposals(search.space, search.options, search.length)
         for trial in trials:
             if trial.state != "running":
                 self._proposals.tell(trial)
@@ -178,37 +190,40 @@ class Proposer(Searcher):
 
 
 class EarlyStopper(ASHAScheduler):
-    """Ray's ASHA over epochs, which leaves the default setting and last epochs alone.
+    """Ray's ASHA, which leaves the default setting and the last epoch of a trial alone.
 
     Args:
         folder: The search's; what its earlier trials reached counts after a resume.
-        epochs: Of a whole trial.
-        first_rung: Epochs of the first rung.
+        length: Of a whole trial.
+        first_rung: Epochs, or units, of the first rung.
         reduction: Of the trials that reach a rung, one in so many goes on.
     """
 
-    def __init__(self, folder: Path, epochs: int, first_rung: int, reduction: float) -> None:
+    def __init__(
+        self, folder: Path, length: RunLength, first_rung: float, reduction: float
+    ) -> None:
         super().__init__(
-            time_attr=_EPOCHS,
+            time_attr=_SPENT,
             metric=_ROBUST,
             mode="max",
-            max_t=epochs,
-            grace_period=first_rung,
+            # Ray's types say whole numbers; it compares and multiplies them.
+            max_t=length.total,  # type: ignore[arg-type]
+            grace_period=first_rung,  # type: ignore[arg-type]
             reduction_factor=reduction,
             # The last report comes before the models are saved.
             stop_last_trials=False,
         )
-        self._folder, self._epochs = folder, epochs
+        self._folder, self._length = folder, length
         for trial in read_trials(folder):
             if trial.state in ("finished", "stopped"):
                 self.on_trial_add(None, _Past(trial.number))  # type: ignore[arg-type]
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Takes in a trial, with the epochs it did before a resume."""
+        """Takes in a trial, with what it did before a resume."""
         super().on_trial_add(tune_controller, trial)
         folder = trial_folder(self._folder, trial.config["number"])
         for line in read_metrics(folder / "metrics.jsonl"):
-            super().on_trial_result(tune_controller, trial, tune_report(line))
+            super().on_trial_result(tune_controller, trial, tune_report(line, self._length))
 
     def on_trial_result(
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
@@ -216,7 +231,7 @@ class EarlyStopper(ASHAScheduler):
         """Returns whether the trial goes on."""
         action = super().on_trial_result(tune_controller, trial, result)
         number = trial.config["number"]
-        if number == DEFAULT_TRIAL or result.get(_EPOCHS, 0) >= self._epochs:
+        if number == DEFAULT_TRIAL or self._length.is_reached(result.get(_SPENT, 0.0)):
             return str(TrialScheduler.CONTINUE)
         if action == TrialScheduler.STOP:
             write_trial(self._folder, replace(read_trial(self._folder, number), state="stopped"))

@@ -96,7 +96,7 @@ def _early_stopper(folder: Path, search: Search) -> EarlyStopper | None:
     options = search.options
     if not options.first_rung:
         return None
-    return EarlyStopper(folder, search.default.train.epochs, options.first_rung, options.reduction)
+    return EarlyStopper(folder, search.length, options.first_rung, options.reduction)
 
 
 def _write_missing_reports(folder: Path) -> None:

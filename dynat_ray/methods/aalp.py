@@ -74,7 +74,7 @@ class AALP(Method[AALPSettings]):
             keep = keep_probabilities(contribution, self.settings.min_keep)
             drawn = keyed_random.uniform(keys, keep.shape[1], stream=_MASK_STREAM)
             extras["mask"] = (drawn < keep) / keep
-        return Prepared(batch, outcome.images, record=record, passes=outcome.passes, extras=extras)
+        return Prepared(batch, outcome.images, record=record, extras=extras)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         batch, mask = prepared.batch, prepared.extras.get("mask")

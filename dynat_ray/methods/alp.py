@@ -42,7 +42,7 @@ class ALP(Method[ALPSettings]):
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         outcome = self.attack(network, batch, keys, "ce")
         record = attack_record(outcome, batch.main_labels)
-        return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
+        return Prepared(batch, outcome.images, record=record)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         batch, share = prepared.batch, self.settings.clean_share

@@ -38,7 +38,6 @@ class MethodContext:
         step_size: Length of a step at the full budget, in units of [0, 1] pixels.
         classes: Number of classes.
         label_smoothing: Mass spread over all classes in cross-entropies, in [0, 1).
-        epochs: Length of the run.
         training_samples: Size of the training set; larger indices are extra images.
         starts_trained: The model begins with weights that were trained before.
     """
@@ -48,7 +47,6 @@ class MethodContext:
     step_size: float
     classes: int
     label_smoothing: float = 0.0
-    epochs: int = 1
     training_samples: int = 0
     starts_trained: bool = False
 
@@ -63,7 +61,6 @@ class Prepared:
         weights: Weights of the outer loss `(B,)`, mean 1 over all workers; None: all 1.
         record: Per-sample values `(B,)` for `samples/*.parquet`, by column; one that is not finite
             ends the run.
-        passes: Forward-backward passes of the attack, summed over the samples.
         extras: Other tensors that `prepare` has made for `loss`, by name, `(B, ...)` each.
     """
 
@@ -71,7 +68,6 @@ class Prepared:
     adversarial: Tensor | None = None
     weights: Tensor | None = None
     record: Mapping[str, Tensor] = field(default_factory=dict)
-    passes: int = 0
     extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     def weighted_mean(self, losses: Tensor) -> Tensor:
@@ -86,12 +82,10 @@ class MethodLoss:
     Attributes:
         loss: Mean loss of the batch, a scalar that is differentiable in the weights.
         record: Per-sample values `(B,)`, detached, beside those that `prepare` recorded.
-        passes: Forward-backward passes beside the outer ones, summed over the samples.
     """
 
     loss: Tensor
     record: Mapping[str, Tensor] = field(default_factory=dict)
-    passes: int = 0
 
 
 SettingsT = TypeVar("SettingsT", bound=MethodSettings)
@@ -117,6 +111,7 @@ class Method(ABC, Generic[SettingsT]):
         extra: Networks of its own, made by `attach`, that are trained along with the classifier:
             they get the optimiser's other groups, gradients are averaged over workers and their
             state is part of a checkpoint.
+        progress: Part of the run, in [0, 1), that was over when the epoch began.
     """
 
     settings_class: ClassVar[type[MethodSettings]]
@@ -129,7 +124,7 @@ class Method(ABC, Generic[SettingsT]):
         self.settings = settings
         self.context = context
         self.extra = nn.ModuleDict()
-        self.epoch = 0
+        self.progress = 0.0
         self.learning_rate_ratio = 1.0
         self.extra_learning_rate_ratio = 1.0
         self._seen: dict[str, Tensor] = {}
@@ -147,13 +142,14 @@ class Method(ABC, Generic[SettingsT]):
             UserError: The method can't work with this classifier or these settings.
         """
 
-    def start_epoch(self, epoch: int) -> None:
+    def start_epoch(self, epoch: int, progress: float) -> None:
         """Is told of every epoch before its first step, on every worker.
 
         Args:
             epoch: From 0.
+            progress: Part of the run that is over, in [0, 1).
         """
-        self.epoch = epoch
+        self.progress = progress
 
     def score(self, clean: float, robust: float) -> tuple[float, float]:
         """Returns what makes an epoch's model the best, compared in this order.
@@ -163,11 +159,6 @@ class Method(ABC, Generic[SettingsT]):
             robust: The same under PGD.
         """
         return robust, clean
-
-    @property
-    def progress(self) -> float:
-        """Part of the run that is over, in [0, 1)."""
-        return self.epoch / self.context.epochs
 
     @property
     def steps(self) -> int:

@@ -99,4 +99,4 @@ class DeepDefense(Method[DeepDefenseSettings]):
         clean = self.cross_entropies(outcome.logits, batch)
         record = {"predicted": predicted, "clean_loss": clean.detach()}
         loss = (clean + settings.regularisation * regulariser).mean()
-        return MethodLoss(loss, record, outcome.passes)
+        return MethodLoss(loss, record)

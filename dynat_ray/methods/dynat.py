@@ -118,7 +118,7 @@ class DynAT(Method[DynATSettings]):
         record |= attack_record(outcome, batch.main_labels, clean_logits)
         record["weight"] = weights = self._weights(record, clean_logits, batch, ratios)
         extras = {"attacked": ratios > 0}
-        return Prepared(batch, outcome.images, weights, record, outcome.passes, extras)
+        return Prepared(batch, outcome.images, weights, record, extras)
 
     def _weights(
         self, record: dict[str, Tensor], clean_logits: Tensor, batch: Batch, ratios: Tensor

@@ -51,7 +51,7 @@ class FAT(Method[FATSettings]):
         noise = self.settings.step_noise
         outcome = self.attack(network, batch, keys, "ce", stop=stop, step_noise=noise)
         record = attack_record(outcome, batch.main_labels)
-        return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
+        return Prepared(batch, outcome.images, record=record)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         return adversarial_loss(self, network, prepared)

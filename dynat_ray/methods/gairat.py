@@ -48,7 +48,7 @@ class GAIRAT(Method[GAIRATSettings]):
         outcome = self.attack(network, batch, keys, "ce")
         record = attack_record(outcome, batch.main_labels)
         record["weight"] = weights = self._weights(outcome.survived)
-        return Prepared(batch, outcome.images, weights, record, outcome.passes)
+        return Prepared(batch, outcome.images, weights, record)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         return adversarial_loss(self, network, prepared)

@@ -114,7 +114,7 @@ class GenerativeSSL(Method[GenerativeSSLSettings]):
             return Prepared(batch, batch.images, extras=extras)
         outcome = self.attack(network, batch, keys, "ce", ratios=self.settings.attack_ratio)
         record = attack_record(outcome, batch.main_labels)
-        return Prepared(batch, outcome.images, record=record, passes=outcome.passes, extras=extras)
+        return Prepared(batch, outcome.images, record=record, extras=extras)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         settings, batch = self.settings, prepared.batch

@@ -78,7 +78,7 @@ class HAT(Method[HATSettings]):
             helper_logits = self._standard(outcome.images)
         self.see("the standard model's logits are", helper_logits)
         extras = {"helper_labels": helper_logits.argmax(dim=1)}
-        return Prepared(batch, outcome.images, record=record, passes=outcome.passes, extras=extras)
+        return Prepared(batch, outcome.images, record=record, extras=extras)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         images, adversarial = prepared.batch.images, prepared.adversarial

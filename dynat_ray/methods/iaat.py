@@ -58,22 +58,20 @@ class IAAT(Method[IAATSettings]):
     def attach(self, network: Classifier) -> None:
         self.memory.to(network.mean.device)
 
-    def start_epoch(self, epoch: int) -> None:
-        super().start_epoch(epoch)
+    def start_epoch(self, epoch: int, progress: float) -> None:
+        super().start_epoch(epoch, progress)
         self.memory.start_epoch(epoch)
 
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         record = clean_record(self.clean_logits(network, batch.images))
         correct = (record["predicted"] == batch.main_labels).float()
-        passes = 0
-        if self.progress < self.settings.warmup:
-            ratios = correct
-        else:
-            ratios, passes = self._new_ratios(network, batch, keys, correct)
+        ratios = correct
+        if self.progress >= self.settings.warmup:
+            ratios = self._new_ratios(network, batch, keys, correct)
         self.memory.write(batch.indices, ratios)
         outcome = self.attack(network, batch, keys, "ce", ratios=ratios)
         record |= attack_record(outcome, batch.main_labels)
-        return Prepared(batch, outcome.images, None, record, passes + outcome.passes)
+        return Prepared(batch, outcome.images, record=record)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         return adversarial_loss(self, network, prepared)
@@ -86,17 +84,16 @@ class IAAT(Method[IAATSettings]):
 
     def _new_ratios(
         self, network: nn.Module, batch: Batch, keys: Tensor, correct: Tensor
-    ) -> tuple[Tensor, int]:
-        """Returns budgets as multiples of eps `(B,)`, and the passes that finding them took."""
+    ) -> Tensor:
+        """Returns budgets as multiples of eps `(B,)`."""
         gamma, rate = self.settings.gamma, self.settings.rate
         before = self.memory.read(batch.indices)
-        withstood, passes = [], 0
+        withstood = []
         for number, ratios in enumerate((before, before + gamma), start=1):
             noise = keyed_random.combine(keys, number)
             outcome = self.attack(network, batch, noise, "ce", ratios=ratios)
-            passes += outcome.passes
             predicted = predicted_classes(self.clean_logits(network, outcome.images))
             withstood.append(predicted == batch.main_labels)
         found = torch.where(withstood[0], before, before - gamma)
         found = torch.where(withstood[1], before + gamma, found)
-        return rate * (found * correct).clamp(min=0) + (1 - rate) * before, passes
+        return rate * (found * correct).clamp(min=0) + (1 - rate) * before

@@ -62,7 +62,7 @@ class MAIL(Method[MAILSettings]):
         else:
             outcome = self.attack(network, batch, keys, "ce", start="gaussian")
         record = attack_record(outcome, batch.main_labels)
-        return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
+        return Prepared(batch, outcome.images, record=record)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         settings, batch = self.settings, prepared.batch

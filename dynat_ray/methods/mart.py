@@ -38,7 +38,7 @@ class MART(Method[MARTSettings]):
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         outcome = self.attack(network, batch, keys, "ce", start="gaussian")
         record = attack_record(outcome, batch.main_labels)
-        return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
+        return Prepared(batch, outcome.images, record=record)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         clean_logits = network(prepared.batch.images).float()

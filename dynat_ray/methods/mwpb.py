@@ -62,7 +62,7 @@ class MWPB(Method[MWPBSettings]):
         )
         record = clean_record(clean_logits)
         record |= attack_record(outcome, batch.main_labels, clean_logits)
-        return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
+        return Prepared(batch, outcome.images, record=record)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         if self.settings.objective == "trades":

@@ -31,7 +31,7 @@ class PGDAT(Method[PGDATSettings]):
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         outcome = self.attack(network, batch, keys, "ce")
         record = attack_record(outcome, batch.main_labels)
-        return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
+        return Prepared(batch, outcome.images, record=record)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         return adversarial_loss(self, network, prepared)

@@ -40,7 +40,7 @@ class TRADES(Method[TRADESSettings]):
         outcome = self.attack(network, batch, keys, "kl", clean_logits=clean_logits)
         record = clean_record(clean_logits)
         record |= attack_record(outcome, batch.main_labels, clean_logits)
-        return Prepared(batch, outcome.images, record=record, passes=outcome.passes)
+        return Prepared(batch, outcome.images, record=record)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         return trades_loss(self, network, prepared, self.settings.beta)

@@ -89,9 +89,7 @@ class UADAT(Method[UADATSettings]):
         record = attack_record(outcome, batch.main_labels)
         choice = keyed_random.uniform(keys, 1, stream=_CHOICE_STREAM) < self.settings.sample_share
         noise = keyed_random.normal(keys, self._numbers, stream=_STATISTICS_STREAM) * choice
-        return Prepared(
-            batch, outcome.images, record=record, passes=outcome.passes, extras={"noise": noise}
-        )
+        return Prepared(batch, outcome.images, record=record, extras={"noise": noise})
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         settings, batch = self.settings, prepared.batch

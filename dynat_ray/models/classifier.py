@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynat_ray.forward_units import entering, leaving
+
 
 class Classifier(nn.Module):
     """Takes images in [0, 1] and returns logits; attacks never see normalised pixels.
@@ -61,8 +63,8 @@ class Classifier(nn.Module):
         """
         if change_features is not None:
             return self.head(change_features(self.features(images)))
-        logits: Tensor = self.backbone((images - self.mean) / self.std)
-        return logits
+        logits: Tensor = self.backbone(self._normalised(images))
+        return leaving(logits, self, len(images))
 
     def no_weight_decay(self) -> set[str]:
         """Returns the names of parameters that weight decay spares; timm's optimisers ask."""
@@ -71,10 +73,13 @@ class Classifier(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Returns what the trunk makes of images `(B, C, H, W)` in [0, 1], `(B, ...)`."""
-        features: Tensor = self.backbone.forward_features((images - self.mean) / self.std)  # type: ignore[operator]
-        return features
+        features: Tensor = self.backbone.forward_features(self._normalised(images))  # type: ignore[operator]
+        return leaving(features, self, len(images))
 
     def head(self, features: Tensor) -> Tensor:
         """Returns the logits `(B, num_classes)` that the head makes of features `(B, ...)`."""
         logits: Tensor = self.backbone.forward_head(features)  # type: ignore[operator]
         return logits
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (entering(images) - self.mean) / self.std

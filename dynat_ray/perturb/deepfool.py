@@ -27,13 +27,10 @@ class DeepFoolOutcome:
     Attributes:
         perturbation: `(B, C, H, W)`, overshoot included.
         logits: Logits `(B, K)` of the clean images, differentiable if asked for.
-        passes: Backward passes spent, summed over the samples: in each step one a class looked at
-            and, if differentiable, one more.
     """
 
     perturbation: Tensor
     logits: Tensor
-    passes: int
 
 
 def deepfool(
@@ -64,7 +61,6 @@ def deepfool(
     walked = torch.zeros_like(images)
     walking = torch.arange(len(images), device=images.device)
     clean_logits = targets = towards = None
-    passes = 0
     with torch.enable_grad():
         for _ in range(steps):
             current = start[walking] + (1 + overshoot) * walked[walking]
@@ -84,13 +80,12 @@ def deepfool(
             # Seen from where a sample is now: the class to leave.
             sources = torch.where(towards[walking], predicted, labels[walking])
             step = _step(current, logits, sources, targets[walking], differentiable)
-            passes += len(walking) * (targets.shape[1] + differentiable)
             step = step * (~crossed).view(-1, 1, 1, 1)
             walked = walked.index_add(0, walking, step if differentiable else step.detach())
             # Those that have crossed cost nothing from the next step on.
             walking = walking[~crossed]
     assert clean_logits is not None
-    return DeepFoolOutcome((1 + overshoot) * walked, clean_logits, passes)
+    return DeepFoolOutcome((1 + overshoot) * walked, clean_logits)
 
 
 def relative_length(perturbation: Tensor, images: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class PGD:
                 `Threat.start`.
 
         Returns:
-            The adversarial images, detached, and what they cost.
+            The adversarial images, detached, and what is known of them.
         """
         if self.steps == 0 or self.threat.eps == 0:
             ratios = 0.0
@@ -158,7 +158,7 @@ class PGD:
         if self.steps == 1 and len(running.current) > 0:
             # Else nobody would ever have looked at what the attack has found.
             with torch.no_grad():
-                found.see(running, network(running.current).float(), passes=0)
+                found.see(running, network(running.current).float())
         return found.outcome(running, batch.eps)
 
     def _moved(self, running: Running, gradient: Tensor, step: int) -> Tensor:

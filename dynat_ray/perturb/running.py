@@ -41,8 +41,6 @@ class AttackOutcome:
             the attack has one step, else those before its last step.
         survived: At how many of its `steps` first points (the start counts, the end does not) each
             sample was still classified correctly, int64 `(B,)`.
-        passes: Forward-backward passes spent, summed over the samples; forward passes alone don't
-            count.
     """
 
     images: Tensor
@@ -50,7 +48,6 @@ class AttackOutcome:
     steps: Tensor
     logits: Tensor
     survived: Tensor
-    passes: int
 
 
 @dataclass(frozen=True)
@@ -132,17 +129,15 @@ class Found:
     logits: Tensor | None
     steps: Tensor
     survived: Tensor
-    passes: int = 0
 
     @classmethod
     def at(cls, start: Tensor, batch: Samples, clean_logits: Tensor | None) -> Found:
         logits = None if clean_logits is None else clean_logits.detach().float().clone()
         return cls(start, logits, torch.zeros_like(batch.labels), torch.zeros_like(batch.labels))
 
-    def see(self, running: Running, logits: Tensor, passes: int = 1) -> None:
+    def see(self, running: Running, logits: Tensor) -> None:
         """Takes in the logits `(n, K)` of the current images."""
         rows = running.samples.rows
-        self.passes += passes * len(running.current)
         self.logits = logits if self.logits is None else self.logits.index_copy_(0, rows, logits)
 
     def count(self, running: Running, logits: Tensor) -> None:
@@ -163,4 +158,4 @@ class Found:
     def outcome(self, running: Running, eps: Tensor) -> AttackOutcome:
         assert self.logits is not None
         images = self.images.index_copy(0, running.samples.rows, running.current)
-        return AttackOutcome(images, eps, self.steps, self.logits, self.survived, self.passes)
+        return AttackOutcome(images, eps, self.steps, self.logits, self.survived)

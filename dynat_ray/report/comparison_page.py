@@ -14,6 +14,7 @@ from typing import Any
 
 from dynat_ray.atomic_files import atomic_write_text, make_folder
 from dynat_ray.errors import UserError
+from dynat_ray.methods import standard_model_key
 from dynat_ray.report.comparison_figure import clean_against_robust
 from dynat_ray.report.comparison_rows import Row, Spread
 from dynat_ray.report.page import write_page
@@ -21,6 +22,7 @@ from dynat_ray.report.reading import Run, read_run
 from dynat_ray.report.text import MODELS, align_columns, attack_names
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.json_file import read_json
+from dynat_ray.storage.run_length import RunLength
 
 # Characters of a method's part of a folder's name, which most disks let have 255 bytes.
 _LONGEST_FOLDER = 150
@@ -71,6 +73,12 @@ def write_comparison(folder: Path, seeds: Mapping[str, Sequence[int]]) -> str:
         "rows": rows,
         "figure": figure,
         "robust": robust,
+        "length": str(RunLength.of(any_run.config.train)) if any_run else "",
+        "helped": [
+            label
+            for label, found in runs.items()
+            if found and standard_model_key(found[0].config.method.name)
+        ],
         "missing": [label for label, found in runs.items() if not found],
     }
     write_page(folder / "compare.html", "comparison.html", content)
@@ -100,7 +108,9 @@ def _row(label: str, model: str, runs: Sequence[Run]) -> Row:
             )
             for name in attacks
         },
-        seconds=_spread([_mean_metric(run, "seconds") for run in runs]),
+        epochs=_spread([run.metrics[-1]["epochs_done"] for run in runs]),
+        units=_spread([run.metrics[-1]["forward_units"] for run in runs]),
+        seconds=_spread([sum(line["seconds"] for line in run.metrics) for run in runs]),
         passes=_spread([_mean_metric(run, "passes_per_sample") for run in runs]),
     )
 
@@ -115,12 +125,14 @@ def _spread(values: Sequence[float]) -> Spread:
 
 
 def _markdown(rows: Sequence[Row], attacks: Sequence[str]) -> str:
-    heads = ["method", "model", *attacks, "s/epoch", "attack passes", "seeds"]
+    heads = ["method", "model", *attacks, "epochs", "units", "seconds", "attack passes", "seeds"]
     lines = [
         [
             row.label,
             row.model,
             *(row.accuracies[name].text() if name in row.accuracies else "-" for name in attacks),
+            row.epochs.text(),
+            row.units.text(),
             row.seconds.text(),
             row.passes.text(),
             str(row.seeds),
@@ -131,14 +143,15 @@ def _markdown(rows: Sequence[Row], attacks: Sequence[str]) -> str:
 
 
 def _csv(rows: Sequence[Row], attacks: Sequence[str]) -> str:
-    values = [*attacks, "seconds_per_epoch", "attack_passes_per_sample"]
+    values = [*attacks, "epochs", "forward_units", "seconds", "attack_passes_per_sample"]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
         ["method", "model", "seeds", *(f"{v}_{kind}" for v in values for kind in ("mean", "sd"))]
     )
     for row in rows:
-        spreads = [row.accuracies.get(name) for name in attacks] + [row.seconds, row.passes]
+        spreads = [row.accuracies.get(name) for name in attacks]
+        spreads += [row.epochs, row.units, row.seconds, row.passes]
         cells: list[Any] = []
         for spread in spreads:
             deviation = spread.deviation if spread else None

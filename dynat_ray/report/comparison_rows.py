@@ -32,7 +32,9 @@ class Row:
         model: `best` or `last`.
         seeds: How many runs have ended.
         accuracies: In percent, by attack.
-        seconds: Of an epoch's training.
+        epochs: Epochs that were trained, with fraction.
+        units: Units of compute that were spent, a training image.
+        seconds: Of training.
         passes: Forward-backward passes of the training attack, a sample and epoch.
     """
 
@@ -40,5 +42,7 @@ class Row:
     model: str
     seeds: int
     accuracies: dict[str, Spread]
+    epochs: Spread
+    units: Spread
     seconds: Spread
     passes: Spread

@@ -13,6 +13,7 @@ from scipy import stats
 
 from dynat_ray.searching.space import Distribution
 from dynat_ray.searching.trial_records import Trial
+from dynat_ray.storage.run_length import RunLength
 
 # Fewer trials than this say nothing about a setting.
 _LEAST_TRIALS = 4
@@ -44,22 +45,22 @@ class Influence:
 
 
 def influences(
-    trials: Sequence[Trial], searched: dict[str, Distribution], epochs: int
+    trials: Sequence[Trial], searched: dict[str, Distribution], length: RunLength
 ) -> list[Influence]:
-    """Returns each setting's influence on the robust accuracy after equally many epochs.
+    """Returns each setting's influence on the robust accuracy after training for equally long.
 
     Args:
         trials: All trials.
         searched: The space.
-        epochs: Trials that did fewer are left out; of the others what came later is.
+        length: Trials that did less are left out; of the others what came later is.
 
     Returns:
         Strongest first; empty if there are too few trials.
     """
-    compared = [trial for trial in trials if trial.after(epochs) is not None]
+    compared = [trial for trial in trials if trial.after(length) is not None]
     if len(compared) < _LEAST_TRIALS:
         return []
-    robust = np.array([float(trial.after(epochs) or 0.0) for trial in compared])
+    robust = np.array([float(trial.after(length) or 0.0) for trial in compared])
     found = []
     for key, distribution in searched.items():
         values = [trial.settings[key] for trial in compared]

@@ -66,10 +66,15 @@ class Run:
         return pairs[:, 0], pairs[:, 1]
 
     def last_samples(self) -> tuple[int, Columns]:
-        """Returns the last epoch with per-sample values (from 0, -1: none) and those values."""
+        """Returns the last epoch with per-sample values (from 0, -1: none) and those values.
+
+        Where compute has ended the run inside an epoch, which saw a part of the samples, that is
+        the one before, if there is one.
+        """
         if not self.sample_files:
             return -1, {}
-        epoch = max(self.sample_files)
+        parts = {line["epoch"] for line in self.metrics if line["epochs_done"] < line["epoch"] + 1}
+        epoch = max(self.sample_files.keys() - parts or self.sample_files)
         return epoch, read_samples(self.sample_files[epoch])
 
     def class_name(self, label: int) -> str:

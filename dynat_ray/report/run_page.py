@@ -17,6 +17,7 @@ from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Columns, Run, read_run
 from dynat_ray.report.sample_figures import budgets_and_steps, confidence_gaps, gap_figure
 from dynat_ray.report.text import MODELS, attack_names, interval_text
+from dynat_ray.storage.run_length import RunLength
 
 # Points by which PGD may lie above AutoAttack before the page says so loudly: PGD-AT and TRADES
 # show 3 to 5 on CIFAR-10, published models that mask gradients 10 to 40.
@@ -46,8 +47,7 @@ def _content(run: Run) -> dict[str, Any]:
         "name": run.folder.resolve().name,
         "facts": run.facts(),
         "started": run.environment.get("started", "")[:16].replace("T", " "),
-        "epochs_done": len(run.metrics),
-        "epochs": run.config.train.epochs,
+        "unfinished": _unfinished(run),
         "settings": asdict(run.config),
         "environment": _environment(run),
         "table": _table(run.results),
@@ -63,6 +63,13 @@ def _content(run: Run) -> dict[str, Any]:
         "speed": _speed(run),
         "speed_curves": speed_curves(run) if run.metrics else None,
     }
+
+
+def _unfinished(run: Run) -> str:
+    """Returns what part of a run is done that is not finished; empty if it is."""
+    length = RunLength.of(run.config.train)
+    spent = length.spent(run.metrics[-1]) if run.metrics else 0.0
+    return "" if length.is_reached(spent) else f"{spent:.6g} of {length} are done"
 
 
 def _table(results: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -156,7 +163,8 @@ def _speed(run: Run) -> dict[str, str]:
     return {
         "training": f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min",
         "images per second": f"{images / max(seconds, 1e-9):,.0f}",
-        "seconds per epoch": f"{seconds / len(run.metrics):,.1f}",
+        "seconds per epoch": f"{seconds / run.metrics[-1]['epochs_done']:,.1f}",
+        "units of compute per image": f"{run.metrics[-1]['forward_units']:,.1f}",
         "waiting for images": f"{100 * waited / max(seconds, 1e-9):.1f} %",
         "attack passes per image": f"{passes:.2f} of {run.config.attack.steps}",
         "peak memory per worker": f"{memory / 2**30:.2f} GiB",

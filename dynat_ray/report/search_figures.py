@@ -21,6 +21,7 @@ from dynat_ray.report.text import value_text
 from dynat_ray.searching.ranking import pareto_front
 from dynat_ray.searching.space import Distribution, spread_values
 from dynat_ray.searching.trial_records import DEFAULT_TRIAL, Trial
+from dynat_ray.storage.run_length import RunLength
 
 _GREEN = "#3d7a4e"
 # Of more axes the names stand in two rows.
@@ -134,12 +135,15 @@ def parallel_plot(
 
 
 def influence_plot(
-    trials: Sequence[Trial], searched: dict[str, Distribution], keys: Sequence[str], epochs: int
+    trials: Sequence[Trial],
+    searched: dict[str, Distribution],
+    keys: Sequence[str],
+    length: RunLength,
 ) -> str:
-    """Returns robust accuracy after `epochs` epochs against each setting."""
+    """Returns robust accuracy after training for `length` against each setting."""
     columns = min(len(keys), 4)
     rows = -(-len(keys) // columns)
-    compared = [trial for trial in trials if trial.after(epochs) is not None]
+    compared = [trial for trial in trials if trial.after(length) is not None]
 
     def paint(figure: Figure) -> None:
         grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
@@ -147,7 +151,7 @@ def influence_plot(
             if place >= len(keys):
                 axes.set_visible(False)
                 continue
-            _paint_setting(axes, compared, keys[place], searched[keys[place]], epochs)
+            _paint_setting(axes, compared, keys[place], searched[keys[place]], length)
         for row in grid:
             row[0].set_ylabel("robust, %")
 
@@ -155,7 +159,7 @@ def influence_plot(
 
 
 def _paint_setting(
-    axes: Axes, trials: Sequence[Trial], key: str, distribution: Distribution, epochs: int
+    axes: Axes, trials: Sequence[Trial], key: str, distribution: Distribution, length: RunLength
 ) -> None:
     axes.set_title(drawn_name(key))
     for trial in trials:
@@ -170,7 +174,7 @@ def _paint_setting(
         is_default = trial.number == DEFAULT_TRIAL
         axes.scatter(
             value,
-            trial.after(epochs) or 0.0,
+            trial.after(length) or 0.0,
             s=60 if is_default else 34,
             marker="D" if is_default else "o",
             color=_GREEN if is_default else CLEAN,

@@ -20,6 +20,7 @@ from dynat_ray.searching.study import Search, read_search
 from dynat_ray.searching.trial_records import DEFAULT_TRIAL, Trial, read_trials, trial_folder
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.json_file import read_json
+from dynat_ray.storage.run_length import RunLength
 
 
 def write_search_report(folder: Path) -> Path:
@@ -71,7 +72,7 @@ def _judging_attack(trials: list[Trial]) -> str:
 
 def _content(folder: Path) -> dict[str, Any]:
     search, trials = read_search(folder), read_trials(folder)
-    searched, epochs = search.space.searched, search.default.train.epochs
+    searched = search.space.searched
     measured = any(trial.best for trial in trials)
     best, attack = _winner(trials), _judging_attack(trials)
     comparison = _comparison(folder, best) if best else []
@@ -90,7 +91,8 @@ def _content(folder: Path) -> dict[str, Any]:
         "pareto": pareto_plot(trials, best) if measured else None,
         "parallel": parallel_plot(trials, searched, best) if measured else None,
         "keys": list(searched),
-        "trials": [_row(folder, trial, best, epochs) for trial in _ranked(trials)],
+        "unit": search.length.unit,
+        "trials": [_row(folder, trial, best, search.length) for trial in _ranked(trials)],
         **_judged(trials, attack),
         **_influence(search, trials),
     }
@@ -99,14 +101,11 @@ def _content(folder: Path) -> dict[str, Any]:
 def _facts(search: Search, trials: list[Trial]) -> dict[str, str]:
     options, default = search.options, search.default
     states = ", ".join(f"{count} {state}" for state, count in _states(trials).items())
-    stops = (
-        f"ASHA on robust accuracy, first after {options.first_rung} of {default.train.epochs} "
-        f"epochs, one in {options.reduction:g} goes on"
-    )
+    stops = search.describe_stops()
     return {
         "trials": f"{len(trials)} of {options.trials} ({states})",
         "proposals": f"{options.search}, for {' and '.join(options.objectives)} accuracy",
-        "early stops": stops if options.first_rung else "none",
+        "early stops": f"ASHA on robust accuracy, {stops}" if stops else "none",
         "method": default.method.name,
         "model": default.model.name,
         "data": default.data.path,
@@ -133,16 +132,16 @@ def _judged(trials: list[Trial], attack: str) -> dict[str, Any]:
 
 
 def _influence(search: Search, trials: list[Trial]) -> dict[str, Any]:
-    """Returns what each setting does, over trials that are compared after equally many epochs."""
+    """Returns what each setting does, over trials that trained for equally long."""
     searched = search.space.searched
-    epochs = search.options.first_rung or search.default.train.epochs
-    effects = influences(trials, searched, epochs)
+    length = search.first_rung or search.length
+    effects = influences(trials, searched, length)
     keys = [effect.key for effect in effects]
     return {
         "effects": {effect.key: effect.words() for effect in effects},
-        "influence": influence_plot(trials, searched, keys, epochs) if effects else None,
-        "compared_epochs": epochs,
-        "compared_trials": sum(trial.after(epochs) is not None for trial in trials),
+        "influence": influence_plot(trials, searched, keys, length) if effects else None,
+        "compared_after": str(length),
+        "compared_trials": sum(trial.after(length) is not None for trial in trials),
     }
 
 
@@ -163,7 +162,7 @@ def _ranked(trials: list[Trial]) -> list[Trial]:
     return sorted(trials, key=rank)
 
 
-def _row(folder: Path, trial: Trial, best: Trial | None, epochs: int) -> dict[str, Any]:
+def _row(folder: Path, trial: Trial, best: Trial | None, length: RunLength) -> dict[str, Any]:
     report = trial_folder(folder, trial.number) / "report.html"
     line = trial.best
     return {
@@ -172,7 +171,7 @@ def _row(folder: Path, trial: Trial, best: Trial | None, epochs: int) -> dict[st
         "is_default": trial.number == DEFAULT_TRIAL,
         "is_best": best is not None and trial.number == best.number,
         "values": [value_text(value) for value in trial.settings.values()],
-        "epochs": f"{trial.epochs}/{epochs}",
+        "spent": length.fraction(trial.metrics[-1] if trial.metrics else None),
         "clean": f"{line['validation_clean_accuracy']:.1f}" if line else "",
         "robust": f"{line['validation_robust_accuracy']:.1f}" if line else "",
         "seconds": f"{trial.seconds:,.0f}",

@@ -8,6 +8,7 @@ from typing import Any
 
 from dynat_ray.searching.trial_records import DEFAULT_TRIAL, Trial
 from dynat_ray.shown_text import shown_text
+from dynat_ray.storage.run_length import RunLength
 
 MODELS = ("best", "last")
 _LONGEST_CELL = 100
@@ -80,26 +81,26 @@ def final_table(results: Mapping[str, Any]) -> str:
     return f"test images still right, in percent (95 % interval)\n{align_columns(rows)}"
 
 
-def trials_table(trials: Sequence[Trial], epochs: int, width: int = 0) -> str:
-    """Returns the trials of a search: number, state, epoch, clean, robust, settings, error.
+def trials_table(trials: Sequence[Trial], length: RunLength, width: int = 0) -> str:
+    """Returns the trials of a search: number, state, how far, clean, robust, settings, error.
 
     What a narrow terminal cuts off are the settings, not how a trial does.
 
     Args:
         trials: By number.
-        epochs: Of a whole trial.
+        length: Of a whole trial.
         width: Longest line; 0: no bound.
     """
     keys = list(dict.fromkeys(key for trial in trials for key in trial.settings))
     names = [key.rpartition(".")[2] for key in keys]
-    rows = [["trial", "state", "epoch", "clean", "robust", *names, ""]]
+    rows = [["trial", "state", length.unit, "clean", "robust", *names, ""]]
     for trial in trials:
         best = trial.best
         rows.append(
             [
                 f"{trial.number}{' *' * (trial.number == DEFAULT_TRIAL)}",
                 trial.state,
-                f"{trial.epochs}/{epochs}",
+                length.fraction(trial.metrics[-1] if trial.metrics else None),
                 f"{best['validation_clean_accuracy']:.1f}" if best else "",
                 f"{best['validation_robust_accuracy']:.1f}" if best else "",
                 *(value_text(trial.settings.get(key)) for key in keys),

@@ -17,6 +17,7 @@ from dynat_ray.searching.space import Space
 from dynat_ray.searching.study import SearchOptions
 from dynat_ray.searching.trial_records import Trial
 from dynat_ray.settings import Settings
+from dynat_ray.storage.run_length import RunLength
 
 # Trials before the Parzen estimator takes over from chance; the default setting is one of them.
 _LEAST_RANDOM, _MOST_RANDOM = 4, 10
@@ -40,11 +41,12 @@ class Proposals:
     Args:
         space: What is searched.
         options: How.
+        length: Of a whole trial.
     """
 
-    def __init__(self, space: Space, options: SearchOptions) -> None:
+    def __init__(self, space: Space, options: SearchOptions, length: RunLength) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._options = options
+        self._options, self._length = options, length
         self._distributions: dict[str, BaseDistribution] = dict(space.searched)
         self._study = optuna.create_study(directions=["maximize"] * len(options.objectives))
         self._asked: dict[int, optuna.Trial] = {}
@@ -67,8 +69,8 @@ class Proposals:
         """
         outcome = self._outcome(trial)
         if asked := self._asked.pop(trial.number, None):
-            for epochs, accuracy in outcome.reached.items():
-                asked.report(accuracy, epochs)
+            for spent, accuracy in outcome.reached.items():
+                asked.report(accuracy, spent)
             self._study.tell(asked, outcome.values, state=outcome.state)
             return
         try:
@@ -88,7 +90,8 @@ class Proposals:
         if trial.state == "failed" or values is None or not all(map(math.isfinite, values)):
             return _Outcome(TrialState.FAIL)
         if trial.state == "stopped" and len(values) == 1:
-            return _Outcome(TrialState.PRUNED, reached={trial.epochs: values[0]})
+            spent = round(self._length.spent(trial.metrics[-1]))
+            return _Outcome(TrialState.PRUNED, reached={spent: values[0]})
         # With several objectives Optuna knows no early stop; the accuracies so far must do.
         return _Outcome(TrialState.COMPLETE, values)
 

@@ -33,6 +33,7 @@ _NOT_SEARCHED = (
     "data.val_fraction",
     "data.image_size",
     "train.epochs",
+    "train.compute",
     "train.seed",
     "method.name",
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from dynat_ray.searching.ranking import OBJECTIVES
 from dynat_ray.searching.space import Space, parse_space
 from dynat_ray.settings import Settings, build_config, flatten
 from dynat_ray.storage.resumable_folder import FolderKind, open_folder
+from dynat_ray.storage.run_length import RunLength
 from dynat_ray.value_types import AboveOne, NonNegativeInt, PositiveInt, Seed, check_value
 
 Sampler = Literal["tpe", "random", "grid"]
@@ -38,7 +39,8 @@ class SearchOptions:
         objectives: `("robust",)`, or `("clean", "robust")` for both at once.
         seed: Of the proposals.
         finalists: How many of the best AutoAttack judges in the end.
-        first_rung: Epochs after which trials may first be stopped; 0: never.
+        first_rung: Epochs, or units of compute where `train.compute` ends a trial, after which
+            trials may first be stopped; 0: never.
         reduction: Of the trials that reach a rung, one in so many goes on.
     """
 
@@ -76,6 +78,26 @@ class Search:
     space: Space
     default: RunConfig
     options: SearchOptions
+
+    @property
+    def length(self) -> RunLength:
+        """How long a trial is that nothing stops."""
+        return RunLength.of(self.default.train)
+
+    @property
+    def first_rung(self) -> RunLength | None:
+        """After what trials may first be stopped; None: never."""
+        rung = self.options.first_rung
+        return replace(self.length, total=rung) if rung else None
+
+    def describe_stops(self) -> str:
+        """Returns in words when trials are stopped; empty: never."""
+        if self.first_rung is None:
+            return ""
+        return (
+            f"first after {self.first_rung.total:g} of {self.length}, one in "
+            f"{self.options.reduction:g} goes on"
+        )
 
 
 def read_search(folder: Path) -> Search:

@@ -13,6 +13,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.settings import Settings
 from dynat_ray.storage.links import inner_folder
 from dynat_ray.storage.metrics import read_metrics
+from dynat_ray.storage.run_length import RunLength
 
 State = Literal["running", "finished", "stopped", "failed"]
 DEFAULT_TRIAL = 0
@@ -62,11 +63,13 @@ class Trial:
         """Seconds of training."""
         return float(self.metrics[-1]["elapsed"]) if self.metrics else 0.0
 
-    def after(self, epochs: int) -> float | None:
-        """Returns the best robust accuracy within so many epochs, None if it trained for less."""
-        if self.epochs < epochs:
+    def after(self, length: RunLength) -> float | None:
+        """Returns the best robust accuracy until it had trained for so long, None if it did not."""
+        reached = [length.is_reached(length.spent(line)) for line in self.metrics]
+        if not any(reached):
             return None
-        lines = [line for line in self.measured if line["epoch"] < epochs]
+        last = self.metrics[reached.index(True)]["epoch"]
+        lines = [line for line in self.measured if line["epoch"] <= last]
         return max((line["validation_robust_accuracy"] for line in lines), default=None)
 
 

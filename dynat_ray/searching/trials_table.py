@@ -32,6 +32,8 @@ def write_trials_table(file: Path, search: Search, trials: Sequence[Trial]) -> N
         )
         columns[key] = pa.array(values, pa.int64() if whole else pa.float64())
     columns["epochs"] = pa.array([trial.epochs for trial in trials], pa.int32())
+    units = [trial.metrics[-1]["forward_units"] if trial.metrics else 0.0 for trial in trials]
+    columns["forward_units"] = pa.array(units, pa.float64())
     for name in ("epoch", "validation_clean_accuracy", "validation_robust_accuracy"):
         kind = pa.int32() if name == "epoch" else pa.float64()
         column = "best_epoch" if name == "epoch" else name

@@ -10,6 +10,7 @@ from dynat_ray.config import AttackConfig, RunConfig
 from dynat_ray.data import DatasetInfo
 from dynat_ray.radius import format_radius
 from dynat_ray.shown_text import shown_text
+from dynat_ray.storage.run_length import RunLength
 
 _LONGEST_NAME = 60
 
@@ -65,7 +66,7 @@ def run_facts(
         "method": config.method.name,
         "threat": f"{threat.norm}, eps {format_radius(threat.eps, threat.norm)}; "
         f"training attack: {_steps(attack)} steps{_shortfall(config)}",
-        "training": f"{config.train.epochs} epochs, batch {config.train.batch_size}, {precision}",
+        "training": f"{RunLength.of(config.train)}, batch {config.train.batch_size}, {precision}",
         "seed": str(config.train.seed),
         "workers": workers,
     }

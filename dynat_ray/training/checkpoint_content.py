@@ -19,6 +19,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "epoch_steps": (int,),
     "record": (dict, NoneType),
     "global_step": (int,),
+    "units": (int,),
+    "units_before": (int,),
     "elapsed": (float, int),
     "best_score": (list,),
     "best_epoch": (int,),
@@ -55,7 +57,8 @@ def is_well_formed(state: object) -> bool:
         return False
     if not all(key in state and isinstance(state[key], kinds) for key, kinds in _KINDS.items()):
         return False
-    counts = [state[key] for key in ("epoch", "step", "epoch_steps", "global_step")]
+    names = ("epoch", "step", "epoch_steps", "global_step", "units", "units_before")
+    counts = [state[name] for name in names]
     best = state["best_score"]
     return (
         min(counts) >= 0

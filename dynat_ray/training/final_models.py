@@ -9,6 +9,7 @@ from pathlib import Path
 from dynat_ray.atomic_files import atomic_write_text
 from dynat_ray.models import Classifier, load_model, save_model
 from dynat_ray.storage.json_file import read_json
+from dynat_ray.storage.run_length import RunLength
 from dynat_ray.training.state import Progress
 from dynat_ray.training.step import Networks
 
@@ -16,7 +17,7 @@ _TRAINED = "trained.json"
 
 
 def save_models(
-    run_folder: Path, model: Classifier, networks: Networks, progress: Progress
+    run_folder: Path, model: Classifier, networks: Networks, progress: Progress, units: float
 ) -> None:
     """Writes `model/` (best on the validation split) and `model_last/`, then that both are there.
 
@@ -27,6 +28,7 @@ def save_models(
         model: For the architecture; its weights stay as they are.
         networks: Holds the last weights, averaged where there is an average.
         progress: Epochs done, and the best weights.
+        units: Units of compute spent, a training image.
     """
     chosen = copy.deepcopy(model)
     chosen.load_state_dict(networks.evaluated.state_dict())
@@ -34,15 +36,16 @@ def save_models(
     if progress.best.weights:
         chosen.load_state_dict(progress.best.weights)
     save_model(chosen, run_folder / "model")
-    atomic_write_text(run_folder / _TRAINED, json.dumps({"epochs": progress.epoch}) + "\n")
+    last = {"epoch": progress.epoch - 1, "forward_units": units}
+    atomic_write_text(run_folder / _TRAINED, json.dumps(last) + "\n")
 
 
-def trained_epochs(run_folder: Path) -> int:
-    """Returns how many epochs the saved models were trained for; 0 if they aren't both whole."""
+def is_trained(run_folder: Path, length: RunLength) -> bool:
+    """Returns whether both models are there, whole, and were trained for so long."""
     try:
-        epochs = int(read_json(run_folder / _TRAINED)["epochs"])
+        spent = length.spent(read_json(run_folder / _TRAINED))
         for name in ("model", "model_last"):
             load_model(run_folder / name)
     except (KeyError, TypeError, ValueError, OverflowError):  # a `UserError` is a ValueError
-        return 0
-    return epochs
+        return False
+    return length.is_reached(spent)

@@ -10,6 +10,7 @@ from torch import nn
 
 from dynat_ray.config import OptimConfig
 from dynat_ray.errors import unknown_name
+from dynat_ray.training.how_far import HowFar
 
 # Where one-cycle reaches its peak, and what it starts from and ends at, as parts of the peak.
 _ONE_CYCLE_PEAK = 0.4
@@ -55,7 +56,7 @@ def build_optimizer(
     return optimizer
 
 
-def learning_rate(config: OptimConfig, epoch: float, epochs: int) -> float:
+def learning_rate(config: OptimConfig, how_far: HowFar) -> float:
     """Returns the learning rate at a point of the run; it depends on nothing else.
 
     `cosine` and `one-cycle` go on from the peak where the warm-up ends. Without a warm-up
@@ -63,15 +64,14 @@ def learning_rate(config: OptimConfig, epoch: float, epochs: int) -> float:
 
     Args:
         config: Schedule and peak rate.
-        epoch: Epochs done so far, with fraction.
-        epochs: Epochs in all.
+        how_far: The point.
     """
-    if epoch < config.warmup_epochs:
-        return config.lr * (epoch + 1e-3) / (config.warmup_epochs + 1e-3)
-    progress = min(epoch / epochs, 1.0)
+    progress = how_far.share
+    if how_far.epochs < config.warmup_epochs:
+        return config.lr * (how_far.epochs + 1e-3) / (config.warmup_epochs + 1e-3)
     if config.schedule == "piecewise":
         return config.lr * config.decay ** sum(progress >= mark for mark in config.milestones)
-    warm = config.warmup_epochs / epochs
+    warm = config.warmup_epochs / how_far.all_epochs
     if config.schedule == "cosine":
         return config.lr * 0.5 * (1 + math.cos(math.pi * (progress - warm) / (1 - warm)))
     if config.schedule == "one-cycle":

@@ -27,7 +27,7 @@ def shrunk(batch: Batch, data: DataConfig, progress: float) -> Batch:
     Args:
         batch: Images `(B, C, H, W)` as augmented; soft labels and places in the set stay.
         data: For `first_image_size`, the side that the longer side begins with, and `size_growth`.
-        progress: Part of the run that is over, in [0, 1).
+        progress: Part of the run that is over, in [0, 1].
     """
     full = max(batch.images.shape[2:])
     stage = int(_STAGES * progress / data.size_growth)

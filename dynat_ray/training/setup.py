@@ -217,7 +217,6 @@ def _build_parts(
         step_size=config.step_size(),
         classes=info.num_classes,
         label_smoothing=config.train.label_smoothing,
-        epochs=config.train.epochs,
         training_samples=info.counts["train"],
         starts_trained=config.model.pretrained or bool(config.model.init_from),
     )

@@ -50,6 +50,8 @@ class Progress:
         step: Steps done of the epoch after them.
         record: What rank 0 has gathered of these steps, None where there are none.
         global_step: Optimiser steps done.
+        units: Units of compute that all workers have spent (`dynat_ray.forward_units`).
+        units_before: Those that were spent when the epoch began.
         elapsed: Seconds of training done, restarts left out.
         best: The best model so far.
         most_attacked: Largest share of samples, in percent, that an epoch's attacks have changed.
@@ -60,6 +62,8 @@ class Progress:
     step: int = 0
     record: EpochRecord | None = None
     global_step: int = 0
+    units: int = 0
+    units_before: int = 0
     elapsed: float = 0.0
     best: BestModel = field(default_factory=BestModel)
     most_attacked: float = 0.0
@@ -81,6 +85,8 @@ def collect_state(
         "epoch_steps": setup.train_loader.steps,
         "record": None if progress.record is None else progress.record.state_dict(),
         "global_step": progress.global_step,
+        "units": progress.units,
+        "units_before": progress.units_before,
         "elapsed": progress.elapsed,
         "best_score": list(progress.best.score),
         "best_epoch": progress.best.epoch,
@@ -185,6 +191,8 @@ def _progress_of(state: dict[str, Any]) -> Progress:
         step=state["step"],
         record=record,
         global_step=state["global_step"],
+        units=state["units"],
+        units_before=state["units_before"],
         elapsed=state["elapsed"],
         best=BestModel(tuple(state["best_score"]), state["best_epoch"], state["best_weights"]),
         most_attacked=float(state.get("most_attacked", 0.0)),

@@ -21,6 +21,7 @@ from dynat_ray.barrier_time import working_time
 from dynat_ray.collectives import sum_over_workers, world_size
 from dynat_ray.config import TrainConfig
 from dynat_ray.data import Batch
+from dynat_ray.forward_units import Passes, backward_pass, counted, counting
 from dynat_ray.methods import Method, MethodLoss, Prepared
 from dynat_ray.methods.contract import checked_loss, checked_prepare
 from dynat_ray.training.device import autocast
@@ -65,7 +66,9 @@ def wrap(core: nn.Module, config: TrainConfig) -> Networks:
         # Modes, precisions and sizes of attacks and training give more graphs than the 8 of one
         # code that PyTorch allows before it goes on without compiling.
         torch._dynamo.config.recompile_limit = _LARGEST_NUMBER_OF_GRAPHS
-    attacked: nn.Module = torch.compile(core, dynamic=False) if config.compile else core  # type: ignore[assignment]
+    attacked = core
+    if config.compile:
+        attacked = counted(torch.compile(core, dynamic=False))  # type: ignore[arg-type]
     outer = attacked
     if world_size() > 1:
         # Buffers are averaged after each step instead: broadcasting them at every forward would
@@ -93,11 +96,6 @@ class StepPart:
         """Per-sample values `(B,)` of both, by column."""
         return {**self.prepared.record, **self.result.record}
 
-    @property
-    def passes(self) -> int:
-        """Forward-backward passes of both, summed over the samples."""
-        return self.prepared.passes + self.result.passes
-
 
 @dataclass(frozen=True)
 class StepOutcome:
@@ -108,12 +106,14 @@ class StepOutcome:
         parts: The micro-batches.
         logits: Whether logits were finite.
         update: Whether gradients, weights and buffers were.
+        passes: Passes through networks that this worker's part of it took.
     """
 
     loss: Tensor
     parts: list[StepPart]
     logits: Look
     update: Look
+    passes: Passes
 
     def look(self) -> Look:
         """Returns whether all that the step computed was finite, in the order of computation."""
@@ -161,15 +161,39 @@ class Stepper:
             global_step: Steps before this one.
             global_size: Samples of the global batch.
         """
+        with counting() as passes:
+            self._statistics.keep()
+            prepared = self._attack(batch, epoch, global_size)
+            # DDP averages over workers, whose parts may differ by one sample.
+            results, logits = self._learn(prepared, epoch, world_size() / global_size)
+        update = self._update(global_step)
+        parts = [StepPart(*pair) for pair in zip(prepared, results, strict=True)]
+        losses = [part.result.loss * len(part.prepared.batch.labels) for part in parts]
+        loss = torch.stack(losses).sum() / len(batch.labels)
+        return StepOutcome(loss, parts, logits, update, passes)
+
+    def _attack(self, batch: Batch, epoch: int, global_size: int) -> list[Prepared]:
+        config, attacked = self.config, self.networks.attacked
+        with settled_weights(attacked), autocast(config.precision, self.device):
+            return [
+                checked_prepare(
+                    self.method,
+                    attacked,
+                    part,
+                    keyed_random.combine(config.seed, epoch, part.indices),
+                )
+                for part in _micro_batches(batch, config.micro_batch_size, global_size)
+            ]
+
+    def _learn(
+        self, prepared: list[Prepared], epoch: int, scale: float
+    ) -> tuple[list[MethodLoss], Look]:
+        """Computes the gradients of the losses, times `scale` a sample.
+
+        Returns:
+            The losses, and whether all logits on the way were finite.
+        """
         config, networks = self.config, self.networks
-        # DDP averages over workers, whose parts may differ by one sample.
-        scale = world_size() / global_size
-        prepared: list[Prepared] = []
-        self._statistics.keep()
-        with settled_weights(networks.attacked), autocast(config.precision, self.device):
-            for part in _micro_batches(batch, config.micro_batch_size, global_size):
-                keys = keyed_random.combine(config.seed, epoch, part.indices)
-                prepared.append(checked_prepare(self.method, networks.attacked, part, keys))
         networks.outer.train(self.method.outer_mode == "train")
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -187,11 +211,7 @@ class Stepper:
                     results = backward()
             else:
                 results = backward()
-        update = self._update(global_step)
-        parts = [StepPart(*pair) for pair in zip(prepared, results, strict=True)]
-        losses = [part.result.loss * len(part.prepared.batch.labels) for part in parts]
-        loss = torch.stack(losses).sum() / len(batch.labels)
-        return StepOutcome(loss, parts, logits[0].then(*logits[1:]), update)
+        return results, logits[0].then(*logits[1:])
 
     def _backward(self, prepared: list[Prepared], scale: float) -> list[MethodLoss]:
         """Adds the gradients of all parts' losses, times `scale` a sample; returns the losses.
@@ -211,7 +231,7 @@ class Stepper:
                 with autocast(self.config.precision, self.device):
                     result = checked_loss(self.method, outer, part)
                     loss = result.loss * len(part.batch.labels)
-                with self._statistics_as_they_are():
+                with self._statistics_as_they_are(), backward_pass():
                     (loss * scale).backward()
             results.append(replace(result, loss=result.loss.detach()))
         return results

@@ -51,8 +51,8 @@ class SampleLog:
     def add(self, outcome: StepOutcome) -> None:
         """Takes in a step; nothing is copied to the host."""
         self._losses.append(outcome.loss)
+        self._passes += outcome.passes.image_gradients
         for part in outcome.parts:
-            self._passes += part.passes
             columns = {"index": part.prepared.batch.indices, "label": part.prepared.batch.labels}
             columns |= {name: value.detach() for name, value in part.record.items()}
             if (adversarial := part.prepared.adversarial) is not None:
@@ -101,7 +101,7 @@ class EpochRecord:
     Args:
         columns: Values `(N,)` by column, `index` and `label` among them.
         losses: Loss of every step and worker.
-        passes: Forward-backward passes of the attacks, summed over the samples.
+        passes: Gradients with respect to images, an attack's steps, summed over the samples.
         seconds: How long the epoch's steps took.
         loader_seconds: For how much of it they waited for images; of the worker that waited
             longest.

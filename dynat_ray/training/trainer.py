@@ -15,10 +15,12 @@ from dynat_ray.errors import UserError
 from dynat_ray.hardware import device_name, peak_memory_bytes
 from dynat_ray.methods.contract import ContractError
 from dynat_ray.storage.checkpoint_names import checkpoint_name
+from dynat_ray.storage.run_length import RunLength
 from dynat_ray.training.acceleration_record import record_acceleration
 from dynat_ray.training.agreement import SharedUserError, on_all_workers
 from dynat_ray.training.attack_watch import AttackWatch
 from dynat_ray.training.checkpoint_writer import CheckpointWriter
+from dynat_ray.training.course import Course
 from dynat_ray.training.device import usable_precision
 from dynat_ray.training.final_models import save_models
 from dynat_ray.training.finiteness import ADVICE, FiniteWatch, require_finite_state
@@ -35,7 +37,7 @@ from dynat_ray.training.validation import ValidationAccuracy, validate
 
 
 def train(config: RunConfig, session: Session) -> None:
-    """Trains until the configured epoch, going on from the newest intact checkpoint.
+    """Trains for the configured length, going on from the newest intact checkpoint.
 
     Args:
         config: The run.
@@ -68,6 +70,7 @@ class Trainer:
     Attributes:
         networks: What is trained, attacked and evaluated.
         progress: Where the run is; at the newest intact checkpoint when the trainer is made.
+        course: How far that is, of the whole.
     """
 
     def __init__(
@@ -86,6 +89,9 @@ class Trainer:
         )
         self.progress = resume(session, self.networks, self.optimizer, setup)
         self.stepper = Stepper(self.networks, method, self.optimizer, config.train, session.device)
+        length = RunLength.of(config.train)
+        self.course = Course(length, self.progress, setup.train_loader, session.device)
+        self._epochs_done = self.course.epochs
         self._finite = FiniteWatch(0)
         self._attacks = AttackWatch(config, setup.info.num_classes)
         self._loader_time = LoaderTime()
@@ -95,17 +101,21 @@ class Trainer:
         """Trains what is left of the run, and saves its best and its last model."""
         self._note_precision()
         try:
-            while self.progress.epoch < self.config.train.epochs:
+            while not self.course.now.over:
                 self.end_epoch(self.train_epoch())
         except SharedUserError:
             # What was saved before the mistake is worth keeping.
             self.checkpoints.hand_over(wait=True)
             raise
         if self.session.rank == 0:
-            save_models(self.session.run_folder, self.setup.model, self.networks, self.progress)
+            folder, units = self.session.run_folder, self.course.units
+            save_models(folder, self.setup.model, self.networks, self.progress, units)
 
     def train_epoch(self) -> EpochRecord | None:
-        """Takes an epoch's steps, or what is left of them; returns its record on rank 0."""
+        """Takes an epoch's steps, or what is left of them; returns its record on rank 0.
+
+        It ends early where the run does.
+        """
         loader, progress = self.setup.train_loader, self.progress
         epoch = progress.epoch
         self._start_epoch(epoch)
@@ -113,11 +123,14 @@ class Trainer:
             self.train_step(raw)
             # The end of an epoch has a checkpoint of its own.
             if progress.step < loader.steps:
+                if self.course.now.over:
+                    break
                 self._save_if_due()
         self._finite.check(epoch)
         self._note_slow_worker()
         record = self._gather_record()
         self._note_attacks(record)
+        self._epochs_done = self.course.epochs
         progress.epoch, progress.step, progress.record = epoch + 1, 0, None
         return record
 
@@ -129,9 +142,10 @@ class Trainer:
         """
         loader, progress = self.setup.train_loader, self.progress
         epoch, number = progress.epoch, progress.step
-        epochs_done = epoch + number / loader.steps
-        batch = self._augmented(raw, epochs_done)
-        self._set_learning_rate(epochs_done)
+        how_far = self.course.now
+        batch = self._augmented(raw, how_far.share)
+        rate = learning_rate(self.config.optim, how_far)
+        set_learning_rate(self.optimizer, rate * self.setup.method.learning_rate_ratio)
         try:
             outcome = self.stepper.step(
                 batch, epoch, progress.global_step, loader.global_sizes[number]
@@ -141,6 +155,7 @@ class Trainer:
             raise SharedUserError(str(error)) from error
         progress.global_step += 1
         progress.step = number + 1
+        self.course.spend(outcome.passes.units)
         if self.setup.carried is not None:
             self.setup.carried.write(outcome.parts)
         self._samples.add(outcome)
@@ -153,7 +168,7 @@ class Trainer:
             record: Of the epoch that has just ended, on rank 0.
         """
         progress, config = self.progress, self.config
-        last = progress.epoch == config.train.epochs
+        last = self.course.now.over
         accuracy = self._validate(last)
         is_best = accuracy is not None and self._keep_if_best(accuracy)
         line = {} if record is None else self._metrics_line(record, accuracy, is_best)
@@ -172,7 +187,7 @@ class Trainer:
             self.checkpoints.hand_over(wait=True)
 
     def _start_epoch(self, epoch: int) -> None:
-        self.setup.method.start_epoch(epoch)
+        self.setup.method.start_epoch(epoch, self.course.begin_epoch().share)
         if self.setup.carried is not None:
             self.setup.carried.start_epoch(epoch)
         self._finite = FiniteWatch(self.progress.step)
@@ -188,20 +203,17 @@ class Trainer:
         """Returns what all workers have collected of the epoch so far, on rank 0."""
         seconds = time.monotonic() - self._began
         self.progress.elapsed += seconds
+        self.course.exchange()
         return self._samples.gather(seconds, self._loader_time.take())
 
-    def _augmented(self, raw: RawBatch, epochs_done: float) -> Batch:
+    def _augmented(self, raw: RawBatch, share: float) -> Batch:
         setup, epoch = self.setup, self.progress.epoch
         batch = setup.augmentation(
             raw.images, raw.labels, raw.indices, epoch, setup.info.num_classes
         )
         if setup.carried is not None:
             batch = setup.carried.added_to(batch)
-        return shrunk(batch, self.config.data, epochs_done / self.config.train.epochs)
-
-    def _set_learning_rate(self, epochs_done: float) -> None:
-        rate = learning_rate(self.config.optim, epochs_done, self.config.train.epochs)
-        set_learning_rate(self.optimizer, rate * self.setup.method.learning_rate_ratio)
+        return shrunk(batch, self.config.data, share)
 
     def _save_if_due(self) -> None:
         """Begins a checkpoint inside the epoch, where time or a notice asks for one."""
@@ -249,7 +261,9 @@ class Trainer:
         progress, session = self.progress, self.session
         return {
             "epoch": progress.epoch - 1,
+            "epochs_done": self._epochs_done,
             "step": progress.global_step,
+            "forward_units": self.course.units,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "loss": record.loss,
             "train_clean_accuracy": record.clean_accuracy(),

@@ -78,6 +78,21 @@ def test_a_comparison_is_resumed_only_as_it_began(small_config: RunConfig, tmp_p
         comparison._open(tmp_path / "old", small_config, resume=True)
 
 
+def test_equal_compute_is_what_pgd_at_spends_in_the_epochs(
+    small_config: RunConfig, tmp_path: Path
+) -> None:
+    runs = [
+        ComparedRun(name, 0, override(small_config, {"method.name": name}))
+        for name in ("dynat", "trades")
+    ]
+    common, runs = comparison._at_equal_compute(small_config, runs)
+    # Two epochs of an attack of three steps and an outer pass.
+    assert {each.config.train.compute for each in runs} == {common.train.compute} == {16.0}
+    assert {each.config.train.epochs for each in runs} == {None}
+    comparison._open(tmp_path, common, resume=True)
+    comparison._open(tmp_path, common, resume=True)
+
+
 def test_a_store_has_the_settings_before_the_first_run(
     small_config: RunConfig, tmp_path: Path
 ) -> None:

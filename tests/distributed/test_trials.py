@@ -23,6 +23,7 @@ from dynat_ray.distributed.trials import (
 from dynat_ray.searching.study import open_search
 from dynat_ray.searching.trial_records import Trial, read_trial, read_trials, trial_folder
 from dynat_ray.storage.mirror import set_mirror_address
+from dynat_ray.storage.run_length import RunLength
 from tests.searching.conftest import add_trial, make_search, metrics_line  # noqa: F401  (a fixture)
 
 AddTrial = Callable[..., Trial]
@@ -32,9 +33,9 @@ class Tune:
     """Stands for Tune: adds trials to a stopper and passes reports on."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
-        self.stopper = EarlyStopper(
-            folder, **{"epochs": 8, "first_rung": 2, "reduction": 2.0} | options
-        )
+        options = {"length": RunLength(8), "first_rung": 2, "reduction": 2.0} | options
+        self.length: RunLength = options["length"]
+        self.stopper = EarlyStopper(folder, **options)
         self.trials: dict[int, Any] = {}
 
     def start(self, number: int) -> None:
@@ -44,7 +45,8 @@ class Tune:
 
     def report(self, number: int, epoch: int, robust: float | None) -> bool:
         """Returns whether the trial goes on after this epoch (from 0)."""
-        report = tune_report(metrics_line(epoch, 90.0, robust)) | {"training_iteration": 1}
+        report = tune_report(metrics_line(epoch, 90.0, robust), self.length)
+        report["training_iteration"] = 1
         answer = self.stopper.on_trial_result(None, self.trials[number], report)
         return answer == "CONTINUE"
 
@@ -66,10 +68,11 @@ def test_a_checkpoint_inside_an_epoch_is_no_report(monkeypatch: pytest.MonkeyPat
         lambda self, context, metrics, checkpoint: told.extend(metrics),
     )
     callback = _ReportToTune.__new__(_ReportToTune)
+    callback._length = RunLength(8)
     callback.after_report(None, [{GROUP: "x"}], None)
     callback.after_report(None, [metrics_line(1, 90.0, 50.0) | {GROUP: "x"}], None)
     (report,) = told
-    assert report["epochs_done"] == 2
+    assert report["spent"] == 2
 
 
 def test_a_trial_that_is_behind_at_a_rung_is_stopped(tune: Tune, tmp_path: Path) -> None:
@@ -97,6 +100,22 @@ def test_rungs_are_epochs_not_reports(tune: Tune) -> None:
     assert all(tune.report(1, 0, 1.0) for _ in range(5))
     assert tune.report(1, 1, None)
     assert not tune.report(1, 2, 1.0)
+
+
+def test_rungs_of_trials_at_equal_compute_are_units(tmp_path: Path, add_trial: AddTrial) -> None:  # noqa: F811
+    """An epoch of `metrics_line` takes 22 units."""
+    length = RunLength(100.0, by_compute=True)
+    tune = Tune(tmp_path, length=length, first_rung=30)
+    for number in range(3):
+        add_trial(number, [])
+        tune.start(number)
+
+    assert tune.report(0, 0, 50.0)
+    assert tune.report(1, 0, 1.0), "22 units are before the first rung"
+    assert tune.report(0, 1, 50.0)
+    assert not tune.report(1, 1, 1.0)
+    # With its last epoch the compute is spent, and no trial is stopped at its end.
+    assert tune.report(2, 4, 1.0)
 
 
 def test_no_trial_is_stopped_at_its_end(tune: Tune) -> None:

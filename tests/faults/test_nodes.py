@@ -16,6 +16,8 @@ from dynat_ray.distributed.training_run import run
 from dynat_ray.models import load_model
 from dynat_ray.settings import override
 from dynat_ray.storage.metrics import read_metrics
+from dynat_ray.storage.run_length import RunLength
+from dynat_ray.training.how_far import HowFar
 from dynat_ray.training.optimisation import learning_rate
 from tests.faults.jobs import tell, wait_until
 from tests.faults.nodes import two_nodes
@@ -96,7 +98,9 @@ def test_a_node_lost_and_back(
     for line in lines():
         assert line["step"] == steps * (line["epoch"] + 1)
         last = line["epoch"] + (steps - 1) / steps
-        assert line["learning_rate"] == pytest.approx(learning_rate(config.optim, last, 25))
+        assert line["learning_rate"] == pytest.approx(
+            learning_rate(config.optim, HowFar.at(RunLength(25), last, units=0.0))
+        )
     # And so what is learnt hardly differs from what two workers learn undisturbed (one learns a
     # lower loss: it normalises by the statistics of whole batches).
     with two_nodes():

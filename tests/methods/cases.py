@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dynat_ray.config import AttackConfig
 from dynat_ray.data import Batch
+from dynat_ray.forward_units import Passes, counting
 from dynat_ray.methods import Method, MethodContext, build_method, method_settings
 from dynat_ray.methods.contract import checked_loss, checked_prepare
 from dynat_ray.models import Classifier
@@ -55,7 +56,7 @@ def tiny_classifier(classes: int = 4) -> Classifier:
     )
 
 
-def make(name: str, smoothing: float = 0.0, *, epochs: int = 1, **settings: Any) -> Method[Any]:
+def make(name: str, smoothing: float = 0.0, **settings: Any) -> Method[Any]:
     """Returns a method with eps 0.2 and four steps."""
     context = MethodContext(
         threat=Threat("Linf", 0.2),
@@ -63,7 +64,6 @@ def make(name: str, smoothing: float = 0.0, *, epochs: int = 1, **settings: Any)
         step_size=0.08,
         classes=4,
         label_smoothing=smoothing,
-        epochs=epochs,
         training_samples=12,
         starts_trained=True,
     )
@@ -78,15 +78,16 @@ class Step:
     weights: Any
     record: dict[str, Tensor]
     extras: Mapping[str, Tensor]
-    passes: int
+    passes: Passes
 
 
 def loss_of(method: Method[Any], network: nn.Module, batch: Batch) -> tuple[Tensor, Step]:
     """Returns a batch's loss as the training loop takes it, and what else became of it."""
-    prepared = checked_prepare(method, network, batch, KEYS)
-    network.train(method.outer_mode == "train")
-    result = checked_loss(method, network, prepared)
+    with counting() as passes:
+        prepared = checked_prepare(method, network, batch, KEYS)
+        network.train(method.outer_mode == "train")
+        result = checked_loss(method, network, prepared)
     part = StepPart(prepared, result)
     return result.loss, Step(
-        prepared.adversarial, prepared.weights, part.record, prepared.extras, part.passes
+        prepared.adversarial, prepared.weights, part.record, prepared.extras, passes
     )

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from dynat_ray.data import Batch
+from dynat_ray.forward_units import counting
 from dynat_ray.methods import build_method
 from dynat_ray.models import Classifier
 from tests.methods.cases import KEYS, loss_of, make
@@ -33,8 +34,8 @@ def test_mart(network: Classifier, batch: Batch) -> None:
     ("objective", "slope", "bias"), [("at", 10, -0.5), ("trades", 2, 0), ("mart", 2, 0)]
 )
 def test_mail(network: Classifier, batch: Batch, objective: str, slope: int, bias: float) -> None:
-    method = make("mail", objective=objective, start=0.5, epochs=4)
-    method.start_epoch(2)
+    method = make("mail", objective=objective, start=0.5)
+    method.start_epoch(2, 0.5)
     loss, prepared = loss_of(method, network, batch)
     attacked, clean = network(prepared.adversarial), network(batch.images)
     p, q = clean.softmax(dim=1).detach(), attacked.softmax(dim=1).detach()
@@ -56,8 +57,8 @@ def test_mail(network: Classifier, batch: Batch, objective: str, slope: int, bia
 
 
 def test_mail_weighs_nothing_before_its_start(network: Classifier, batch: Batch) -> None:
-    method = make("mail", objective="at", start=0.5, epochs=4)
-    method.start_epoch(1)
+    method = make("mail", objective="at", start=0.5)
+    method.start_epoch(1, 0.25)
     loss, prepared = loss_of(method, network, batch)
     torch.testing.assert_close(
         loss, F.cross_entropy(network(prepared.adversarial), batch.labels), rtol=1e-4, atol=1e-4
@@ -88,9 +89,9 @@ def by_hand_attack(
 
 
 def test_gairat(network: Classifier, batch: Batch) -> None:
-    method = make("gairat", epochs=2)
+    method = make("gairat")
     method.context.attack.random_start = "none"
-    method.start_epoch(1)
+    method.start_epoch(1, 0.5)
     weights = []
     for n in range(12):
         _, kappa, _ = by_hand_attack(
@@ -106,8 +107,8 @@ def test_gairat(network: Classifier, batch: Batch) -> None:
 
 
 def test_gairat_is_pgd_at_before_its_start(network: Classifier, batch: Batch) -> None:
-    method = make("gairat", epochs=2)
-    method.start_epoch(0)
+    method = make("gairat")
+    method.start_epoch(0, 0.0)
     assert method.prepare(network, batch, KEYS).weights.tolist() == [1.0] * 12
 
 
@@ -115,9 +116,9 @@ def test_gairat_is_pgd_at_before_its_start(network: Classifier, batch: Batch) ->
 def test_fat_stops_tau_steps_after_the_boundary(
     network: Classifier, batch: Batch, epoch: int, tau: int
 ) -> None:
-    method = make("fat", epochs=12, step_noise=0.0)
+    method = make("fat", step_noise=0.0)
     method.context.attack.random_start = "none"
-    method.start_epoch(epoch)
+    method.start_epoch(epoch, epoch / 12)
     prepared = method.prepare(network, batch, KEYS)
     for n in range(12):
         image, _, used = by_hand_attack(
@@ -141,8 +142,8 @@ def test_the_noise_of_fat_stays_in_the_ball(network: Classifier, batch: Batch) -
 def test_mwpb_budgets_grow_with_the_margin(
     network: Classifier, batch: Batch, objective: str
 ) -> None:
-    method = make("mwpb", objective=objective, epochs=3)
-    method.start_epoch(2)
+    method = make("mwpb", objective=objective)
+    method.start_epoch(2, 2 / 3)
     probs = network.eval()(batch.images).softmax(dim=1).detach()
     prepared = method.prepare(network, batch, KEYS)
     alpha = 0.58 if objective == "at" else 0.42
@@ -152,7 +153,7 @@ def test_mwpb_budgets_grow_with_the_margin(
         assert float(prepared.record["eps"][n]) == pytest.approx(budget, rel=1e-4)
         change = (prepared.adversarial[n] - batch.images[n]).abs().max()
         assert float(change) <= budget + 1e-6
-    method.start_epoch(1)
+    method.start_epoch(1, 1 / 3)
     assert method.prepare(network, batch, KEYS).record["eps"].unique().tolist() == pytest.approx(
         [0.2]
     )
@@ -160,14 +161,15 @@ def test_mwpb_budgets_grow_with_the_margin(
 
 def test_growing_steps(network: Classifier, batch: Batch) -> None:
     """Two steps in the first epoch, all four after half of the run; fewer are longer."""
-    plain = make("pgd_at", epochs=8)
+    plain = make("pgd_at")
     attack = replace(plain.context.attack, first_steps=2)
     method = build_method(plain.settings, replace(plain.context, attack=attack))
     made = []
     for epoch in range(8):
-        method.start_epoch(epoch)
-        prepared = method.prepare(network, batch, KEYS)
-        made.append(prepared.passes / len(batch.labels))
+        method.start_epoch(epoch, epoch / 8)
+        with counting() as passes:
+            prepared = method.prepare(network, batch, KEYS)
+        made.append(passes.image_gradients / len(batch.labels))
         assert float((prepared.adversarial - batch.images).abs().max()) <= 0.2 + 1e-6
         assert method.step_size == pytest.approx({2: 0.16, 3: 0.08 * 4 / 3, 4: 0.08}[made[-1]])
     # Steps grow by half a step an epoch, rounded to even.

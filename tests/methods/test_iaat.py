@@ -12,18 +12,18 @@ from tests.methods.cases import KEYS, make
 
 
 def test_budgets_follow_what_samples_withstand(network: Classifier, batch: Batch) -> None:
-    method = make("iaat", epochs=10, warmup=0.1, gamma=0.5, rate=0.25)
+    method = make("iaat", warmup=0.1, gamma=0.5, rate=0.25)
     network.eval()
     right = network(batch.images).argmax(dim=1) == batch.labels
     ratios = [1.0 if each else 0.0 for each in right]
 
-    method.start_epoch(0)
+    method.start_epoch(0, 0.0)
     assert method.prepare(network, batch, KEYS).record["eps"].tolist() == [
         float(torch.tensor(0.2 * ratio)) for ratio in ratios
     ]
     grown = shrunk = 0
     for epoch in range(1, 6):
-        method.start_epoch(epoch)
+        method.start_epoch(epoch, epoch / 10)
         prepared = method.prepare(network, batch, KEYS)
         for n in range(12):
             old, image, label = ratios[n], batch.images[n : n + 1], batch.labels[n : n + 1]

@@ -23,7 +23,7 @@ from tests.methods.cases import KEYS, loss_of, make, tiny_classifier
 def test_standard(network: nn.Module, batch: Batch) -> None:
     loss, prepared = loss_of(make("standard"), network, batch)
     torch.testing.assert_close(loss, F.cross_entropy(network(batch.images), batch.labels))
-    assert prepared.passes == 0
+    assert prepared.passes.image_gradients == 0
 
 
 def test_pgd_at(network: nn.Module, batch: Batch) -> None:
@@ -34,7 +34,7 @@ def test_pgd_at(network: nn.Module, batch: Batch) -> None:
     for number, label in enumerate(batch.labels):
         by_hand -= 0.9 * float(log_probs[number, label]) + 0.1 * float(log_probs[number].mean())
     assert loss.item() == pytest.approx(by_hand / 12, rel=1e-5)
-    assert prepared.passes == 48
+    assert prepared.passes.image_gradients == 48
 
 
 def test_trades(network: nn.Module, batch: Batch) -> None:
@@ -131,7 +131,7 @@ def test_dynat_can_leave_misclassified_samples_clean(network: nn.Module, batch: 
     # Their KL is none of an attack, and the others' mean is theirs alone.
     assert not prepared.weights[wrong].any()
     assert float(prepared.weights.mean()) == pytest.approx(1)
-    assert prepared.passes == 4 * int((~wrong).sum())
+    assert prepared.passes.image_gradients == 4 * int((~wrong).sum())
     _, prepared = loss_of(make("dynat", objective="at"), network, batch)
     assert prepared.weights[wrong].tolist() == [1] * int(wrong.sum())
     assert float(prepared.weights[~wrong].mean()) == pytest.approx(1)
@@ -201,12 +201,12 @@ def test_a_mixed_image_counts_as_what_most_of_it_shows(
     """Its own class, of which there is less, changes nothing."""
     own = torch.where(torch.arange(12) % 3 == 1, (batch.labels + 1) % 4, batch.labels)
     targets = 0.6 * F.one_hot(batch.labels, 4) + 0.4 * F.one_hot(own, 4)
-    context = make("standard", epochs=10).context
+    context = make("standard").context
     found = []
     for labels in (own, batch.labels):
         classifier = deepcopy(network)
         method = attached(name, classifier, context)
-        method.start_epoch(9)
+        method.start_epoch(9, 0.9)
         mixed = Batch(batch.images, labels, batch.indices, targets)
         found.append(loss_of(method, classifier, mixed))
     (loss, prepared), (expected, like) = found
@@ -226,13 +226,12 @@ def test_every_method_works_with_two_classes_and_l2(name: str, epoch: int) -> No
         AttackConfig(steps=2),
         step_size=0.3,
         classes=2,
-        epochs=10,
         training_samples=6,
         starts_trained=True,
     )
     method = attached(name, network, context)
     batch = Batch(torch.rand(6, 1, 4, 4), torch.arange(6) % 2, torch.arange(6))
-    method.start_epoch(epoch)
+    method.start_epoch(epoch, epoch / 10)
     loss = method.loss(network, method.prepare(network, batch, torch.arange(6))).loss
     loss.backward()
     assert math.isfinite(float(loss.detach()))

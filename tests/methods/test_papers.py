@@ -196,8 +196,8 @@ def test_uad_at_needs_a_feature_map_or_vector() -> None:
 
 
 def test_generative_ssl_begins_with_self_supervision(network: Classifier, batch: Batch) -> None:
-    method = made("generative_ssl", network, epochs=10, mask=0.5, noise=0.0)
-    method.start_epoch(2)
+    method = made("generative_ssl", network, mask=0.5, noise=0.0)
+    method.start_epoch(2, 0.2)
     loss, prepared = loss_of(method, network, batch)
     masked = prepared.extras["masked"]
     hidden = masked == 0
@@ -213,8 +213,8 @@ def test_generative_ssl_begins_with_self_supervision(network: Classifier, batch:
 
 def test_generative_ssl_joint_loss(network: Classifier, batch: Batch) -> None:
     settings = {"adversarial": 0.6, "reconstruction": 2.0, "consistency": 0.4, "sparsity": 0.3}
-    method = made("generative_ssl", network, epochs=10, **settings)
-    method.start_epoch(3)
+    method = made("generative_ssl", network, **settings)
+    method.start_epoch(3, 0.3)
     loss, prepared = loss_of(method, network, batch)
     assert float((prepared.adversarial - batch.images).abs().max()) <= 0.1 + 1e-6
     autoencoder = method.extra["autoencoder"]
@@ -248,18 +248,18 @@ def test_generative_ssl_joint_loss(network: Classifier, batch: Batch) -> None:
 def test_generative_ssl_ablations(
     network: Classifier, batch: Batch, settings: dict[str, Any], learns: bool
 ) -> None:
-    method = made("generative_ssl", network, epochs=10, **settings)
-    method.start_epoch(9)
+    method = made("generative_ssl", network, **settings)
+    method.start_epoch(9, 0.9)
     loss, prepared = loss_of(method, network, batch)
     loss.backward()
     assert any(p.grad is not None for p in method.extra.parameters()) == learns
-    assert (prepared.passes == 0) == (settings == {"attack_images": False})
+    assert (prepared.passes.image_gradients == 0) == (settings == {"attack_images": False})
 
 
 def test_running_statistics_come_from_clean_images_alone(network: Classifier, batch: Batch) -> None:
     other = deepcopy(network)
-    method = made("generative_ssl", network, epochs=10)
-    method.start_epoch(9)
+    method = made("generative_ssl", network)
+    method.start_epoch(9, 0.9)
     loss_of(method, network, batch)
     other.train()(batch.images)
     for name, value in other.named_buffers():

@@ -182,14 +182,26 @@ def test_batch_norm_mode_matters(model: nn.Module, batch: tuple[Tensor, Tensor])
     assert not torch.equal(*modes)
 
 
+def gradient_passes(model: nn.Module) -> list[int]:
+    """Returns where the sizes of all batches come that `model` is differentiated for from now."""
+    sizes: list[int] = []
+
+    def see(module: nn.Module, given: tuple[Tensor]) -> None:
+        sizes.append(len(given[0]) if given[0].requires_grad else 0)
+
+    model.register_forward_pre_hook(see)
+    return sizes
+
+
 def test_stopped_samples_cost_nothing(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:
     images, labels = batch
+    passes = gradient_passes(model)
     outcome = attack(
         model, images, labels, "Linf", steps=10, stop=StopRule(margin=-1.0, min_steps=1)
     )
     # Every sample makes one step, is seen to have reached the margin in the second pass, and goes.
     assert outcome.steps.tolist() == [1] * len(images)
-    assert outcome.passes == 2 * len(images)
+    assert sum(passes) == 2 * len(images)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -197,11 +209,13 @@ def test_samples_without_a_budget_cost_nothing(
     model: nn.Module, batch: tuple[Tensor, Tensor], norm: str
 ) -> None:
     images, labels = batch
+    passes = gradient_passes(model)
     for attacked in (0, 1, 5):
         ratios = (torch.arange(24) < attacked).float()
         for start in ("uniform", "gaussian", "none"):
+            passes.clear()
             outcome = attack(model, images, labels, norm, ratios=ratios, random_start=start)
-            assert outcome.passes == 6 * attacked
+            assert sum(passes) == 6 * attacked
             changed = (outcome.images != images).flatten(1).any(dim=1)
             assert changed.tolist() == (ratios > 0).tolist()
             assert outcome.logits.isfinite().all()
@@ -237,9 +251,10 @@ def test_one_step_tells_what_it_has_found(
     model: nn.Module, batch: tuple[Tensor, Tensor], stop: StopRule | None
 ) -> None:
     images, labels = batch
+    passes = gradient_passes(model)
     outcome = attack(model, images, labels, "Linf", steps=1, stop=stop)
     torch.testing.assert_close(outcome.logits, model.eval()(outcome.images).detach())
-    assert outcome.passes == len(images)
+    assert sum(passes) == len(images)
 
 
 def test_only_samples_that_may_stop_do(model: nn.Module, batch: tuple[Tensor, Tensor]) -> None:

@@ -96,6 +96,8 @@ def _columns(labels: Tensor, epoch: int) -> dict[str, np.ndarray]:
 def _line(epoch: int, record: EpochRecord) -> dict[str, Any]:
     return {
         "epoch": epoch,
+        "epochs_done": epoch + 1.0,
+        "forward_units": 22.0 * (epoch + 1),
         "learning_rate": 0.1,
         "loss": record.loss,
         "train_clean_accuracy": record.clean_accuracy(),

@@ -34,6 +34,7 @@ from dynat_ray.searching.space import Space
 from dynat_ray.searching.trial_records import Trial
 from dynat_ray.settings import build_config
 from dynat_ray.storage.description import describe_run
+from dynat_ray.storage.run_length import RunLength
 from tests.report.conftest import MakeRun, entry
 from tests.report.test_comparison_page import leave_run
 from tests.report.test_run_page import Page
@@ -232,8 +233,8 @@ def test_keys_and_values_of_a_search(
     folder.mkdir()
     page = checked(write_search_report(folder))
     assert len(page.sources) == 3
-    assert_harmless(trials_table(trials, 4))
-    assert len(trials_table(trials, 4).splitlines()) == 7
+    assert_harmless(trials_table(trials, RunLength(4)))
+    assert len(trials_table(trials, RunLength(4)).splitlines()) == 7
     assert_harmless(search_summary(folder))
 
 

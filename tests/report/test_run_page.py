@@ -10,6 +10,10 @@ import pytest
 
 from dynat_ray.errors import UserError
 from dynat_ray.report import write_report
+from dynat_ray.report.reading import read_run
+from dynat_ray.settings import dump_config, override
+from dynat_ray.storage.metrics import read_metrics, write_metrics
+from dynat_ray.storage.run_folder import read_run_config
 from tests.report.conftest import ATTACKED, MakeRun, entry
 
 RESULTS = {
@@ -114,6 +118,19 @@ def test_an_unfinished_run_says_so(make_run: MakeRun) -> None:
     assert page.says("1 of 3 epochs are done")
     assert page.says("There is no result yet")
     assert "Learning curves" in page.headings
+
+
+def test_a_run_that_compute_has_ended_inside_an_epoch(make_run: MakeRun) -> None:
+    folder = make_run()
+    config = override(read_run_config(folder), {"train.compute": 60.0})
+    (folder / "config.yaml").write_text(dump_config(config))
+    assert not Page(write_report(folder)).says("is not finished")
+    lines = read_metrics(folder / "metrics.jsonl")
+    write_metrics(folder / "metrics.jsonl", lines[-1] | {"epochs_done": 2.5, "forward_units": 55.0})
+    page = Page(write_report(folder))
+    assert page.says("55 of 60 units of compute are done")
+    # The samples that are shown are those of the last whole epoch.
+    assert read_run(folder).last_samples()[0] == 1
 
 
 def test_a_run_that_has_just_begun(make_run: MakeRun) -> None:

@@ -17,6 +17,7 @@ from dynat_ray.report.search_figures import _height
 from dynat_ray.report.search_page import search_summary, write_search_report
 from dynat_ray.searching.study import open_search
 from dynat_ray.searching.trial_records import Trial, read_trials, trial_folder
+from dynat_ray.storage.run_length import RunLength
 from tests.searching.conftest import add_trial, make_search, metrics_line  # noqa: F401  (a fixture)
 
 AddTrial = Callable[..., Trial]
@@ -132,15 +133,15 @@ def trials_with(robust: Callable[[float], float]) -> list[Trial]:
 
 def test_influence_of_a_setting() -> None:
     searched = {"a": FloatDistribution(0, 1), "c": CategoricalDistribution(("x", "y"))}
-    rising = influences(trials_with(lambda a: 50 + 10 * a**3), searched, epochs=1)
+    rising = influences(trials_with(lambda a: 50 + 10 * a**3), searched, RunLength(1))
     assert rising[0].key == "a"
     assert rising[0].strength == pytest.approx(1)
     assert "more is better" in rising[0].words()
     # Ranks 1 to n split in halves: three quarters of their variance.
     assert rising[1].strength == pytest.approx(0.75, abs=0.01)
-    falling = influences(trials_with(lambda a: -a), searched, epochs=1)
+    falling = influences(trials_with(lambda a: -a), searched, RunLength(1))
     assert falling[0].strength == pytest.approx(-1)
-    nothing = influences(trials_with(lambda a: 50.0), searched, epochs=1)
+    nothing = influences(trials_with(lambda a: 50.0), searched, RunLength(1))
     assert {each.strength for each in nothing} == {0.0}
     assert "no clear trend" in nothing[0].words()
 
@@ -148,12 +149,12 @@ def test_influence_of_a_setting() -> None:
 def test_influence_of_a_number_that_the_default_lacks() -> None:
     default = Trial(99, {"a": None, "c": "x"}, metrics=[metrics_line(0, 90, 1000.0)])
     trials = [default, *trials_with(lambda a: 50 + 10 * a**3)]
-    [found] = influences(trials, {"a": FloatDistribution(0, 1)}, epochs=1)
+    [found] = influences(trials, {"a": FloatDistribution(0, 1)}, RunLength(1))
     assert found.strength == pytest.approx(1)
 
 
 def test_influence_needs_trials_and_equal_epochs() -> None:
     searched = {"a": FloatDistribution(0, 1)}
     trials = trials_with(lambda a: a)
-    assert influences(trials[:3], searched, epochs=1) == []
-    assert influences(trials, searched, epochs=2) == []
+    assert influences(trials[:3], searched, RunLength(1)) == []
+    assert influences(trials, searched, RunLength(2)) == []

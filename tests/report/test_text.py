@@ -5,6 +5,7 @@ from __future__ import annotations
 from dynat_ray.report import final_table
 from dynat_ray.report.text import align_columns, trials_table
 from dynat_ray.searching.trial_records import Trial
+from dynat_ray.storage.run_length import RunLength
 from tests.report.conftest import entry
 from tests.searching.conftest import metrics_line
 
@@ -54,7 +55,7 @@ def test_trials_of_a_search() -> None:
         Trial(1, settings, "failed", error="loss is not finite"),
         Trial(2, settings | {"optim.name": None}),
     ]
-    text = trials_table(trials, epochs=4).splitlines()
+    text = trials_table(trials, RunLength(4)).splitlines()
     assert text[0].split() == [
         "trial",
         "state",
@@ -68,4 +69,4 @@ def test_trials_of_a_search() -> None:
     assert text[1].split() == ["0", "*", "finished", "4/4", "50.0", "40.0", "0", "1", "sgd"]
     assert text[2].split()[1] == "failed"
     assert text[2].endswith("loss is not finite")
-    assert max(map(len, trials_table(trials, epochs=4, width=30).splitlines())) == 30
+    assert max(map(len, trials_table(trials, RunLength(4), width=30).splitlines())) == 30

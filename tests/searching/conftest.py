@@ -31,6 +31,8 @@ def make_search(**options: Any) -> Search:
 def metrics_line(epoch: int, clean: float, robust: float | None) -> dict[str, Any]:
     return {
         "epoch": epoch,
+        "epochs_done": epoch + 1.0,
+        "forward_units": 22.0 * (epoch + 1),
         "elapsed": 2.0 * (epoch + 1),
         "validation_clean_accuracy": None if robust is None else clean,
         "validation_robust_accuracy": robust,

@@ -12,6 +12,7 @@ from dynat_ray.searching.proposals import Proposals
 from dynat_ray.searching.space import parse_space
 from dynat_ray.searching.study import SearchOptions
 from dynat_ray.searching.trial_records import State, Trial
+from dynat_ray.storage.run_length import RunLength
 from tests.searching.conftest import metrics_line
 
 SPACE = {
@@ -27,6 +28,7 @@ def make_proposals(
     return Proposals(
         parse_space(content),
         SearchOptions(**{"trials": trials, "search": search} | options),  # type: ignore[arg-type]
+        RunLength(4),
     )
 
 

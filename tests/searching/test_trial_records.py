@@ -21,6 +21,7 @@ from dynat_ray.searching.trial_records import (
     write_trial,
 )
 from dynat_ray.searching.trials_table import write_trials_table
+from dynat_ray.storage.run_length import RunLength
 from tests.searching.conftest import SPACE, make_search
 
 
@@ -80,8 +81,15 @@ def test_trials_are_written_through_no_link(tmp_path: Path, link: str) -> None:
 
 def test_accuracy_after_equally_many_epochs(add_trial: Callable[..., Trial]) -> None:
     trial = add_trial(0, [20.0, None, 40.0, 35.0])
-    assert [trial.after(epochs) for epochs in (1, 2, 3, 4, 5)] == [20, 20, 40, 40, None]
-    assert add_trial(1, [None, None]).after(2) is None
+    assert [trial.after(RunLength(epochs)) for epochs in (1, 2, 3, 4, 5)] == [20, 20, 40, 40, None]
+    assert add_trial(1, [None, None]).after(RunLength(2)) is None
+
+
+def test_accuracy_after_equal_compute(add_trial: Callable[..., Trial]) -> None:
+    """An epoch takes 22 units: the one in which so many are reached counts."""
+    trial = add_trial(0, [20.0, 30.0, 40.0])
+    after = [trial.after(RunLength(units, by_compute=True)) for units in (1, 22, 23, 66, 67)]
+    assert after == [20, 20, 30, 40, None]
 
 
 def test_a_search_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -156,6 +164,7 @@ def test_tables(tmp_path: Path, add_trial: Callable[..., Trial]) -> None:
         "method.kl_temperature": 1.0,
         "optim.name": "sgd",
         "epochs": 4,
+        "forward_units": 88.0,
         "best_epoch": 1,
         "validation_clean_accuracy": 50.0,
         "validation_robust_accuracy": 40.0,

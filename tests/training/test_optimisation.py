@@ -10,40 +10,47 @@ from torch import nn
 
 from dynat_ray.config import OptimConfig
 from dynat_ray.models import build_model
+from dynat_ray.storage.run_length import RunLength
+from dynat_ray.training.how_far import HowFar
 from dynat_ray.training.optimisation import build_optimizer, learning_rate, set_learning_rate
 from dynat_ray.training.weight_perturbation import perturbed_weights
 
 
+def rate_at(config: OptimConfig, epochs: float, all_epochs: int) -> float:
+    """Returns the rate when so many epochs of all are done."""
+    return learning_rate(config, HowFar.at(RunLength(all_epochs), epochs, units=0.0))
+
+
 def test_piecewise() -> None:
     config = OptimConfig(lr=1.0, milestones=[0.5, 0.75], decay=0.1)
-    rates = [learning_rate(config, epoch, 100) for epoch in (0, 49.9, 50, 74.9, 75, 99)]
+    rates = [rate_at(config, epoch, 100) for epoch in (0, 49.9, 50, 74.9, 75, 99)]
     assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
 
 
 def test_warm_up_is_linear_and_reaches_the_peak() -> None:
     config = OptimConfig(lr=0.4, schedule="constant", warmup_epochs=4)
-    assert learning_rate(config, 2, 10) == pytest.approx(0.2, rel=1e-2)
-    assert learning_rate(config, 4, 10) == 0.4
+    assert rate_at(config, 2, 10) == pytest.approx(0.2, rel=1e-2)
+    assert rate_at(config, 4, 10) == 0.4
 
 
 def test_cosine_and_one_cycle_end_at_zero() -> None:
     for schedule in ("cosine", "one-cycle"):
         config = OptimConfig(lr=1.0, schedule=schedule)  # type: ignore[arg-type]
-        rates = [learning_rate(config, epoch / 10, 10) for epoch in range(101)]
+        rates = [rate_at(config, epoch / 10, 10) for epoch in range(101)]
         assert max(rates) == pytest.approx(1.0)
         assert rates[-1] == pytest.approx(0, abs=1e-9)
-    assert learning_rate(OptimConfig(lr=1.0, schedule="cosine"), 5, 10) == pytest.approx(0.5)
+    assert rate_at(OptimConfig(lr=1.0, schedule="cosine"), 5, 10) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("schedule", ["piecewise", "cosine", "one-cycle", "constant"])
 @pytest.mark.parametrize("warmup", [0.5, 2.0, 8.0])
 def test_no_rate_jumps_where_the_warm_up_ends(schedule: Any, warmup: float) -> None:
     config = OptimConfig(lr=1.0, schedule=schedule, warmup_epochs=warmup)
-    rates = [learning_rate(config, warmup + step, 20) for step in (-1e-3, 0.0, 1e-3)]
+    rates = [rate_at(config, warmup + step, 20) for step in (-1e-3, 0.0, 1e-3)]
     assert rates == pytest.approx([1, 1, 1], abs=0.01)
     if schedule in ("cosine", "one-cycle"):
-        assert learning_rate(config, 20, 20) == pytest.approx(0, abs=1e-9)
-        falling = [learning_rate(config, warmup + (20 - warmup) * k / 9, 20) for k in range(10)]
+        assert rate_at(config, 20, 20) == pytest.approx(0, abs=1e-9)
+        falling = [rate_at(config, warmup + (20 - warmup) * k / 9, 20) for k in range(10)]
         assert falling == sorted(falling, reverse=True)
 
 

@@ -15,9 +15,10 @@ from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
 from dynat_ray.settings import override
 from dynat_ray.storage.run_folder import open_run_folder, read_run_config
+from dynat_ray.storage.run_length import RunLength
 from dynat_ray.training import checkpoint, resuming, trainer
 from dynat_ray.training.agreement import SharedUserError
-from dynat_ray.training.final_models import trained_epochs
+from dynat_ray.training.final_models import is_trained
 from dynat_ray.training.resuming import _newest_state
 from dynat_ray.training.session import LocalSession, Notice, StopRequested
 from dynat_ray.training.trainer import train
@@ -171,9 +172,10 @@ def test_a_run_of_short_epochs_hears_that_it_is_to_end(
 def test_models_of_fewer_epochs_are_not_those_of_the_run(
     small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert trained_epochs(tmp_path) == 0
+    assert not is_trained(tmp_path, RunLength(1))
     train(changed(small_config, train__epochs=1), LocalSession(tmp_path, CPU))
-    assert trained_epochs(tmp_path) == 1
+    assert is_trained(tmp_path, RunLength(1))
+    assert not is_trained(tmp_path, RunLength(2))
 
     def fails(*given: Any) -> None:
         raise OSError("no space")
@@ -181,7 +183,8 @@ def test_models_of_fewer_epochs_are_not_those_of_the_run(
     monkeypatch.setattr(trainer, "save_models", fails)
     with pytest.raises(OSError, match="no space"):
         train(small_config, LocalSession(tmp_path, CPU))
-    assert trained_epochs(tmp_path) == 1
+    assert is_trained(tmp_path, RunLength(1))
+    assert not is_trained(tmp_path, RunLength(2))
 
 
 def test_minutes_count_across_epochs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""What a run takes, in units of compute a training image, before it is begun."""
+
+from __future__ import annotations
+
+from dynat_ray.config import RunConfig
+from dynat_ray.data import load_labels
+from dynat_ray.data.order import BatchPlan, EpochOrder
+from dynat_ray.errors import UserError
+from dynat_ray.training.setup import split_training
+
+# A forward pass and a gradient with respect to weights: what every method does with an image.
+_LEAST_UNITS = 2
+
+
+def pgd_at_compute(config: RunConfig) -> float:
+    """Returns what PGD-AT spends in the `train.epochs` of a config, in units a training image.
+
+    Args:
+        config: The run, its data set prepared; its method does not matter.
+    """
+    epochs = config.train.epochs
+    assert epochs is not None
+    order = _order(config)
+    units = sum(_pgd_at_units(config, epoch, epochs) for epoch in range(epochs))
+    return units * sum(order.global_sizes) / order.samples
+
+
+def check_compute(config: RunConfig) -> None:
+    """Raises `UserError` where `train.compute` is less than a step of any method takes."""
+    compute = config.train.compute
+    if compute is None:
+        return
+    order = _order(config)
+    least = _LEAST_UNITS * order.global_sizes[0] / order.samples
+    if compute < least:
+        raise UserError(less_than_a_step(compute, least))
+
+
+def less_than_a_step(compute: float, step: float) -> str:
+    """Returns the error for a run that is shorter than its first step.
+
+    Args:
+        compute: What it was given, in units a training image.
+        step: What a step takes.
+    """
+    return (
+        f"train.compute is {compute:g}, less than one step: a batch takes {step:.3g} units a "
+        "training image; give it more, or a smaller train.batch_size"
+    )
+
+
+def _pgd_at_units(config: RunConfig, epoch: int, epochs: int) -> int:
+    """Returns what an image takes in an epoch: the attack, then the outer pass and its gradient."""
+    train = config.train
+    steps = config.attack.steps_at(epoch / epochs) if config.threat.eps > 0 else 0
+    # Without a step the images are looked at once; after a single one, its end is.
+    attack = 2 * steps + (steps <= 1)
+    perturbed = train.awp_gamma > 0 and epoch >= train.awp_warmup_epochs
+    return attack + 2 * (2 if perturbed else 1)
+
+
+def _order(config: RunConfig) -> EpochOrder:
+    labels = load_labels(config.data.path, "train").numpy()
+    training, _ = split_training(config, labels)
+    workers, _ = config.cluster.worker_range() or (1, 1)
+    plan = BatchPlan(batch_size=config.train.batch_size, seed=config.train.seed, world_size=workers)
+    extra = config.data.extra_fraction if config.data.extra_path else 0.0
+    return EpochOrder(training, plan, extra_fraction=extra)
