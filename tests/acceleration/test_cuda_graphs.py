@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import dynat_ray  # noqa: F401  registers the networks
 from dynat_ray.acceleration import cuda_graphs
 from dynat_ray.acceleration.cuda_graphs import InputGradients
+from dynat_ray.forward_units import Passes, counting
 from dynat_ray.perturb.objectives import ObjectiveName, cross_entropy, get_objective
 from dynat_ray.perturb.pgd import PGD
 from dynat_ray.perturb.running import AttackOutcome, StopRule
@@ -61,6 +62,16 @@ def test_a_shape_is_captured_when_it_comes_again_and_replayed_from_then_on() -> 
         _gradient(network, size)
     assert [shape[0] for shape in CAPTURED] == [4, 2]
     assert [shape[0] for shape in REPLAYED] == [4, 4, 2]
+
+
+@pytest.mark.usefixtures("counted_graphs")
+def test_a_replay_counts_as_what_it_computes() -> None:
+    network = _linear()
+    _gradient(network, 4)  # it counts itself, if it is a classifier
+    with counting() as passes:
+        _gradient(network, 4)
+        _gradient(network, 4)
+    assert passes == Passes(forward=8, image_gradients=8)
 
 
 @pytest.mark.usefixtures("counted_graphs")

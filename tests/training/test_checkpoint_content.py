@@ -119,9 +119,18 @@ def test_compressed_content_is_not_unpacked(session: LocalSession) -> None:
 
 
 KEYS = (
-    *("data", "epoch", "step", "epoch_steps", "record", "global_step", "elapsed", "best_score"),
-    *("best_epoch", "best_weights", "model", "average", "optimizer", "method", "extra", "carried"),
-    "random",
+    *("data", "epoch", "step", "epoch_steps", "record", "global_step", "units", "units_before"),
+    *(
+        "elapsed",
+        "best_score",
+        "best_epoch",
+        "best_weights",
+        "model",
+        "average",
+        "optimizer",
+        "method",
+    ),
+    *("method", "extra", "carried", "random"),
 )
 
 
