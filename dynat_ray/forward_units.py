@@ -121,7 +121,7 @@ def leaving(output: Tensor, network: nn.Module, count: int) -> Tensor:
     if output.requires_grad and any(each.requires_grad for each in network.parameters()):
 
         def see(gradient: Tensor) -> None:
-            if _now.backward:
+            if _now.passes is passes and _now.backward:
                 passes.backward += count
 
         output.register_hook(see)
@@ -143,6 +143,8 @@ def counted(network: nn.Module) -> nn.Module:
 
 
 def _see_image_gradient(passes: Passes, count: int, gradient: Tensor) -> None:
+    if _now.passes is not passes:
+        return
     if _now.backward:
         passes.backward += count
         return
@@ -152,4 +154,5 @@ def _see_image_gradient(passes: Passes, count: int, gradient: Tensor) -> None:
 
 
 def _see_second_gradient(passes: Passes, count: int) -> None:
-    passes.backward += count
+    if _now.passes is passes:
+        passes.backward += count
