@@ -98,6 +98,8 @@ def _robust(attacks: Sequence[str]) -> str:
 
 def _row(label: str, model: str, runs: Sequence[Run]) -> Row:
     attacks = [name for name in attack_names(runs[0].results) if name in runs[0].results[model]]
+    seconds = [sum(line["seconds"] for line in run.metrics) for run in runs]
+    epochs = [run.metrics[-1]["epochs_done"] for run in runs]
     return Row(
         label=label,
         model=model,
@@ -108,9 +110,10 @@ def _row(label: str, model: str, runs: Sequence[Run]) -> Row:
             )
             for name in attacks
         },
-        epochs=_spread([run.metrics[-1]["epochs_done"] for run in runs]),
+        epochs=_spread(epochs),
         units=_spread([run.metrics[-1]["forward_units"] for run in runs]),
-        seconds=_spread([sum(line["seconds"] for line in run.metrics) for run in runs]),
+        seconds=_spread(seconds),
+        seconds_per_epoch=_spread([a / b for a, b in zip(seconds, epochs, strict=True)]),
         passes=_spread([_mean_metric(run, "passes_per_sample") for run in runs]),
     )
 
@@ -143,7 +146,8 @@ def _markdown(rows: Sequence[Row], attacks: Sequence[str]) -> str:
 
 
 def _csv(rows: Sequence[Row], attacks: Sequence[str]) -> str:
-    values = [*attacks, "epochs", "forward_units", "seconds", "attack_passes_per_sample"]
+    costs = ("seconds_per_epoch", "attack_passes_per_sample", "epochs", "forward_units", "seconds")
+    values = [*attacks, *costs]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
@@ -151,7 +155,7 @@ def _csv(rows: Sequence[Row], attacks: Sequence[str]) -> str:
     )
     for row in rows:
         spreads = [row.accuracies.get(name) for name in attacks]
-        spreads += [row.epochs, row.units, row.seconds, row.passes]
+        spreads += [row.seconds_per_epoch, row.passes, row.epochs, row.units, row.seconds]
         cells: list[Any] = []
         for spread in spreads:
             deviation = spread.deviation if spread else None

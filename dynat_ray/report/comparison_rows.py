@@ -35,6 +35,7 @@ class Row:
         epochs: Epochs that were trained, with fraction.
         units: Units of compute that were spent, a training image.
         seconds: Of training.
+        seconds_per_epoch: Of an epoch.
         passes: Forward-backward passes of the training attack, a sample and epoch.
     """
 
@@ -45,4 +46,5 @@ class Row:
     epochs: Spread
     units: Spread
     seconds: Spread
+    seconds_per_epoch: Spread
     passes: Spread

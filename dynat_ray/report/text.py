@@ -93,7 +93,9 @@ def trials_table(trials: Sequence[Trial], length: RunLength, width: int = 0) -> 
     """
     keys = list(dict.fromkeys(key for trial in trials for key in trial.settings))
     names = [key.rpartition(".")[2] for key in keys]
-    rows = [["trial", "state", length.unit, "clean", "robust", *names, ""]]
+    rows = [
+        ["trial", "state", "units" if length.by_compute else "epoch", "clean", "robust", *names, ""]
+    ]
     for trial in trials:
         best = trial.best
         rows.append(

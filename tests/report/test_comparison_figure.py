@@ -16,7 +16,7 @@ from dynat_ray.report.comparison_rows import Row, Spread
 
 def row(label: str, model: str, clean: float, robust: float) -> Row:
     accuracies = {"clean": Spread(clean, 0.3), "autoattack": Spread(robust, None)}
-    return Row(label, model, 2, accuracies, *[Spread(1, None)] * 4)
+    return Row(label, model, 2, accuracies, *[Spread(1, None)] * 5)
 
 
 @pytest.fixture

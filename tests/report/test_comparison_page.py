@@ -63,12 +63,15 @@ def test_means_and_deviations_over_the_seeds(small_config: RunConfig, tmp_path: 
     assert float(rows[0]["autoattack_sd"]) == pytest.approx(8**0.5, abs=1e-3)
     assert float(rows[1]["clean_mean"]) == pytest.approx(81)
     assert float(rows[0]["seconds_per_epoch_mean"]) == pytest.approx(3)
+    costs = [float(rows[0][f"{name}_mean"]) for name in ("epochs", "forward_units", "seconds")]
+    assert costs == [3, 66, 9]
     assert rows[2]["clean_sd"] == ""
     assert (tmp_path / "compare.md").read_text().rstrip("\n") == table
     assert (tmp_path / "compare.svg").read_text().lstrip().startswith("<?xml")
     page = (tmp_path / "compare.html").read_text()
     assert "82.0 ± 2.8" in page
     assert "Not finished: mart" in page
+    assert "trained for 2 epochs" in page
     assert "http" not in page.replace("http://www.w3.org", "")
 
 
