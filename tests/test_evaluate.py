@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.evaluate import main
 from dynat_ray.models import build_model, load_model, save_model
 from dynat_ray.report.side_by_side import differences, read_evaluation
+from tests.processes import start_python
 
 EPS = 0.05
 
@@ -145,18 +145,16 @@ def test_killed_and_resumed_is_as_if_undisturbed(run: Path, tmp_path: Path) -> N
     out = tmp_path / "killed.json"
     state = tmp_path / "killed.state.jsonl"
     for kill in range(2):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dynat_ray.evaluate", *arguments, "--out", str(out), "--resume"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+        process = start_python(
+            *("-m", "dynat_ray.evaluate", *arguments, "--out", str(out), "--resume")
         )
-        while process.poll() is None:
+        while process.is_alive():
             if state.exists() and state.read_bytes().count(b"\n") >= 3 * (kill + 1):
-                os.kill(process.pid, signal.SIGKILL)
+                process.kill()
                 break
             time.sleep(0.002)
-        process.wait()
-        assert process.returncode == -signal.SIGKILL
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     assert main([*arguments, "--out", str(out), "--resume"]) == out
     assert _rows(out) == _rows(whole)
     assert json.loads(out.read_text())["results"] == json.loads(whole.read_text())["results"]

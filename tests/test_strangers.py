@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from dynat_ray.data import load_info
 from dynat_ray.data.info import describe_file
 from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.models import build_model, save_model
+from tests.processes import run_python
 
 ADDRESS = "http://192.0.2.1:9/optuna.py"
 """Of a network that is kept for examples: nobody answers there."""
@@ -225,18 +224,14 @@ class Place:
             "PYTHONPATH": str(Path(__file__).parents[1]),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        watched = [sys.executable, "-P", "-m", "tests.watched"]
+        watched = ["-m", "tests.watched"]
         log = self._root / "log.json"
         # The first one fills caches of libraries, in the home directory.
         first = self.command(self.run, "first")
-        done = subprocess.run(
-            [*watched, str(log), str(self.out), *map(json.dumps, [first, *commands])],
+        done = run_python(
+            *(*watched, str(log), str(self.out), *map(json.dumps, [first, *commands])),
             cwd=self.work,
             env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
         )
         assert done.returncode == 0, done.stderr[-3000:]
         ends: list[dict[str, Any]] = json.loads(log.read_text())
