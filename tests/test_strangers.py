@@ -151,6 +151,7 @@ FOLDERS: dict[str, Spoil] = {
     "web": settings(data={"path": ADDRESS}),
     "no path": settings(data={"path": ["a"]}),
     "elsewhere": settings(data={"path": "/proc/self"}),
+    "home of nobody": settings(data={"path": "~nobody-at-all/data"}),
     "attacks": settings(eval={"attacks": ["../../x"]}),
     "attacks of a type": settings(eval={"attacks": [[1], {}]}),
     "norm": settings(threat={"norm": "L7"}),
