@@ -14,6 +14,7 @@ from dynat_ray.evaluation.subject import Subject
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.radius import parse_number
 from dynat_ray.settings import Settings
+from dynat_ray.user_path import user_path
 from dynat_ray.value_types import PositiveInt, Seed, check_value
 
 DEFAULT_NAME = "evaluation.json"
@@ -126,7 +127,7 @@ def complete(subject: Subject, options: Options) -> Request:
     if batch_size is None:
         batch_size = int(run.get("eval.batch_size", default.batch_size))
     return Request(
-        data=Path(folder).expanduser(),
+        data=user_path(folder),
         threats=_threats(run, options),
         attacks=tuple(attack.name for attack in get_attacks(attacks)),
         samples=samples,
@@ -157,7 +158,7 @@ def _threats(run: Settings, options: Options) -> tuple[Threat, ...]:
 def _out(subject: Subject, options: Options) -> Path:
     if not options.out:
         return (subject.run or Path()) / DEFAULT_NAME
-    out = Path(options.out).expanduser()
+    out = user_path(options.out)
     if out.is_dir():
         raise UserError(
             f"--out is {options.out}, which is a folder; give a file, such as {options.out}/a.json"

@@ -27,6 +27,8 @@ from dynat_ray.evaluation.shards import Shard, ShardOutcome
 
 _FORMAT = 2
 _LARGEST = 2**31
+# Bytes of a line, far more than a shard's; what a hole in the file stands for is longer.
+_LONGEST_LINE = 2**26
 # What shared file systems without locks answer.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # What checksums in an identity are of.
@@ -138,7 +140,7 @@ def _parse(file: IO[bytes], path: Path) -> tuple[_Line | None, dict[_Key, _Line]
     header: _Line | None = None
     lines: dict[_Key, _Line] = {}
     length = 0
-    for text in file:
+    while text := file.readline(_LONGEST_LINE):
         try:
             line = json.loads(text)
             if not text.endswith(b"\n"):
