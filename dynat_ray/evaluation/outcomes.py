@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dynat_ray.attacks.probes import Probe
 from dynat_ray.attacks.registry import Attack
+from dynat_ray.evaluation.second_stage import SecondStage
 from dynat_ray.evaluation.shards import STILL_RIGHT, FinishedShard
 from dynat_ray.perturb.threat import Threat
 
@@ -28,6 +29,8 @@ class Outcome:
         stages: Names of the attack's stages.
         note: What was done otherwise than in the literature, or ``""``.
         distances: What a probe of distances measured, `(n,)`, may be infinite; else None.
+        second_stage: Which samples the last stages saw, if that was a part of those still right;
+            the others count as right in `fooled_by`.
     """
 
     attack: str
@@ -37,6 +40,7 @@ class Outcome:
     stages: tuple[str, ...] = ()
     note: str = ""
     distances: NDArray[np.float64] | None = None
+    second_stage: SecondStage | None = None
 
     @property
     def correct(self) -> NDArray[np.bool_]:

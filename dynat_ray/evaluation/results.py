@@ -46,8 +46,9 @@ def write_samples(
     Columns: `eps`, `index` (in the test split), `label`, and for each attack `ATTACK.predicted`
     (class after the attack, -1: logits not finite), `ATTACK.correct` and `ATTACK.fooled_by` (the
     stage that fooled it, null where it is right or was wrong without attack). Null where an
-    attack did not see the sample. Then, whatever the eps, `PROBE.distance` for each measure of
-    distances, and `CORRUPTION.predicted` and `CORRUPTION.correct`.
+    attack did not see the sample. `ATTACK.stratum` and `ATTACK.tried` are those of `SecondStage`,
+    for attacks whose last stages saw a sample. Then, whatever the eps, `PROBE.distance` for each
+    measure of distances, and `CORRUPTION.predicted` and `CORRUPTION.correct`.
     """
     tables = []
     for threat, found in outcomes.items():
@@ -65,6 +66,13 @@ def write_samples(
                 correct=(outcome.correct, pa.bool_()),
                 fooled_by=(stages, pa.string()),
             )
+            if outcome.second_stage is not None:
+                columns |= _columns(
+                    outcome,
+                    len(indices),
+                    stratum=(outcome.second_stage.stratum, pa.int8()),
+                    tried=(outcome.second_stage.tried, pa.bool_()),
+                )
         for outcome in probed.values():
             if outcome.distances is not None:
                 columns |= _columns(
