@@ -87,7 +87,8 @@ def write_samples(
             )
         tables.append(pa.table(columns))
     with _replacing(path) as partial:
-        pq.write_table(pa.concat_tables(tables), partial)
+        # At eps 0 nothing has a second stage.
+        pq.write_table(pa.concat_tables(tables, promote_options="default"), partial)
 
 
 def _columns(outcome: Outcome, samples: int, **values: Any) -> dict[str, pa.Array]:

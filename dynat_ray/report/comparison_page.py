@@ -18,7 +18,7 @@ from dynat_ray.report.comparison_figure import clean_against_robust
 from dynat_ray.report.comparison_rows import Row, Spread
 from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Run, read_run
-from dynat_ray.report.text import MODELS, align_columns, attack_names
+from dynat_ray.report.text import MODELS, align_columns, attack_names, most_telling
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.json_file import read_json
 
@@ -85,7 +85,7 @@ def _ended_runs(folder: Path, label: str, seeds: Sequence[int]) -> list[Run]:
 def _robust(attacks: Sequence[str]) -> str:
     """Returns the attack that says most: AutoAttack, else the last; empty if there is none."""
     others = [name for name in attacks if name != "clean"]
-    return next((name for name in others if name.startswith("autoattack")), ["", *others][-1])
+    return most_telling(others) or ["", *others][-1]
 
 
 def _row(label: str, model: str, runs: Sequence[Run]) -> Row:

@@ -13,7 +13,7 @@ from dynat_ray.report.search_figures import (
     parallel_plot,
     pareto_plot,
 )
-from dynat_ray.report.text import interval_text, value_text
+from dynat_ray.report.text import interval_text, most_telling, value_text
 from dynat_ray.searching.ranking import winner
 from dynat_ray.searching.space import describe_distribution
 from dynat_ray.searching.study import Search, read_search
@@ -206,7 +206,7 @@ def _verdict(comparison: list[dict[str, Any]]) -> str:
     if len(comparison) < 2:
         return ""
     default, best = (row["entries"] for row in comparison)
-    attack = next((name for name in best if name.startswith("autoattack")), list(best)[-1])
+    attack = most_telling(list(best)) or list(best)[-1]
     ours, theirs = best[attack], default[attack]
     points = ours["accuracy"] - theirs["accuracy"]
     side = "above" if points >= 0 else "below"
