@@ -149,6 +149,7 @@ class _EvaluationRun:
             costly_positions=balanced_subset(labels, request.costly_samples),
             seed=request.seed,
             batch_size=request.batch_size,
+            second_stage=request.second_stage,
             probes=[get_probe(name) for name in request.distances + request.corruptions],
         )
         self.model = subject.model.to(best_device())
@@ -194,18 +195,18 @@ class _EvaluationRun:
         return checks
 
     def find_examples(self, found: Evaluated) -> list[Example]:
-        """Returns pictures of images that some attack fooled at the largest radius."""
-        largest, samples = self.plan.threats[-1], self.samples
-        if largest.eps == 0:
+        """Returns pictures of images that some attack fooled at the radius that is shown."""
+        threat, samples = self._request.shown, self.samples
+        if threat.eps == 0:
             return []
-        fooled = [o.positions[o.fooled_by >= 0] for o in found.attacks[largest].values()]
+        fooled = [o.positions[o.fooled_by >= 0] for o in found.attacks[threat].values()]
         return find_examples(
             self.model,
             samples.images,
             samples.labels,
             samples.indices,
             np.unique(np.concatenate(fooled)),
-            largest,
+            threat,
             seed=self.plan.seed,
             batch_size=self.plan.batch_size,
         )
@@ -220,6 +221,7 @@ class _EvaluationRun:
             "data": str(request.data),
             **self.plan.settings(),
             "eps": eps[0] if len(eps) == 1 else list(eps),
+            "shown_eps": request.shown.eps,
             "eps_ref": asdict(request.eps_ref) if request.eps_ref else None,
             "classes": self.samples.classes,
             "class_names": self.samples.data.classes,

@@ -80,8 +80,8 @@ def measure(
         model_folder: Saved model.
         images: uint8 `(N, C, H, W)`, or float32 in [0, 1].
         labels: int64 `(N,)`.
-        config: For the threat, `eval.samples` (what costly attacks see), the seed and whether GPUs
-            may be used.
+        config: For the threat, `eval.samples` and `eval.second_stage` (what costly attacks see),
+            the seed and whether GPUs may be used.
         attacks: Names.
         workers: How many share the work, at most: the cluster may have fewer GPUs than the CPUs
             that trained, and nodes may have gone.
@@ -96,6 +96,7 @@ def measure(
         costly_positions=balanced_subset(labels.numpy(), config.eval.samples),
         seed=config.train.seed,
         batch_size=_shard_size(len(labels), config),
+        second_stage=config.eval.second_stage,
     )
     settings = {**plan.settings(), "images": checksum_samples(images, labels)}
     identity = identify(model, info, settings)

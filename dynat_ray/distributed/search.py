@@ -21,6 +21,7 @@ from dynat_ray.distributed.tuner import run_trials
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.results import VALIDATION_OUTCOMES, write_run_samples
 from dynat_ray.report.search_page import write_search_report
+from dynat_ray.report.text import most_telling
 from dynat_ray.searching.ranking import finalists, winner
 from dynat_ray.searching.space import check_space, describe_distribution, representatives
 from dynat_ray.searching.study import Search, open_search
@@ -169,7 +170,7 @@ def deciding_attack(config: RunConfig) -> str:
     attacks = config.eval.attacks
     if {"autoattack", SAMPLED} & set(attacks):
         return SAMPLED
-    return next((name for name in attacks if name.startswith("autoattack")), attacks[-1])
+    return most_telling(attacks) or attacks[-1]
 
 
 def _judge_finalists(plan: Plan, folder: Path) -> None:

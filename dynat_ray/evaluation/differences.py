@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dynat_ray.evaluation.answers import Answers
 from dynat_ray.evaluation.matched_pairs import matched_pairs_interval
-from dynat_ray.evaluation.second_stage import SecondStage
+from dynat_ray.evaluation.second_stage import estimate_of_these
 
 _TAIL = 0.975
 
@@ -130,29 +130,6 @@ def _over_seeds(differences: NDArray[np.float64], open_variance: NDArray[np.floa
 
 
 def _second_stage(answers: Answers) -> NDArray[np.float64]:
-    """Returns how far accuracy may lie below and above its estimate, `(2,)`, for these images.
-
-    Exact for each stratum (the hypergeometric distribution's Clopper-Pearson interval), also where
-    none of those tried fell; strata are added in squares.
-    """
-    if answers.second_stage is None:
-        return np.zeros(2)
-    squares = np.zeros(2)
-    stage: SecondStage = answers.second_stage
-    for number in np.unique(stage.stratum[stage.stratum >= 0]):
-        tried = stage.tried & (stage.stratum == number)
-        survivors, right = int((stage.stratum == number).sum()), int(answers.right[tried].sum())
-        low, high = _still_right(survivors, int(tried.sum()), right)
-        estimate = survivors * right / tried.sum()
-        squares += np.array([estimate - low, high - estimate]) ** 2
-    return np.sqrt(squares) / len(answers.index)
-
-
-def _still_right(survivors: int, tried: int, right: int) -> tuple[int, int]:
-    """Returns the 95 % interval of how many of `survivors` stay right if `right` of `tried` did."""
-    from scipy.stats import hypergeom
-
-    possible = np.arange(right, survivors - (tried - right) + 1)
-    as_many = hypergeom.sf(right - 1, survivors, possible, tried) > 1 - _TAIL
-    as_few = hypergeom.cdf(right, survivors, possible, tried) > 1 - _TAIL
-    return int(possible[as_many].min()), int(possible[as_few].max())
+    """Returns how far the accuracy on these images may lie below and above its estimate, `(2,)`."""
+    these = estimate_of_these(answers.right, answers.second_stage)
+    return np.array([these.accuracy - these.low, these.high - these.accuracy]) / 100

@@ -111,6 +111,7 @@ def write_run_samples(
 
 def _write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
     with _replacing(path) as partial:
+        # At eps 0 nothing has a second stage.
         pq.write_table(pa.concat_tables(tables, promote_options="default"), partial)
 
 

@@ -22,7 +22,13 @@ from dynat_ray.report.difference_section import difference_section
 from dynat_ray.report.method_differences import measures_of, method_differences
 from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Run, read_run
-from dynat_ray.report.text import MODELS, align_columns, attack_names, markdown_text
+from dynat_ray.report.text import (
+    MODELS,
+    align_columns,
+    attack_names,
+    markdown_text,
+    most_telling,
+)
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.json_file import read_json
 
@@ -117,7 +123,7 @@ def _differences_markdown(differences: Mapping[str, Any]) -> list[str]:
 def _robust(attacks: Sequence[str]) -> str:
     """Returns the attack that says most: AutoAttack, else the last; empty if there is none."""
     others = [name for name in attacks if name != "clean"]
-    return next((name for name in others if name.startswith("autoattack")), ["", *others][-1])
+    return most_telling(others) or ["", *others][-1]
 
 
 def _row(label: str, model: str, runs: Sequence[Run]) -> Row:

@@ -71,7 +71,10 @@ def difference_sentences(rows: Sequence[DifferenceRow]) -> list[str]:
     Clean and robust accuracy count: AutoAttack's, at the largest eps; else that of the last attack.
     """
     attacks = [row.measure for row in rows if row.measure != "clean"]
-    strongest = [name for name in attacks if name.startswith("autoattack")] or attacks
+    found = [name for name in attacks if name.startswith("autoattack")]
+    # The whole attack rather than what estimates it.
+    whole = [name for name in found if not name.startswith("autoattack-sampled")]
+    strongest = whole or found or attacks
     pairs: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
         if row.measure in ("clean", *strongest[-1:]):

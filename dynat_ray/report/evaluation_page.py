@@ -25,7 +25,7 @@ from dynat_ray.report.evaluation_figures import (
     distance_curve,
     eps_curve,
 )
-from dynat_ray.report.evaluation_text import probe_lines
+from dynat_ray.report.evaluation_text import probe_lines, second_stage_lines
 from dynat_ray.report.fragile import enlarged
 from dynat_ray.report.page import write_page
 from dynat_ray.report.side_by_side import (
@@ -36,7 +36,7 @@ from dynat_ray.report.side_by_side import (
     side_by_side_figure,
     strongest,
 )
-from dynat_ray.report.text import interval_text
+from dynat_ray.report.text import interval_text, most_telling
 from dynat_ray.shown_text import shown_text
 
 _LONGEST_CLASS = 60
@@ -74,8 +74,8 @@ def write_evaluation_page(
 def _content(evaluation: Evaluation, examples: Sequence[Example]) -> dict[str, Any]:
     content = evaluation.content
     points = evaluation.points
-    largest = max(points)
-    attack = strongest(points[largest])
+    shown = float(content.get("shown_eps", max(points)))
+    attack = strongest(points[shown])
     names = content.get("class_names") or [f"class {k}" for k in range(content["classes"])]
     # Labels may have fewer classes than the model.
     names = [shown_text(name, _LONGEST_CLASS) for name in names]
@@ -95,19 +95,21 @@ def _content(evaluation: Evaluation, examples: Sequence[Example]) -> dict[str, A
             for eps, found in points.items()
         ],
         "interval_text": interval_text,
-        "after": points[largest].get(attack, {}).get("after", {}),
+        "after": points[shown].get(attack, {}).get("after", {}),
+        "second_stage": _second_stage(evaluation),
         "notes": sorted(
             {e["note"] for found in points.values() for e in found.values() if "note" in e}
         ),
         "strongest": attack,
-        "largest": format_radius(largest, evaluation.norm),
+        "decided": most_telling(list(points[shown])) is not None,
+        "shown": format_radius(shown, evaluation.norm),
         "norm": evaluation.norm,
         "flagged": [check for check in checks if check["flagged"]],
         "passed": [check for check in checks if not check["flagged"]],
         "curve": _curve(evaluation),
-        "by_class": _by_class(columns, largest, attack, names),
+        "by_class": _by_class(columns, shown, attack, names),
         "most_classes": MOST_CLASSES if len(names) > MOST_CLASSES else 0,
-        "distances": _distances(evaluation, columns, largest),
+        "distances": _distances(evaluation, columns, shown),
         "corruptions": _corruptions(content.get("corruptions")),
         "examples": [_triple(example, names) for example in examples],
         "example_steps": STEPS,
@@ -131,6 +133,16 @@ def _facts(content: dict[str, Any]) -> dict[str, str]:
         "model checksum": content["checksums"]["model"][:16],
         "data checksum": content["checksums"]["data"][:16],
     }
+
+
+def _second_stage(evaluation: Evaluation) -> list[str]:
+    lines = []
+    for eps, entries in evaluation.points.items():
+        radius = (
+            f"eps {format_radius(eps, evaluation.norm)}, " if len(evaluation.points) > 1 else ""
+        )
+        lines += [f"{radius}{line}." for line in second_stage_lines(entries)]
+    return lines
 
 
 def _curve(evaluation: Evaluation) -> str | None:

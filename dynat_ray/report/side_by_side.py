@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from dynat_ray.errors import UserError
 from dynat_ray.radius import format_radius
 from dynat_ray.report.drawing import COLOURS, NEUTRAL, draw, drawn_name, radius_unit
-from dynat_ray.report.text import accuracy_text, align_columns
+from dynat_ray.report.text import accuracy_text, align_columns, most_telling
 from dynat_ray.shown_text import shown_text
 
 # Characters of a model's name, which may be a long path.
@@ -205,9 +205,8 @@ def strongest(results: dict[str, dict[str, Any]]) -> str:
     accuracies alone do not order them. `clean` where there is no attack.
     """
     attacks = [name for name in results if name != "clean"]
-    if not attacks:
-        return "clean"
-    return min(attacks, key=lambda n: (not n.startswith("autoattack"), results[n]["accuracy"]))
+    weakest = min(attacks, key=lambda name: results[name]["accuracy"], default="clean")
+    return most_telling(attacks) or weakest
 
 
 def curve_of(evaluation: Evaluation, attack: str) -> Curve:

@@ -38,6 +38,12 @@ def attack_names(results: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(name for model in MODELS for name in results.get(model, {})))
 
 
+def most_telling(attacks: Sequence[str]) -> str | None:
+    """Returns the attack that says most: AutoAttack, whole rather than sampled; None: not there."""
+    found = [name for name in attacks if name.startswith("autoattack")]
+    return min(found, key=lambda name: name == "autoattack-sampled", default=None)
+
+
 def interval_text(entry: Mapping[str, Any]) -> str:
     """Returns an entry's 95 % interval, such as `63.9 to 73.5`, or nothing if it has none."""
     interval = entry.get("interval")

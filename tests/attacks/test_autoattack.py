@@ -25,8 +25,9 @@ def test_a_shard_is_exactly_what_the_library_does(
     victim = robust if version == "standard" else plain
     images, labels = victim.images[:16], victim.labels[:16]
     name = "autoattack" if version == "standard" else "autoattack-rand"
-    shard = Shard(5, Threat(norm, eps), np.arange(16), (name,))
-    ours = evaluate_shard(victim.model, images, labels, shard, seed=3)[name]
+    threat = Threat(norm, eps)
+    shard = Shard(5, (threat,), np.arange(16), (name,))
+    ours = evaluate_shard(victim.model, images, labels, shard, seed=3)[threat][name]
     direct = AutoAttack(victim.model, norm=norm, eps=eps, seed=shard_seed(3, 5), version=version)
     with torch.random.fork_rng():
         _, predicted = direct.run_standard_evaluation(images, labels, batch_size=100)
