@@ -24,7 +24,7 @@ from dynat_ray.storage.run_folder import read_run_config
 _ATTACK = get_attack("autoattack-sampled")
 # Images attacked one block after the other, so that what is recorded is of use before all are.
 _BLOCK = 500
-_BATCH = 128
+_BATCH = 64
 
 
 @dataclass(frozen=True)

@@ -61,4 +61,15 @@ def test_one_eps_gives_results_and_several_a_curve() -> None:
     curve = results_of(several)["curve"]
     assert [point["eps"] for point in curve] == [0.1, 0.2]
     assert [point["results"]["autoattack"]["accuracy"] for point in curve] == [100, 0]
+    assert curve[1]["results"]["autoattack"]["after"]["apgd-ce"] == 0
     assert "targeted margin" in curve[0]["results"]["autoattack"]["note"]
+
+
+def test_a_stage_is_not_credited_with_what_fell_at_a_smaller_eps() -> None:
+    small = _finished(0.1, [(0, 3), (1, -1), (2, -1), (3, -2)])
+    large = _finished(0.2, [(0, 3), (1, 1), (2, -1), (3, -2)])
+    found = collect(small + large, [get_attack("autoattack")], 10)
+    outcome = found[Threat("Linf", 0.2)]["autoattack"]
+    assert outcome.fallen_before is not None
+    assert outcome.fallen_before.tolist() == [True, False, False, False]
+    assert outcome.after() == {"apgd-ce": 50, "apgd-t": 25, "fab-t": 25, "square": 25}

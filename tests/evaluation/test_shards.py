@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from dynat_ray.attacks.gradient import GradientAttack
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.evaluation.outcomes import collect
 from dynat_ray.evaluation.plan import plan_shards
@@ -99,6 +103,32 @@ def test_later_stages_see_only_samples_still_right(robust: Victim) -> None:
     assert ((found.predicted == labels) == (found.fooled_by == -1)).all()
     clean = robust.model(robust.images[:60]).argmax(1).numpy()
     assert ((clean != labels) == (found.fooled_by == -2)).all()
+
+
+def test_what_fell_at_a_radius_is_not_attacked_at_the_next(
+    robust: Victim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacked: list[tuple[float, int]] = []
+    perturb = GradientAttack.perturb
+
+    def counted(self: GradientAttack, *arguments: Any) -> torch.Tensor:
+        attacked.append((arguments[-1].threat.eps, len(arguments[1])))
+        return perturb(self, *arguments)
+
+    monkeypatch.setattr(GradientAttack, "perturb", counted)
+    threats = tuple(THREAT.at(factor * EPS) for factor in (0.0, 0.5, 1.0, 1.5))
+    images, labels = robust.images[:60], robust.labels[:60]
+    shard = Shard(0, threats, np.arange(60), ("pgd-5",))
+    found = evaluate_shard(robust.model, images, labels, shard, seed=0)
+    left = [int((found[threat]["pgd-5"].fooled_by == -1).sum()) for threat in threats]
+    assert attacked == [(threat.eps, n) for threat, n in zip(threats[1:], left, strict=False)]
+    assert left == sorted(left, reverse=True)
+    assert left[-1] < left[0]
+    for small, large in pairwise(threats):
+        before, after = found[small]["pgd-5"], found[large]["pgd-5"]
+        fell = before.fooled_by != -1
+        assert (after.predicted[fell] == before.predicted[fell]).all()
+        assert (after.fooled_by[fell] == before.fooled_by[fell]).all()
 
 
 def test_eps_zero_changes_nothing(robust: Victim) -> None:
