@@ -109,10 +109,18 @@ def evaluate(
         }
         run.write_samples(found)
         differences = evaluation_differences(Evaluation(request.out, content), others)
-        if others:
-            content["differences"] = [row.cells() for row in differences]
         run.write(content, found, checks, differences)
         write_evaluation_page(request.out, examples, others, differences)
+    _print_findings(content, found, checks, differences)
+    return request.out
+
+
+def _print_findings(
+    content: Mapping[str, Any],
+    found: Evaluated,
+    checks: Sequence[Check],
+    differences: Sequence[DifferenceRow],
+) -> None:
     print(accuracy_table(found.attacks))
     for line in probe_lines(content):
         print(f"  {line}")
@@ -121,7 +129,6 @@ def evaluate(
             print(f"  check '{check.name}': {check.sentence}")
     if differences:
         print("\n".join([differences_table(differences), *difference_sentences(differences)]))
-    return request.out
 
 
 class _EvaluationRun:
@@ -246,7 +253,8 @@ class _EvaluationRun:
     ) -> None:
         """Writes all other files but the page."""
         out = self._request.out
-        write_json(out, content)
+        compared = {"differences": [row.cells() for row in differences]} if differences else {}
+        write_json(out, {**content, **compared})
         if differences:
             write_text(named_after(out, "differences.csv"), differences_csv(differences))
         entry = robustbench_entry(found.attacks, self._subject, self.samples.data, checks)

@@ -10,6 +10,9 @@ from matplotlib.figure import Figure
 from dynat_ray.report.difference_rows import DifferenceRow
 from dynat_ray.report.drawing import COLOURS, NEUTRAL, draw, drawn_name
 
+# Characters of a pair's name on one line.
+_LONGEST_LINE = 30
+
 
 def difference_figure(rows: Sequence[DifferenceRow]) -> str:
     """Returns the figure as the `src` of an HTML image: a line a pair, a colour a measure."""
@@ -41,7 +44,7 @@ def difference_figure(rows: Sequence[DifferenceRow]) -> str:
                 color=COLOURS[place % len(COLOURS)],
                 label=drawn_name(measure),
             )
-        names = [f"{drawn_name(a)} - {drawn_name(b)}" for a, b in pairs]
+        names = [_name(drawn_name(a), drawn_name(b)) for a, b in pairs]
         axes.set_yticks([-place for place in range(len(pairs))], names)
         axes.set_ylim(0.6 - len(pairs), 0.6)
         axes.grid(False, axis="y")
@@ -49,3 +52,9 @@ def difference_figure(rows: Sequence[DifferenceRow]) -> str:
         figure.legend(loc="outside lower left", ncols=max(1, min(4, len(measures))))
 
     return draw(8, 1.4 + len(pairs) * (0.3 + 0.16 * len(measures)), paint)
+
+
+def _name(a: str, b: str) -> str:
+    """Returns a pair's name, on two lines where it would leave the figure no room."""
+    between = " - " if len(a) + len(b) <= _LONGEST_LINE else "\n- "
+    return f"{a}{between}{b}"

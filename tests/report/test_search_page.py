@@ -64,7 +64,7 @@ def test_a_whole_search(folder: Path) -> None:
     assert page.count("data:image/svg+xml") == 4
     assert "trial 2: method.gap_coef 0.2, method.kl_temperature 3, optim.name sgd" in page
     assert "trial 2 against default setting: no difference in clean, ahead in AutoAttack" in page
-    assert "<b>+7.0</b></td><td>+2.9 to +11.5</td>" in page
+    assert '<b>+7.0</b></td>\n<td class="whole">+2.9 to +11.5</td>' in page
     assert "<td>+7.0 (+2.9 to +11.5)</td>" in page
     assert "the loss is &lt;not&gt; finite" in page
     assert "2 finished, 2 stopped, 1 failed, 1 unfinished" in page
