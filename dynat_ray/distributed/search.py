@@ -41,7 +41,7 @@ from dynat_ray.storage.json_file import read_json
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.training.setup import check_run, split_training
 
-SAMPLED = "autoattack-sampled"
+_SAMPLED = "autoattack-sampled"
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,8 @@ def deciding_attack(config: RunConfig) -> str:
     AutoAttack by two-stage sampling stands for the whole one, unless `eval.attacks` has neither.
     """
     attacks = config.eval.attacks
-    if {"autoattack", SAMPLED} & set(attacks):
-        return SAMPLED
+    if {"autoattack", _SAMPLED} & set(attacks):
+        return _SAMPLED
     return most_telling(attacks) or attacks[-1]
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.second_stage import SecondStage
+from dynat_ray.shown_text import shown_text
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def read_answers(file: Path, measures: Sequence[str], **row: str | float) -> dic
             if f"{measure}.correct" in table.column_names
         }
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"{file} can't be read as outcomes of test images: {error}") from None
+        words = f"{file} can't be read as outcomes of test images: {error}"
+        raise UserError(shown_text(words)) from None
 
 
 def _answers(table: pa.Table, measure: str) -> Answers:
