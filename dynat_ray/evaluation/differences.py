@@ -100,8 +100,9 @@ def _over_seeds(differences: NDArray[np.float64], open_variance: NDArray[np.floa
     means holds seeds and rest, that between the images' means images and rest. With few seeds the
     first is uncertain, so that each part has its own Student quantile and the margins are added in
     squares, which is not too narrow for any share of either (Banerjee, Sankhya 22:351, 1960). The
-    rest counts once, with the seeds. Where the images alone give more, that counts. z^2 images that differ are added, half of them ahead,
-    so that it is right for few (after Agresti and Coull, The American Statistician 52:119, 1998).
+    rest counts once, with the seeds. Where the images alone give more, that counts. z^2 images that
+    differ are added, half of them ahead, so that it is right for few (after Agresti and Coull, The
+    American Statistician 52:119, 1998).
 
     Args:
         differences: As in `_one_seed`, for each seed, `(S, n)` with S at least 2.
