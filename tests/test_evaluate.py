@@ -19,9 +19,11 @@ import yaml
 
 from dynat_ray.data import load_info, load_test_images
 from dynat_ray.data.preparing import prepare_dataset
+from dynat_ray.distributed import evaluation_run
 from dynat_ray.errors import UserError
 from dynat_ray.evaluate import main
 from dynat_ray.models import build_model, load_model, save_model
+from tests.quick_attack import QUICK, quick_attacks
 
 EPS = 0.05
 
@@ -126,6 +128,43 @@ def test_several_radii_give_a_falling_curve_from_clean_accuracy(run: Path, tmp_p
     assert robust[-1] < robust[0]
 
 
+def test_a_sampled_attack_says_whom_it_tried(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for check in ("check_attacks", "check_transfer"):
+        monkeypatch.setattr(evaluation_run, check, lambda *arguments, **settings: [])
+    arguments = [str(run), "--samples", "30", "--attacks", f"clean,{QUICK}"]
+    with quick_attacks():
+        curve = main(
+            [*arguments, *("--eps", "0,0.02,0.05,0.1", "--second-stage", "6")]
+            + ["--out", str(tmp_path / "curve.json")]
+        )
+        whole = main([*arguments, "--second-stage", "60", "--out", str(tmp_path / "whole.json")])
+    printed = capsys.readouterr().out
+    assert "6 of " in printed
+    assert "note: quick-sampled is an estimate" in printed
+    content = json.loads(curve.read_text())
+    assert (content["second_stage"], content["shown_eps"]) == (6, EPS)
+    entries = [point["results"][QUICK] for point in content["curve"]]
+    assert "two_stage" not in entries[0]
+    for number in ("accuracy", "interval"):
+        values = [entry[number] for entry in entries]
+        assert values == sorted(values, reverse=True)
+    assert {stratum["tried"] for stratum in (e["two_stage"]["strata"][1] for e in entries[1:])} == {
+        6
+    }
+    page = curve.with_suffix(".html").read_text()
+    assert "quick-sampled at Linf eps 12.8/255" in page
+    assert "survivors were tried" in page
+    tried = [row[f"{QUICK}.tried"] for row in _rows(curve) if row["eps"] == EPS]
+    assert sum(tried) == sum(s["tried"] for s in entries[2]["two_stage"]["strata"])
+    assert not list(tmp_path.glob("*robustbench*"))
+    entry = json.loads(whole.read_text())["results"][QUICK]
+    strata = entry["two_stage"]["strata"]
+    assert all(stratum["tried"] == stratum["survivors"] for stratum in strata)
+    assert f"all {sum(s['survivors'] for s in strata)} survivors were tried" in printed
+
+
 def test_radii_in_units_of_the_one_that_fools_half(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "reference.json"
     main([str(run), "--attacks", "fgsm", "--eps-ref", str(run), "--out", str(out)])
@@ -208,6 +247,7 @@ def test_data_of_other_classes_or_size(run: Path, tmp_path: Path, data: Path) ->
         (["{run}", "--atacks", "clean"], "unrecognized arguments"),
         (["{run}", "--norm", "L7"], "invalid choice"),
         (["{run}", "--workers", "0"], "--workers is 0"),
+        (["{run}", "--second-stage", "-1"], "--second-stage is -1"),
         (["{run}", "--data", "/no/such/folder"], "/no/such/folder does not exist"),
         (["no_such_module:model"], "gives no model"),
         (["{run}", "--out", "S3://bucket/evaluation.json"], "written to a file"),

@@ -12,15 +12,16 @@ from dynat_ray.attacks.registry import get_attack
 from dynat_ray.evaluation.outcomes import Outcome
 from dynat_ray.evaluation.second_stage import SecondStage
 
-# Those survivors whose margin is smallest fall first, and are all tried.
-_SMALLEST_SHARE = 0.1
+# Those survivors whose margin is smallest fall first, and are all tried. Of two samples of one size
+# the one with the smaller share here and more of the others has the narrower interval.
+_SMALLEST_SHARE = 0.05
 
 
 def draw_second_stage(outcome: Outcome, count: int, seed: Sequence[int]) -> Outcome:
     """Returns the outcome of the first stages with whom the last ones are to see.
 
-    Stratum 0, the tenth of the survivors with the smallest margins, is tried whole; of the others,
-    stratum 1, a simple random sample of `count`, or all where there are fewer.
+    Stratum 0, the twentieth of the survivors with the smallest margins, is tried whole; of the
+    others, stratum 1, a simple random sample of `count`, or all where there are fewer.
 
     Args:
         outcome: With margins.

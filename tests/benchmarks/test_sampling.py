@@ -34,11 +34,11 @@ def test_times_and_widths_of_replays(record: Record) -> None:
         *((1500, 40), (1500, 200)),
     ]
     last = rows[-1]
-    assert (last["survivors"], last["tried"]) == (750, 75 + 200)
+    assert (last["survivors"], last["tried"]) == (750, 38 + 200)
     assert last["accuracy"] == pytest.approx(100 * 735 / 1500)
     assert last["seconds"] == 1000
-    assert last["sampled_seconds"] == pytest.approx(300 + 700 * 275 / 750, abs=0.1)
-    assert last["faster"] == pytest.approx(1000 / 556.7, abs=0.01)
+    assert last["sampled_seconds"] == pytest.approx(300 + 700 * 238 / 750, abs=0.1)
+    assert last["faster"] == pytest.approx(1000 / 522.1, abs=0.01)
     assert last["exact_inside"] == 10
     assert 1 < last["wider"] < rows[-2]["wider"]
     assert last["width_for_equal_time"] < last["wider"]
