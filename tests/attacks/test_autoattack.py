@@ -44,8 +44,9 @@ def test_a_shard_is_exactly_what_the_library_does(
     victim: Victim = request.getfixturevalue(kind)
     images, labels = victim.images[:16], victim.labels[:16]
     name = "autoattack" if version == "standard" else "autoattack-rand"
-    shard = Shard(5, Threat(norm, eps), np.arange(16), (name,))
-    ours = evaluate_shard(victim.model, images, labels, shard, seed=3)[name]
+    threat = Threat(norm, eps)
+    shard = Shard(5, (threat,), np.arange(16), (name,))
+    ours = evaluate_shard(victim.model, images, labels, shard, seed=3)[threat][name]
     direct = library(victim.model, norm, eps, shard_seed(3, 5), version)
     with torch.random.fork_rng():
         _, predicted = direct.run_standard_evaluation(images, labels, batch_size=100)
