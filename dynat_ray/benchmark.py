@@ -29,10 +29,18 @@ def main(argv: Sequence[str]) -> Path | str:
     parser.add_argument("--batch-size", type=int, default=64, help="of a training step")
     parser.add_argument("--model", default="preact_resnet18", help="of the profile")
     parser.add_argument("--rounds", type=int, default=3, help="how often each loop is timed")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=0,
+        help="of attack: test images of --run on which AutoAttack is measured whole and by "
+        "sampling, and as a curve over eps; a stopped measurement goes on where it was",
+    )
+    parser.add_argument("--workers", type=int, default=1, help="Ray workers for --images")
     parser.add_argument("--compile", action="store_true", help="torch.compile ours")
     options = parser.parse_args(argv)
-    if options.rounds < 1 or options.batch_size < 1:
-        raise UserError("--rounds and --batch-size must be at least 1")
+    if min(options.rounds, options.batch_size, options.workers) < 1 or options.images < 0:
+        raise UserError("--rounds, --batch-size, --workers and --images must be at least 1")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device is cuda, but PyTorch finds no GPU with a working driver here")
     _make_folder(options.json)
@@ -118,9 +126,27 @@ def _loader(options: Any) -> dict[str, Any]:
 
 
 def _attack(options: Any) -> dict[str, Any]:
+    if options.images:
+        return _sampling(options)
     from dynat_ray.benchmarks import attack_time
 
     return attack_time.measure(run=options.run, rounds=options.rounds, device=options.device)
+
+
+def _sampling(options: Any) -> dict[str, Any]:
+    if options.run is None:
+        raise UserError("--images are those of a trained run: give --run RUN")
+    from dynat_ray.benchmarks import eps_curve_time, sampling
+
+    found = sampling.measure(
+        run=options.run,
+        images=options.images,
+        record=options.json.with_suffix(".record"),
+        data=options.data,
+        workers=options.workers,
+    )
+    found["eps_curve"] = eps_curve_time.measure(run=options.run, data=options.data)
+    return found
 
 
 def _scaling(options: Any) -> dict[str, Any]:

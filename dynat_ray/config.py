@@ -251,6 +251,8 @@ class EvalConfig(Section, section="eval"):
         attacks: Attacks of the final table, on the test split.
         samples: Class-balanced number of test images that AutoAttack sees; 0: all. The cheaper
             attacks see all of them.
+        second_stage: Survivors of APGD that FAB and Square see in `autoattack-sampled`, beside the
+            twentieth that falls most easily; 0: all.
         every_epochs: Epochs between two measurements on the validation split.
         steps: PGD steps of that measurement.
         batch_size: Images per forward pass when evaluating.
@@ -258,6 +260,7 @@ class EvalConfig(Section, section="eval"):
 
     attacks: list[str] = field(default_factory=lambda: ["clean", "pgd-20", "autoattack"])
     samples: NonNegativeInt = 1000
+    second_stage: NonNegativeInt = 200
     every_epochs: PositiveInt = 1
     steps: PositiveInt = 10
     batch_size: PositiveInt = 256

@@ -22,8 +22,8 @@ from dynat_ray.storage.places import fetched, lasting_file, written_at
 from dynat_ray.value_types import PositiveInt, check_value
 
 _REQUESTED = (
-    *("data", "norm", "eps", "attacks", "samples", "seed", "batch_size", "out"),
-    *("distances", "corruptions"),
+    *("data", "norm", "eps", "attacks", "samples", "second_stage", "seed", "batch_size"),
+    *("out", "distances", "corruptions"),
 )
 
 
@@ -77,6 +77,13 @@ def _parse(argv: Sequence[str]) -> Namespace:
     )
     add("--attacks", help="comma-separated, such as clean,pgd-20,autoattack")
     add("--samples", type=int, help="class-balanced number of test images for every attack")
+    add(
+        "--second-stage",
+        type=int,
+        metavar="N",
+        help="survivors that FAB and Square see in autoattack-sampled, beside the twentieth that "
+        "falls most easily; 0: all (default: the run's, 200)",
+    )
     add("--seed", type=int, help="default: the run's")
     add(
         "--workers",
@@ -103,7 +110,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         help="common corruptions, such as fog,snow-3; default: all 15 at 5 severities",
     )
     add("--surrogate", metavar="MODEL", help="another model to try transfer attacks from")
-    others = "earlier evaluations to show beside this one"
+    others = "earlier evaluations of the same images and attacks, to tell the difference to each"
     add("--compare", nargs="+", default=[], metavar="OTHER.json", help=others)
     add("--out", metavar="FILE", help="JSON file; default: evaluation.json in the run's folder")
     add("--resume", action="store_true", help="go on where a stopped evaluation was")

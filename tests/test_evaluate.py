@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -19,32 +18,27 @@ import yaml
 
 from dynat_ray.data import load_info, load_test_images
 from dynat_ray.data.preparing import prepare_dataset
+from dynat_ray.distributed import evaluation_run
 from dynat_ray.errors import UserError
 from dynat_ray.evaluate import main
 from dynat_ray.models import build_model, load_model, save_model
-from dynat_ray.report.side_by_side import differences, read_evaluation
+from tests.processes import start_python
+from tests.quick_attack import QUICK, quick_attacks
 
 EPS = 0.05
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    prepare_dataset("digits", folder, limit=60, progress=False)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, few_digits: Path) -> Path:
     """A run folder; its model is linear and untrained but for a few steps."""
     folder = tmp_path_factory.mktemp("runs") / "one"
-    info = load_info(data)
+    info = load_info(few_digits)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model(
             "mlp", num_classes=10, channels=1, size=info.size, mean=info.mean, std=info.std
         )
-    images, labels = load_test_images(data)
+    images, labels = load_test_images(few_digits)
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(40):
         optimiser.zero_grad()
@@ -52,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
         optimiser.step()
     save_model(model, folder / "model")
     settings = {
-        "data": {"path": str(data)},
+        "data": {"path": str(few_digits)},
         "threat": {"norm": "Linf", "eps": EPS},
         "eval": {"attacks": ["clean", "pgd-5", "apgd-t"], "samples": 20, "batch_size": 16},
         "train": {"seed": 3},
@@ -61,14 +55,14 @@ def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     return folder
 
 
-def test_model_and_images_need_no_other_import(run: Path, data: Path) -> None:
+def test_model_and_images_need_no_other_import(run: Path, few_digits: Path) -> None:
     lines = """
 import sys, dynat_ray
 model = dynat_ray.load_model(sys.argv[1])
 x, y = dynat_ray.data.load_test_images(sys.argv[2])
 print(len(model(x[:3])), "ray" in sys.modules)
 """
-    command = [sys.executable, "-c", lines, str(run), str(data)]
+    command = [sys.executable, "-c", lines, str(run), str(few_digits)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["3", "False"]
 
@@ -79,12 +73,12 @@ def _rows(json_file: Path) -> list[dict[str, Any]]:
 
 
 def test_a_run_needs_nothing_else(
-    run: Path, data: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, few_digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written = main([str(run)])
     assert written == run / "evaluation.json"
     content = json.loads(written.read_text())
-    images, labels = load_test_images(data)
+    images, labels = load_test_images(few_digits)
     assert set(content["results"]) == {"clean", "pgd-5", "apgd-t"}
     assert content["results"]["clean"]["samples"] == len(images)
     assert content["results"]["apgd-t"]["samples"] == 20
@@ -97,9 +91,9 @@ def test_a_run_needs_nothing_else(
     assert all(attack in table for attack in ("clean", "pgd-5", "apgd-t"))
 
 
-def test_rows_say_what_became_of_each_sample(run: Path, data: Path, tmp_path: Path) -> None:
+def test_rows_say_what_became_of_each_sample(run: Path, few_digits: Path, tmp_path: Path) -> None:
     out = main([str(run), "--samples", "20", "--out", str(tmp_path / "a.json")])
-    images, labels = load_test_images(data)
+    images, labels = load_test_images(few_digits)
     rows = _rows(out)
     assert len(rows) == 20
     predicted = load_model(run)(images).argmax(dim=1)
@@ -127,6 +121,43 @@ def test_several_radii_give_a_falling_curve_from_clean_accuracy(run: Path, tmp_p
     assert robust[-1] < robust[0]
 
 
+def test_a_sampled_attack_says_whom_it_tried(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for check in ("check_attacks", "check_transfer"):
+        monkeypatch.setattr(evaluation_run, check, lambda *arguments, **settings: [])
+    arguments = [str(run), "--samples", "30", "--attacks", f"clean,{QUICK}"]
+    with quick_attacks():
+        curve = main(
+            [*arguments, *("--eps", "0,0.02,0.05,0.1", "--second-stage", "6")]
+            + ["--out", str(tmp_path / "curve.json")]
+        )
+        whole = main([*arguments, "--second-stage", "60", "--out", str(tmp_path / "whole.json")])
+    printed = capsys.readouterr().out
+    assert "6 of " in printed
+    assert "note: quick-sampled is an estimate" in printed
+    content = json.loads(curve.read_text())
+    assert (content["second_stage"], content["shown_eps"]) == (6, EPS)
+    entries = [point["results"][QUICK] for point in content["curve"]]
+    assert "two_stage" not in entries[0]
+    for number in ("accuracy", "interval"):
+        values = [entry[number] for entry in entries]
+        assert values == sorted(values, reverse=True)
+    assert {stratum["tried"] for stratum in (e["two_stage"]["strata"][1] for e in entries[1:])} == {
+        6
+    }
+    page = curve.with_suffix(".html").read_text()
+    assert "quick-sampled at Linf eps 12.8/255" in page
+    assert "survivors were tried" in page
+    tried = [row[f"{QUICK}.tried"] for row in _rows(curve) if row["eps"] == EPS]
+    assert sum(tried) == sum(s["tried"] for s in entries[2]["two_stage"]["strata"])
+    assert not list(tmp_path.glob("*robustbench*"))
+    entry = json.loads(whole.read_text())["results"][QUICK]
+    strata = entry["two_stage"]["strata"]
+    assert all(stratum["tried"] == stratum["survivors"] for stratum in strata)
+    assert f"all {sum(s['survivors'] for s in strata)} survivors were tried" in printed
+
+
 def test_radii_in_units_of_the_one_that_fools_half(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "reference.json"
     main([str(run), "--attacks", "fgsm", "--eps-ref", str(run), "--out", str(out)])
@@ -140,23 +171,24 @@ def test_radii_in_units_of_the_one_that_fools_half(run: Path, tmp_path: Path) ->
 
 
 def test_killed_and_resumed_is_as_if_undisturbed(run: Path, tmp_path: Path) -> None:
-    arguments = [str(run), "--attacks", "clean,pgd-40,apgd-t", "--batch-size", "4"]
+    arguments = [
+        *(str(run), "--attacks", "clean,pgd-40,apgd-t"),
+        *("--samples", "60", "--batch-size", "4"),
+    ]
     whole = main([*arguments, "--out", str(tmp_path / "whole.json")])
     out = tmp_path / "killed.json"
     state = tmp_path / "killed.state.jsonl"
     for kill in range(2):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dynat_ray.evaluate", *arguments, "--out", str(out), "--resume"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+        process = start_python(
+            *("-m", "dynat_ray.evaluate", *arguments, "--out", str(out), "--resume")
         )
-        while process.poll() is None:
+        while process.is_alive():
             if state.exists() and state.read_bytes().count(b"\n") >= 3 * (kill + 1):
-                os.kill(process.pid, signal.SIGKILL)
+                process.kill()
                 break
             time.sleep(0.002)
-        process.wait()
-        assert process.returncode == -signal.SIGKILL
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     assert main([*arguments, "--out", str(out), "--resume"]) == out
     assert _rows(out) == _rows(whole)
     assert json.loads(out.read_text())["results"] == json.loads(whole.read_text())["results"]
@@ -182,8 +214,8 @@ def test_a_state_of_another_model_is_refused(run: Path, tmp_path: Path) -> None:
         )
 
 
-def test_data_of_other_classes_or_size(run: Path, tmp_path: Path, data: Path) -> None:
-    info = load_info(data)
+def test_data_of_other_classes_or_size(run: Path, tmp_path: Path, few_digits: Path) -> None:
+    info = load_info(few_digits)
     for wrong, message in (
         ({"num_classes": 7}, "7 classes"),
         ({"channels": 3, "mean": [0.5] * 3, "std": [0.2] * 3}, "3 channels"),
@@ -199,7 +231,7 @@ def test_data_of_other_classes_or_size(run: Path, tmp_path: Path, data: Path) ->
         }
         save_model(build_model("mlp", **settings), tmp_path / "model")
         with pytest.raises(UserError, match=message):
-            main([str(tmp_path / "model"), "--data", str(data), "--attacks", "clean"])
+            main([str(tmp_path / "model"), "--data", str(few_digits), "--attacks", "clean"])
 
 
 @pytest.mark.parametrize(
@@ -209,6 +241,7 @@ def test_data_of_other_classes_or_size(run: Path, tmp_path: Path, data: Path) ->
         (["{run}", "--atacks", "clean"], "unrecognized arguments"),
         (["{run}", "--norm", "L7"], "invalid choice"),
         (["{run}", "--workers", "0"], "--workers is 0"),
+        (["{run}", "--second-stage", "-1"], "--second-stage is -1"),
         (["{run}", "--data", "/no/such/folder"], "/no/such/folder does not exist"),
         (["no_such_module:model"], "gives no model"),
         (["{run}", "--out", "S3://bucket/evaluation.json"], "written to a file"),
@@ -220,7 +253,7 @@ def test_mistakes_are_named(run: Path, arguments: list[str], message: str) -> No
 
 
 def test_a_function_that_makes_the_model(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_model.py").write_text(
         "from torch import nn\n"
@@ -228,14 +261,12 @@ def test_a_function_that_makes_the_model(
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
     )
     monkeypatch.chdir(tmp_path)
-    out = main(["own_model:make", "--data", str(data), "--attacks", "clean,fgsm"])
+    out = main(["own_model:make", "--data", str(few_digits), "--attacks", "clean,fgsm"])
     assert out == Path("evaluation.json")
     assert set(json.loads(out.read_text())["results"]) == {"clean", "fgsm"}
 
 
-def test_distances_page_and_comparison(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_distances_and_page(run: Path, tmp_path: Path) -> None:
     arguments = [str(run), "--samples", "12", "--batch-size", "8"]
     first = main(
         [
@@ -261,20 +292,89 @@ def test_distances_page_and_comparison(
     for heading in ("Can these numbers be trusted?", "By class", "The nearest adversarial images"):
         assert heading in page
     assert "Beside other evaluations" not in page
-    second = main(
-        [
-            *arguments,
-            *("--attacks", "clean,pgd-5", "--eps", "0,0.05", "--seed", "9"),
-            *("--out", str(tmp_path / "b.json"), "--compare", str(first)),
-        ]
+    assert "differences" not in content
+
+
+def test_differences_to_another_evaluation(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two models on the same images, once without attack and once at each eps above 0."""
+    other = load_model(run)
+    with torch.no_grad():
+        next(other.parameters()).mul_(0.2)
+    save_model(other, tmp_path / "other")
+    settings = yaml.safe_load((run / "config.yaml").read_text())
+    what = ["--data", settings["data"]["path"], "--attacks", "clean,pgd-5", "--eps", "0,0.02,0.1"]
+    first = main([str(tmp_path / "other"), *what, "--out", str(tmp_path / "a.json")])
+    out = str(tmp_path / "b.json")
+    # Another seed of the attacks does not make them other attacks.
+    second = main([str(run), *what, "--seed", "9", "--out", out, "--compare", str(first)])
+    found = json.loads(second.read_text())["differences"]
+    names = ["clean", "pgd-5, Linf 5.1/255", "pgd-5, Linf 25.5/255"]
+    assert [row["measure"] for row in found] == names
+    rows, theirs = _rows(second), _rows(first)
+    at = [row["eps"] == 0.02 for row in rows]
+    ahead = sum(
+        row["pgd-5.correct"] - their["pgd-5.correct"]
+        for row, their, counts in zip(rows, theirs, at, strict=True)
+        if counts
     )
+    assert found[1]["difference"] == pytest.approx(100 * ahead / sum(at), abs=1e-3)
+    assert found[1]["low"] <= found[1]["difference"] <= found[1]["high"]
+    assert (found[1]["seeds"], found[1]["images"]) == (1, sum(at))
+    lines = (tmp_path / "b.differences.csv").read_text().splitlines()
+    assert lines[0] == "a,b,measure,difference,low,high,seeds,images"
+    assert len(lines) == 4
+    assert not (tmp_path / "a.differences.csv").exists()
     page = second.with_suffix(".html").read_text()
-    assert "Beside other evaluations" in page
-    assert "Accuracy over eps" in page
     table = capsys.readouterr().out
-    assert "(b.json)" in table
-    assert "(a.json)" in table
-    assert not (tmp_path / "b.robustbench.json").exists()
+    for words in ("Beside other evaluations", "What differs", "Accuracy over eps"):
+        assert words in page
+    assert f"{run} against {tmp_path / 'other'}: " in page
+    assert f"{run} against {tmp_path / 'other'}: " in table
+
+
+@pytest.fixture(scope="module")
+def earlier(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An evaluation of 20 images."""
+    out = str(tmp_path_factory.mktemp("earlier") / "earlier.json")
+    return Path(main([str(run), "--attacks", "clean,fgsm", "--samples", "20", "--out", out]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--attacks clean,fgsm --samples 10", "it is of 20 test images, not 10"),
+        ("--attacks clean,fgsm,pgd-2", "it has no pgd-2$"),
+        ("--attacks clean", "this one has no fgsm$"),
+        ("--attacks clean,fgsm-2", "unknown attack"),
+        ("--attacks clean,pgd-2", "it has no pgd-2; this one has no fgsm$"),
+        ("--attacks clean,fgsm --eps 8/255", "its eps is 0.05, not 8/255$"),
+        ("--attacks clean,fgsm --eps 0.05,8/255", "its eps is 0.05, not 8/255, 0.05"),
+        ("--attacks clean,fgsm --norm L2 --eps 0.05", "its norm is Linf, not L2"),
+        ("--attacks clean,fgsm --data {other}", "of other images, those of another data set"),
+    ],
+)
+def test_what_can_not_be_compared_is_refused_before_anything_runs(
+    run: Path, data: Path, tmp_path: Path, earlier: Path, arguments: str, message: str
+) -> None:
+    prepare_dataset("digits", tmp_path / "other", limit=80, progress=False)
+    given = arguments.format(other=tmp_path / "other").split()
+    if "--samples" not in given:
+        given += ["--samples", "20"]
+    out = tmp_path / "out.json"
+    with pytest.raises(UserError, match=message):
+        main([str(run), *given, "--out", str(out), "--compare", str(earlier)])
+    assert not out.exists()
+
+
+def test_an_evaluation_is_compared_with_its_samples_beside_it_only(
+    run: Path, tmp_path: Path, earlier: Path
+) -> None:
+    shutil.copy(earlier, tmp_path / "alone.json")
+    arguments = [str(run), "--attacks", "clean,fgsm", "--samples", "20"]
+    with pytest.raises(UserError, match=r"without earlier\.parquet beside it"):
+        main([*arguments, "--compare", str(tmp_path / "alone.json")])
 
 
 @pytest.mark.parametrize(
@@ -312,15 +412,14 @@ def test_names_with_a_point_keep_apart(run: Path, tmp_path: Path) -> None:
     assert {f"eps{eps}.parquet" for eps in ("0.02", "0.1")} <= {f.name for f in tmp_path.iterdir()}
 
 
-def test_other_numbers_of_samples_are_named(run: Path, tmp_path: Path) -> None:
-    files = []
+def test_fewer_images_for_a_costly_attack_are_other_images(run: Path, tmp_path: Path) -> None:
+    runs = []
     for samples in (10, 20):
         settings = yaml.safe_load((run / "config.yaml").read_text())
         settings["eval"]["samples"] = samples
-        copy = tmp_path / str(samples)
-        shutil.copytree(run / "model", copy / "model")
-        (copy / "config.yaml").write_text(yaml.safe_dump(settings))
-        files.append(main([str(copy)]))
-    assert differences([read_evaluation(file) for file in files]) == [
-        f"{tmp_path / '20'} was evaluated on 20 test images, not 10, by apgd-t, Linf 12.8/255"
-    ]
+        runs.append(tmp_path / str(samples))
+        shutil.copytree(run / "model", runs[-1] / "model")
+        (runs[-1] / "config.yaml").write_text(yaml.safe_dump(settings))
+    first = main([str(runs[0])])
+    with pytest.raises(UserError, match="under apgd-t it is of 10 test images, not 20"):
+        main([str(runs[1]), "--compare", str(first)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -20,6 +21,8 @@ from dynat_ray.config import Norm
 from dynat_ray.errors import UserError, unknown_name
 
 CLEAN = "clean"
+# Of an attack's stages: all, those that see every sample, or those that see a sample of the rest.
+Part = Literal["whole", "first", "last"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,19 @@ class Attack:
         name: As the user wrote it.
         stages: Run in order, each on the samples still right; none for `clean`.
         costly: Takes hundreds of passes per sample, so that a run may give it fewer samples.
+        sampled: So many of the last stages see a sample of what the others leave right.
     """
 
     name: str
     stages: tuple[Stage, ...]
     costly: bool = False
+    sampled: int = 0
+
+    def places(self, part: Part = "whole") -> list[tuple[int, Stage]]:
+        """Returns a part's stages, each with its place among all."""
+        first = len(self.stages) - self.sampled
+        chosen = {"whole": slice(None), "first": slice(first), "last": slice(first, None)}[part]
+        return list(enumerate(self.stages))[chosen]
 
     def note(self, classes: int) -> str:
         """Returns what is done otherwise than in the literature for so few classes."""
@@ -57,6 +68,8 @@ _FIXED = {
         Attack("fab-t", (TargetedFab(),), costly=True),
         Attack("square", (Square(),), costly=True),
         Attack("autoattack", _STANDARD, costly=True),
+        # FAB and Square take most of the time and fool few of what APGD leaves right.
+        Attack("autoattack-sampled", _STANDARD, costly=True, sampled=2),
         Attack("autoattack-rand", _RANDOMISED, costly=True),
     )
 }
@@ -81,7 +94,8 @@ def get_attack(name: str) -> Attack:
 
     Args:
         name: `clean`, `fgsm`, `pgd-N`, `pgd-NxR` (R restarts), `cw`, `cw-N`, `cw-NxR`, `apgd-ce`,
-            `apgd-dlr`, `apgd-t`, `fab-t`, `square`, `autoattack` or `autoattack-rand`.
+            `apgd-dlr`, `apgd-t`, `fab-t`, `square`, `autoattack`, `autoattack-sampled` or
+            `autoattack-rand`.
 
     Raises:
         UserError: No attack has this name; names the nearest ones.

@@ -4,6 +4,9 @@ In `pyautoattack` a fooled sample stays in the batch until the last of 100 itera
 its outcome stands. Here it leaves the forward and backward passes. In eval mode samples do not
 depend on each other, and the library draws all random numbers before the first iteration, so that
 the others fare the same to the last bits of a batched sum.
+
+What a sample becomes that is not fooled is the image on which the model was least sure of it, where
+the library gives the clean one: how near the boundary an attack came says whom the next may fool.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from typing import Any
 import torch
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor
+
+from dynat_ray.perturb.objectives import cw_margin
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -33,7 +38,13 @@ class _AllFooled(Exception):
 
 
 class _Sparing:
-    """A model that computes only samples not fooled yet, and remembers what fooled the others."""
+    """A model that computes only samples not fooled yet, and remembers what came nearest to it.
+
+    Attributes:
+        fooled: Which samples are, `(B,)`.
+        found: The image that fooled a sample, else the one of the smallest margin, `(B, C, H, W)`.
+        margins: Of the logits for those images, `(B,)`, more than 0 where it is not fooled.
+    """
 
     def __init__(self, model: Logits, images: Tensor, labels: Tensor) -> None:
         self._model = model
@@ -41,6 +52,7 @@ class _Sparing:
         self._logits: Tensor | None = None
         self.fooled = torch.zeros_like(labels, dtype=torch.bool)
         self.found = images.clone()
+        self.margins = torch.full(labels.shape, torch.inf, device=images.device)
 
     def __call__(self, images: Tensor) -> Tensor:
         left = (~self.fooled).nonzero().squeeze(1)
@@ -50,9 +62,13 @@ class _Sparing:
         answer = logits
         if len(left) < len(images):
             answer = self._logits.index_copy(0, left, logits)
-        newly = left[logits.argmax(dim=1) != self._labels[left]]
+        fooling = logits.argmax(dim=1) != self._labels[left]
+        margins = -cw_margin(logits.detach(), self._labels[left], None)
+        nearer = fooling | (margins < self.margins[left])
+        self.found[left[nearer]] = images.detach()[left[nearer]]
+        self.margins[left[nearer]] = margins[nearer]
+        newly = left[fooling]
         if len(newly):
-            self.found[newly] = images.detach()[newly]
             # Constant from now on, so that no gradient leads there.
             self._logits[newly] = answer.detach()[newly]
             self.fooled[newly] = True
@@ -62,9 +78,17 @@ class _Sparing:
 
 
 class _SparesFooled:
-    """Mixed into the library's attacks; each run of theirs is over one set of samples."""
+    """Mixed into the library's attacks; each run of theirs is over the samples still right."""
 
     model: Any
+
+    def perturb(self, x: Tensor, y: Tensor) -> Tensor:
+        self._left = torch.arange(len(x), device=x.device)
+        self._nearest = x.clone()
+        self._margins = torch.full(y.shape, torch.inf, device=x.device)
+        adversarial: Tensor = super().perturb(x, y)  # type: ignore[misc]
+        adversarial[self._left] = self._nearest[self._left]
+        return adversarial
 
     def attack_single_run(
         self, x: Tensor, y: Tensor, x_init: Tensor | None = None
@@ -80,7 +104,20 @@ class _SparesFooled:
         finally:
             self.model = model
         adversarial[sparing.fooled] = sparing.found[sparing.fooled]
+        self._keep_nearest(sparing)
         return best, ~sparing.fooled, loss, adversarial
+
+    def _keep_nearest(self, run: _Sparing) -> None:
+        if len(run.margins) != len(self._left):
+            # The library leaves out what is wrong to begin with, and the network's twin may find
+            # that of a clean image that the network has right.
+            self._left = self._left[:0]
+            return
+        nearer = run.margins < self._margins[self._left]
+        rows = self._left[nearer]
+        self._nearest[rows] = run.found[nearer]
+        self._margins[rows] = run.margins[nearer]
+        self._left = self._left[~run.fooled]
 
 
 class SparingApgd(_SparesFooled, APGDAttack):  # type: ignore[misc]

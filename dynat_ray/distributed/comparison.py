@@ -70,6 +70,7 @@ def compare(
     folder: Path,
     *,
     equal_compute: bool = False,
+    first: str | None = None,
     resume: bool = False,
     out_given: bool = True,
 ) -> str:
@@ -81,6 +82,7 @@ def compare(
         folder: Of the comparison, absolute.
         equal_compute: All runs get `train.compute`; unless `common` has one, what PGD-AT spends in
             its epochs.
+        first: Label of the method that others are compared with; None: the first run's.
         resume: Go on with what is there: runs that have ended stay, others go on.
         out_given: The user said where run folders go (on several nodes someone must).
 
@@ -110,10 +112,10 @@ def compare(
 
     def on_end(number: int, ended: ComparedRun, words: str) -> None:
         print(f"[{number}/{len(runs)}] {ended.name}: {words}", flush=True)
-        write_comparison(folder, seeds)
+        write_comparison(folder, seeds, first=first)
 
     errors = _Schedule(runs, folder, slots, on_end).finish()
-    table = write_comparison(folder, seeds)
+    table = write_comparison(folder, seeds, first=first)
     if errors:
         raise UserError(
             f"{len(errors)} of {len(runs)} runs failed: {'; '.join(errors)}. The table of the "

@@ -101,17 +101,23 @@ def evaluated(
     Raises:
         UserError: As in `open_state` and `run_shards_on_ray`.
     """
-    shards = plan.shards()
-    with open_state(state_path, identity, shards, resume=resume) as state:
-        finished = list(state.finished)
-        probed = sum(len(shard.positions) for shard in shards if shard.probes)
-        with progress_bar(plan.samples, radii=len(plan.threats), probed=probed) as show:
-            for shard, outcomes in state.finished:
-                show(shard, outcomes)
-            todo = _execute(model, images, labels, state.left, plan.seed, workers)
-            for shard, outcomes in _kept(todo, state, state_path):
-                finished.append((shard, outcomes))
-                show(shard, outcomes)
+    with open_state(state_path, identity, resume=resume) as state:
+        finished: list[FinishedShard] = []
+
+        def finish(shards: Sequence[Shard]) -> None:
+            known, left = state.take_over(shards)
+            finished.extend(known)
+            with progress_bar(plan.samples, shards) as show:
+                for shard, outcomes in known:
+                    show(shard, outcomes)
+                done = _execute(model, images, labels, left, plan.seed, workers)
+                for shard, outcomes in _kept(done, state, state_path):
+                    finished.append((shard, outcomes))
+                    show(shard, outcomes)
+
+        finish(plan.shards())
+        finish(plan.second_round(finished))
+        state.end()
         yield Evaluated(plan.outcomes(finished), plan.probed(finished), state.seconds)
 
 

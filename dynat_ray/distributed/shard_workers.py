@@ -20,7 +20,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.evaluation.shards import (
     FinishedShard,
     Shard,
-    ShardOutcome,
+    ShardOutcomes,
     evaluate_shard,
     samples_of,
 )
@@ -117,9 +117,9 @@ def _carry_own_modules(model: nn.Module) -> None:
             ray.cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
 
 
-def _fetch(answer: Any, shard: Shard) -> dict[str, ShardOutcome]:
+def _fetch(answer: Any, shard: Shard) -> ShardOutcomes:
     try:
-        outcomes: dict[str, ShardOutcome] = ray.get(answer)
+        outcomes: ShardOutcomes = ray.get(answer)
     except RayActorError as error:
         raise UserError(
             f"the worker of shard {shard.number} died {_RESTARTS + 1} times, perhaps for want of "
@@ -158,7 +158,7 @@ class _ShardWorker:
         labels: Tensor,
         shard: Shard,
         seed: int,
-    ) -> dict[str, ShardOutcome]:
+    ) -> ShardOutcomes:
         if self._model is None:
             try:
                 model: nn.Module = ray.get(shared[0])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
 from torch import Tensor, nn
 
 from dynat_ray.attacks.gradient import GradientAttack
@@ -76,16 +77,21 @@ def check_outcomes(outcomes: Mapping[str, Outcome], radius: str = "") -> list[Ch
     for name, outcome in outcomes.items():
         if len(outcome.stages) < 2 or outcome.stages[-1] != "square":
             continue
-        alone = int((outcome.fooled_by == len(outcome.stages) - 1).sum())
-        share = alone / outcome.samples
+        by_square = outcome.fooled_by == len(outcome.stages) - 1
+        if outcome.fallen_before is not None:
+            # What fell at a smaller radius was shown to no other stage at this one.
+            by_square &= ~outcome.fallen_before
+        stage = outcome.second_stage
+        weights = np.ones(outcome.samples) if stage is None else stage.weights()
+        alone, share = int(by_square.sum()), float(weights[by_square].sum()) / outcome.samples
+        among = f"{outcome.samples} samples{', of which it saw a part,' if stage else ''}"
         flagged = alone >= LEAST_SAMPLES and share > _SQUARE_SHARE
         checks.append(
             Check(
                 f"square in {name}{at}",
                 flagged,
-                f"Square fools {alone} of {outcome.samples} samples that every gradient-based "
-                f"attack of {name} left right{at}"
-                + ("; gradients may mislead the attacks" if flagged else ""),
+                f"Square fools {alone} of {among} that every gradient-based attack of {name} left "
+                f"right{at}" + ("; gradients may mislead the attacks" if flagged else ""),
                 {"samples": outcome.samples, "only_square_percent": round(100 * share, 3)},
             )
         )

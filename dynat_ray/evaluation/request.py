@@ -14,7 +14,8 @@ from dynat_ray.evaluation.subject import Subject
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.radius import parse_number
 from dynat_ray.settings import Settings
-from dynat_ray.value_types import PositiveInt, Seed, check_value
+from dynat_ray.user_path import user_path
+from dynat_ray.value_types import NonNegativeInt, PositiveInt, Seed, check_value
 
 DEFAULT_NAME = "evaluation.json"
 
@@ -42,12 +43,14 @@ class Request:
         attacks: Their names.
         samples: Class-balanced number of test images that every attack sees; 0: all.
         costly_samples: Of those, how many costly attacks see; 0: all.
+        second_stage: As in `EvaluationPlan`.
         seed: Of all randomness.
         batch_size: Images per forward pass, and most samples in a shard.
         out: JSON file to write.
         distances: What measures how far the nearest adversarial images are; none: nothing does.
         corruptions: Common corruptions by name, such as `fog-3`.
         eps_ref: What the radii are multiples of; None: of nothing.
+        run_eps: The radius that the model was trained for; None: not known.
     """
 
     data: Path
@@ -55,12 +58,14 @@ class Request:
     attacks: tuple[str, ...]
     samples: int
     costly_samples: int
+    second_stage: int
     seed: int
     batch_size: int
     out: Path
     distances: tuple[str, ...] = ()
     corruptions: tuple[str, ...] = ()
     eps_ref: Reference | None = None
+    run_eps: float | None = None
 
     @property
     def norm(self) -> Norm:
@@ -71,6 +76,12 @@ class Request:
     def eps(self) -> tuple[float, ...]:
         """Radii in units of [0, 1] pixels, ascending."""
         return tuple(threat.eps for threat in self.threats)
+
+    @property
+    def shown(self) -> Threat:
+        """What pictures and figures by class are of: the model's own radius, else the largest."""
+        own = math.nan if self.run_eps is None else self.run_eps
+        return next((t for t in self.threats if math.isclose(t.eps, own)), self.threats[-1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +94,7 @@ class Options:
         eps: Radii, comma-separated, such as `8/255` or `0,0.5,1`.
         attacks: Names, comma-separated.
         samples: How many test images, at least 1.
+        second_stage: How many survivors the sampled stages of an attack see; 0: all.
         seed: At least 0.
         batch_size: At least 1.
         out: JSON file.
@@ -95,6 +107,7 @@ class Options:
     eps: str | None = None
     attacks: str | None = None
     samples: int | None = None
+    second_stage: int | None = None
     seed: int | None = None
     batch_size: int | None = None
     out: str | None = None
@@ -120,21 +133,26 @@ def complete(subject: Subject, options: Options) -> Request:
     samples, costly_samples = 0, int(run.get("eval.samples", default.samples))
     if options.samples is not None:
         samples, costly_samples = check_value("--samples", options.samples, PositiveInt), 0
-    seed, batch_size = options.seed, options.batch_size
+    seed, batch_size, second_stage = options.seed, options.batch_size, options.second_stage
     if seed is None:
         seed = int(run.get("train.seed", 0))
     if batch_size is None:
         batch_size = int(run.get("eval.batch_size", default.batch_size))
+    if second_stage is None:
+        second_stage = int(run.get("eval.second_stage", default.second_stage))
+    own_eps = run.get("threat.eps") if options.norm in (None, run.get("threat.norm")) else None
     return Request(
-        data=Path(folder).expanduser(),
+        data=user_path(folder),
         threats=_threats(run, options),
         attacks=tuple(attack.name for attack in get_attacks(attacks)),
         samples=samples,
         costly_samples=costly_samples,
+        second_stage=check_value("--second-stage", second_stage, NonNegativeInt),
         seed=check_value("--seed", seed, Seed),
         batch_size=check_value("--batch-size", batch_size, PositiveInt),
         out=_out(subject, options),
         distances=tuple(probe.name for probe in get_distances(_split(options.distances or ""))),
+        run_eps=None if own_eps is None else float(own_eps),
         corruptions=tuple(p.name for p in get_corruptions(_split(options.corruptions or ""))),
     )
 
@@ -157,7 +175,7 @@ def _threats(run: Settings, options: Options) -> tuple[Threat, ...]:
 def _out(subject: Subject, options: Options) -> Path:
     if not options.out:
         return (subject.run or Path()) / DEFAULT_NAME
-    out = Path(options.out).expanduser()
+    out = user_path(options.out)
     if out.is_dir():
         raise UserError(
             f"--out is {options.out}, which is a folder; give a file, such as {options.out}/a.json"

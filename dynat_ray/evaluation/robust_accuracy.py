@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dynat_ray.acceleration.twin import forget_twin
 from dynat_ray.attacks.registry import get_attacks, require_takeable
+from dynat_ray.config import EvalConfig
 from dynat_ray.evaluation.batches import BATCH_SIZE
 from dynat_ray.evaluation.inputs import check_samples, count_classes
 from dynat_ray.evaluation.outcomes import Outcome
@@ -26,6 +27,7 @@ def evaluate_attacks(
     *,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
+    second_stage: int = EvalConfig.second_stage,
 ) -> Mapping[str, Outcome]:
     """Measures a model under several attacks, where the model is.
 
@@ -40,6 +42,7 @@ def evaluate_attacks(
         threat: Norm and radius.
         seed: Outcomes follow from it, whatever ran before.
         batch_size: Most images in a forward pass.
+        second_stage: As in `EvaluationPlan`.
 
     Returns:
         An `Outcome` for each attack, in the order given; `Outcome.entry()` is its JSON form.
@@ -58,7 +61,9 @@ def evaluate_attacks(
         costly_positions=np.arange(len(images)),
         seed=seed,
         batch_size=batch_size,
+        second_stage=second_stage,
     )
     forget_twin(model)
     finished = list(run_shards(model, images, labels, plan.shards(), seed=seed))
+    finished += run_shards(model, images, labels, plan.second_round(finished), seed=seed)
     return plan.outcomes(finished)[threat]

@@ -3,12 +3,15 @@
 The samples are cut into shards. A shard's random numbers follow from (seed, shard number) alone
 and no state passes between shards, so that one worker, many workers and a resumed run give the
 same outcome for every sample.
+
+A shard holds its samples at every radius, the smallest first: what fooled a sample at one lies in
+the ball of the next, so that it is not attacked again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,10 +20,11 @@ from torch import Tensor, nn
 
 from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.attacks.probes import Probe
-from dynat_ray.attacks.registry import Attack, get_attack, get_probe
-from dynat_ray.attacks.stages import Setting
+from dynat_ray.attacks.registry import Part, get_attack, get_probe
+from dynat_ray.attacks.stages import Setting, Stage
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.exact import device_of, exact
+from dynat_ray.perturb.objectives import cw_margin
 from dynat_ray.perturb.threat import Threat
 
 # In `ShardOutcome.fooled_by`.
@@ -35,16 +39,18 @@ class Shard:
 
     Attributes:
         number: From 0; with the seed it gives the shard's random numbers.
-        threat: Norm and radius; at radius 0 images stay as they are.
+        threats: Of one norm, by ascending radius; at radius 0 images stay as they are.
         positions: Which samples, int64 `(n,)`, places in the evaluated images.
         attacks: Names of the attacks to run on them, or of the probes.
+        part: Which of the attacks' stages.
         probes: Whether it is probes (corruptions, distances) that are run; their radius is 0.
     """
 
     number: int
-    threat: Threat
+    threats: tuple[Threat, ...]
     positions: NDArray[np.int64]
     attacks: tuple[str, ...]
+    part: Part = "whole"
     probes: bool = False
 
 
@@ -55,17 +61,22 @@ class ShardOutcome:
     Attributes:
         predicted: Class after the attack, `(n,)`: the label exactly where the sample is still
             right, `NO_PREDICTION` where the logits are not finite.
-        fooled_by: Stage that fooled the sample, `(n,)`: its place in the attack's stages,
-            `STILL_RIGHT`, or `WRONG_WHEN_CLEAN`.
+        fooled_by: Stage that fooled the sample at this radius or a smaller one, `(n,)`: its place
+            in the attack's stages, `STILL_RIGHT`, or `WRONG_WHEN_CLEAN`.
         distances: What a probe of distances measured, float64 `(n,)`, may be infinite.
+        margins: Of the first part of a sampled attack: the margin of the logits for the image that
+            its last stage made of a sample, float64 `(n,)`, 0 or less where it is wrong.
     """
 
     predicted: NDArray[np.int64]
     fooled_by: NDArray[np.int64]
     distances: NDArray[np.float64] | None = None
+    margins: NDArray[np.float64] | None = None
 
 
-FinishedShard = tuple[Shard, dict[str, ShardOutcome]]
+# For each threat of a shard an outcome for each of its attacks.
+ShardOutcomes = Mapping[Threat, Mapping[str, ShardOutcome]]
+FinishedShard = tuple[Shard, ShardOutcomes]
 
 
 def run_shards(
@@ -101,7 +112,7 @@ def samples_of(shard: Shard, images: Tensor, labels: Tensor) -> tuple[Tensor, Te
 
 def evaluate_shard(
     model: nn.Module, images: Tensor, labels: Tensor, shard: Shard, *, seed: int
-) -> dict[str, ShardOutcome]:
+) -> ShardOutcomes:
     """Attacks the samples of one shard; its outcome follows from its arguments alone.
 
     Args:
@@ -112,7 +123,7 @@ def evaluate_shard(
         seed: Of the evaluation.
 
     Returns:
-        An outcome for each attack.
+        For each threat an outcome for each attack.
 
     Raises:
         UserError: The model gives logits that are not finite for clean images.
@@ -124,41 +135,76 @@ def evaluate_shard(
     with torch.random.fork_rng(devices=devices), exact(model) as ready:
         # For models that answer at random.
         torch.manual_seed(shard_seed(seed, shard.number))
-        clean, classes = _predict(ready, images)
+        clean, logits = _predict(ready, images)
         if bool((clean == NO_PREDICTION).any()):
             bad = int((clean == NO_PREDICTION).sum())
             raise UserError(
                 f"the model's logits are not finite for {bad} of {len(images)} clean images"
             )
         own = seed if shard.probes else shard_seed(seed, shard.number)
-        at = Setting(threat=shard.threat, classes=classes, seed=own)
+        start = Setting(threat=shard.threats[0], classes=logits.shape[1], seed=own)
         if shard.probes:
-            return {
-                name: _measure(get_probe(name), ready, images, labels, clean, at, shard.positions)
+            measured = {
+                name: _measure(
+                    get_probe(name), ready, images, labels, clean, start, shard.positions
+                )
                 for name in shard.attacks
             }
-        return {
-            name: _attack(get_attack(name), ready, images, labels, clean, at)
-            for name in shard.attacks
-        }
+            return {shard.threats[0]: measured}
+        found: dict[Threat, dict[str, ShardOutcome]] = {threat: {} for threat in shard.threats}
+        for name in shard.attacks:
+            attack = get_attack(name)
+            attacked = _Attacked(ready, images, labels, clean)
+            if attack.sampled and shard.part == "first":
+                attacked.margins = -cw_margin(logits, labels, None)
+            for threat in shard.threats:
+                attacked.go_on(attack.places(shard.part), replace(start, threat=threat))
+                found[threat][name] = attacked.outcome()
+        return found
 
 
-def _attack(
-    attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, clean: Tensor, at: Setting
-) -> ShardOutcome:
-    predicted = clean.clone()
-    attacked = twin_of(model, images)
-    fooled_by = torch.where(clean == labels, STILL_RIGHT, WRONG_WHEN_CLEAN)
-    for place, stage in enumerate(attack.stages if at.threat.eps > 0 else ()):
-        right = (fooled_by == STILL_RIGHT).nonzero().squeeze(1)
-        if len(right) == 0:
-            break
-        adversarial = stage.perturb(attacked, images[right], labels[right], at).detach()
-        _check_ball(stage.name, adversarial, images[right], at.threat)
-        # What counts is what the model itself says.
-        predicted[right], _ = _predict(model, adversarial)
-        fooled_by[right[predicted[right] != labels[right]]] = place
-    return ShardOutcome(predicted.cpu().numpy(), fooled_by.cpu().numpy())
+class _Attacked:
+    """What has become of a shard's samples under one attack, from radius to radius.
+
+    Attributes:
+        margins: As in `ShardOutcome`, on the device; None: they are not needed.
+    """
+
+    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, clean: Tensor) -> None:
+        self._model, self._twin = model, twin_of(model, images)
+        self._images, self._labels = images, labels
+        self._predicted = clean.clone()
+        self._fooled_by = torch.where(clean == labels, STILL_RIGHT, WRONG_WHEN_CLEAN)
+        self.margins: Tensor | None = None
+
+    def go_on(self, stages: Sequence[tuple[int, Stage]], at: Setting) -> None:
+        """Runs stages, with their places, on what is still right at the radius before."""
+        for place, stage in stages if at.threat.eps > 0 else ():
+            right = (self._fooled_by == STILL_RIGHT).nonzero().squeeze(1)
+            if len(right) == 0:
+                break
+            images, labels = self._images[right], self._labels[right]
+            adversarial = stage.perturb(self._twin, images, labels, at).detach()
+            _check_ball(stage.name, adversarial, images, at.threat)
+            # What counts is what the model itself says.
+            predicted, logits = _predict(self._model, adversarial)
+            self._predicted[right] = predicted
+            self._fooled_by[right[predicted != labels]] = place
+            if self.margins is not None:
+                self.margins[right] = -cw_margin(logits, labels, None)
+
+    def outcome(self) -> ShardOutcome:
+        """Returns how it stands."""
+        margins = None
+        if self.margins is not None:
+            known = self.margins.masked_fill(self._fooled_by != STILL_RIGHT, 0.0)
+            margins = known.double().cpu().numpy()
+        # On the CPU the tensors go on changing.
+        return ShardOutcome(
+            self._predicted.cpu().numpy().copy(),
+            self._fooled_by.cpu().numpy().copy(),
+            margins=margins,
+        )
 
 
 def _measure(
@@ -190,12 +236,12 @@ def _check_ball(stage: str, adversarial: Tensor, images: Tensor, threat: Threat)
     assert float(adversarial.max()) <= 1, stage
 
 
-def _predict(model: nn.Module, images: Tensor) -> tuple[Tensor, int]:
-    """Returns predicted classes `(n,)`, `NO_PREDICTION` where undefined, and how many there are."""
+def _predict(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns predicted classes `(n,)`, `NO_PREDICTION` where undefined, and logits `(n, K)`."""
     with torch.no_grad():
         logits = model(images.contiguous(memory_format=torch.channels_last))
     predicted = logits.argmax(dim=1)
-    return predicted.masked_fill(~logits.isfinite().all(dim=1), NO_PREDICTION), logits.shape[1]
+    return predicted.masked_fill(~logits.isfinite().all(dim=1), NO_PREDICTION), logits
 
 
 def shard_seed(seed: int, number: int) -> int:

@@ -1,8 +1,8 @@
 """Finished shards on disk, so that an evaluation killed at any moment goes on where it was.
 
 A JSON-lines file: the first line says what is evaluated, each further line is one finished
-shard. A line counts once its line break is written, so a kill costs at most the shards that were
-being done.
+shard, and the last that all are. A line counts once its line break is written, so a kill costs at
+most the shards that were being done.
 """
 
 from __future__ import annotations
@@ -13,20 +13,24 @@ import json
 import math
 import os
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dynat_ray.atomic_files import make_folder, open_to_append, sync_folder
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.identity import Identity
-from dynat_ray.evaluation.shards import Shard, ShardOutcome
+from dynat_ray.evaluation.shards import FinishedShard, Shard, ShardOutcome, ShardOutcomes
 
-_FORMAT = 2
+_FORMAT = 3
 _LARGEST = 2**31
+# Bytes of a line, far more than a shard's; what a hole in the file stands for is longer.
+_LONGEST_LINE = 2**26
 # What shared file systems without locks answer.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # What checksums in an identity are of.
@@ -37,52 +41,67 @@ class StateFile:
     """The state of one evaluation.
 
     Attributes:
-        finished: Shards that an earlier run finished and this file holds.
-        left: Shards still to do.
-        seconds: How long the finished ones took.
+        seconds: How long the shards took that an earlier run finished and this one has taken over.
     """
 
-    def __init__(self, file: IO[bytes], shards: Sequence[Shard], done: dict[_Key, _Line]) -> None:
+    def __init__(self, file: IO[bytes], lines: Sequence[_Line]) -> None:
         self._file = file
-        self.finished = [(s, _outcomes(done[_key(s)])) for s in shards if _key(s) in done]
-        self.left = [shard for shard in shards if _key(shard) not in done]
-        self.seconds = sum(line["seconds"] for line in done.values())
+        self._lines = {line["shard"]: line for line in lines if "ended" not in line}
+        self._ended = any("ended" in line for line in lines)
+        self.seconds = 0.0
         self._last = time.monotonic()
 
-    def add(self, shard: Shard, outcomes: dict[str, ShardOutcome]) -> None:
+    def take_over(self, shards: Sequence[Shard]) -> tuple[list[FinishedShard], list[Shard]]:
+        """Returns those shards that an earlier run finished, and those still to do."""
+        finished, left = [], []
+        for shard in shards:
+            line = self._lines.get(shard.number)
+            # A line that does not fit is done again, and the later one counts.
+            if line is not None and _fits(line, shard):
+                finished.append((shard, _outcomes(line, shard)))
+                self.seconds += line["seconds"]
+            else:
+                left.append(shard)
+        return finished, left
+
+    def add(self, shard: Shard, outcomes: ShardOutcomes) -> None:
         """Writes a finished shard; it is on disk when this returns."""
         now = time.monotonic()
         line = {
-            "eps": shard.threat.eps,
             "shard": shard.number,
+            "samples": _checksum(shard),
             "seconds": round(now - self._last, 3),
-            "outcomes": {
-                name: {
-                    field: values.tolist()
-                    for field, values in vars(outcome).items()
-                    if values is not None
+            "outcomes": [
+                {
+                    name: {
+                        field: values.tolist()
+                        for field, values in vars(outcome).items()
+                        if values is not None
+                    }
+                    for name, outcome in outcomes[threat].items()
                 }
-                for name, outcome in outcomes.items()
-            },
+                for threat in shard.threats
+            ],
         }
         self._last = now
         _write_line(self._file, line)
 
+    def end(self) -> None:
+        """Says that no shard is left to do."""
+        if not self._ended:
+            _write_line(self._file, {"ended": True})
 
-_Key = tuple[float, int]
+
 _Line = dict[str, Any]
 
 
 @contextmanager
-def open_state(
-    path: Path, identity: Identity, shards: Sequence[Shard], *, resume: bool
-) -> Iterator[StateFile]:
+def open_state(path: Path, identity: Identity, *, resume: bool) -> Iterator[StateFile]:
     """Opens the state of an evaluation, or starts one.
 
     Args:
         path: The state file.
         identity: Of this evaluation.
-        shards: All its shards.
         resume: Whether to go on with what `path` holds.
 
     Raises:
@@ -104,59 +123,52 @@ def open_state(
                 raise UserError(
                     f"another evaluation is writing {path}; wait for it, or write to another folder"
                 ) from None
-        done = _read(file, path, identity, shards, resume)
-        yield StateFile(file, shards, done)
+        yield StateFile(file, _read(file, path, identity, resume))
 
 
-def _read(
-    file: IO[bytes], path: Path, identity: Identity, shards: Sequence[Shard], resume: bool
-) -> dict[_Key, _Line]:
-    """Returns the finished shards by key, and leaves the file ready for the next line."""
-    header, lines, length = _parse(file, path)
-    wanted = {_key(shard): shard for shard in shards}
-    if header is not None and resume:
-        _require_same(header["identity"], identity, path)
+def _read(file: IO[bytes], path: Path, identity: Identity, resume: bool) -> list[_Line]:
+    """Returns the lines after the first, and leaves the file ready for the next."""
+    found, lines, length = _parse(file, path)
+    if found is not None and resume:
+        _require_same(found, identity, path)
         file.truncate(length)
         file.seek(0, os.SEEK_END)
-        # A line that is none of this evaluation's is done again, and the later one counts.
-        return {
-            key: line for key, line in lines.items() if key in wanted and _fits(line, wanted[key])
-        }
-    if header is not None and 0 < len(lines) < header["shards"]:
+        return lines
+    if lines and not any("ended" in line for line in lines):
         raise UserError(
-            f"{path} holds {len(lines)} of {header['shards']} shards of an evaluation that has "
-            "not ended; --resume goes on, or delete it"
+            f"{path} holds {len(lines)} finished shards of an evaluation that has not ended; "
+            "--resume goes on, or delete it"
         )
     file.truncate(0)
-    _write_line(file, {"format": _FORMAT, "identity": identity, "shards": len(shards)})
-    return {}
+    _write_line(file, {"format": _FORMAT, "identity": identity})
+    return []
 
 
-def _parse(file: IO[bytes], path: Path) -> tuple[_Line | None, dict[_Key, _Line], int]:
-    """Returns first line, finished shards, and how many bytes of the file are whole lines."""
+def _parse(file: IO[bytes], path: Path) -> tuple[Identity | None, list[_Line], int]:
+    """Returns whose state it is, the lines that follow, and how many bytes are whole lines."""
     file.seek(0)
-    header: _Line | None = None
-    lines: dict[_Key, _Line] = {}
+    identity: Identity | None = None
+    lines: list[_Line] = []
     length = 0
-    for text in file:
+    while text := file.readline(_LONGEST_LINE):
         try:
             line = json.loads(text)
             if not text.endswith(b"\n"):
                 break
-            if header is None:
+            if identity is None:
                 if line["format"] != _FORMAT:
                     raise UserError(f"{path} is of another version of dynat_ray; delete it")
-                header = {"identity": dict(line["identity"]), "shards": int(line["shards"])}
-            else:
-                lines[float(line["eps"]), int(line["shard"])] = line
+                identity = dict(line["identity"])
+            elif "ended" in line or isinstance(line["shard"], int):
+                lines.append(line)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             if isinstance(error, UserError):
                 raise
-            if header is None and text.endswith(b"\n"):
+            if identity is None and text.endswith(b"\n"):
                 raise UserError(f"{path} is not a state file of an evaluation") from None
             break
         length += len(text)
-    return header, lines, length
+    return identity, lines, length
 
 
 def _require_same(found: Identity, wanted: Identity, path: Path) -> None:
@@ -184,17 +196,28 @@ def _write_line(file: IO[bytes], line: _Line) -> None:
 
 
 def _fits(line: _Line, shard: Shard) -> bool:
-    """Returns whether a line has an outcome for every sample and attack of its shard."""
-    seconds, outcomes, count = line.get("seconds"), line.get("outcomes"), len(shard.positions)
+    """Returns whether a line has an outcome for every sample, threat and attack of its shard."""
+    seconds, outcomes = line.get("seconds"), line.get("outcomes")
     if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
         return False
-    if not isinstance(outcomes, dict) or outcomes.keys() != set(shard.attacks):
+    if line.get("samples") != _checksum(shard) or not isinstance(outcomes, list):
         return False
-    return all(
+    return len(outcomes) == len(shard.threats) and all(
+        isinstance(found, dict)
+        and found.keys() == set(shard.attacks)
+        and all(_is_outcome(values, len(shard.positions)) for values in found.values())
+        for found in outcomes
+    )
+
+
+def _is_outcome(values: object, count: int) -> bool:
+    return (
         isinstance(values, dict)
         and all(_are_numbers(values.get(name), int, count) for name in ("predicted", "fooled_by"))
-        and ("distances" not in values or _are_numbers(values["distances"], (int, float), count))
-        for values in outcomes.values()
+        and all(
+            name not in values or _are_numbers(values[name], (int, float), count)
+            for name in ("distances", "margins")
+        )
     )
 
 
@@ -207,16 +230,25 @@ def _are_numbers(values: object, kinds: type | tuple[type, ...], count: int) -> 
     )
 
 
-def _key(shard: Shard) -> _Key:
-    return shard.threat.eps, shard.number
+def _checksum(shard: Shard) -> int:
+    # Whom a second round sees follows from the first, which might come out otherwise elsewhere.
+    return zlib.crc32(shard.positions.tobytes())
 
 
-def _outcomes(line: _Line) -> dict[str, ShardOutcome]:
+def _outcomes(line: _Line, shard: Shard) -> ShardOutcomes:
     return {
-        name: ShardOutcome(
-            np.array(values["predicted"], dtype=np.int64),
-            np.array(values["fooled_by"], dtype=np.int64),
-            np.array(values["distances"], dtype=np.float64) if "distances" in values else None,
-        )
-        for name, values in line["outcomes"].items()
+        threat: {name: _outcome(values) for name, values in found.items()}
+        for threat, found in zip(shard.threats, line["outcomes"], strict=True)
     }
+
+
+def _outcome(values: dict[str, Any]) -> ShardOutcome:
+    def numbers(name: str) -> NDArray[np.float64] | None:
+        return np.array(values[name], dtype=np.float64) if name in values else None
+
+    return ShardOutcome(
+        np.array(values["predicted"], dtype=np.int64),
+        np.array(values["fooled_by"], dtype=np.int64),
+        distances=numbers("distances"),
+        margins=numbers("margins"),
+    )

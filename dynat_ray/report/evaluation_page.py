@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from dynat_ray.evaluation.examples import STEPS, Example
 from dynat_ray.evaluation.results import beside
 from dynat_ray.radius import format_radius
+from dynat_ray.report.difference_rows import DifferenceRow
+from dynat_ray.report.difference_section import difference_section
+from dynat_ray.report.evaluation_differences import file_of_samples
 from dynat_ray.report.evaluation_figures import (
     MOST_CLASSES,
     class_bars,
@@ -22,19 +25,18 @@ from dynat_ray.report.evaluation_figures import (
     distance_curve,
     eps_curve,
 )
-from dynat_ray.report.evaluation_text import probe_lines
+from dynat_ray.report.evaluation_text import probe_lines, second_stage_lines
 from dynat_ray.report.fragile import enlarged
 from dynat_ray.report.page import write_page
 from dynat_ray.report.side_by_side import (
     Evaluation,
     curve_of,
-    differences,
     read_evaluation,
     side_by_side,
     side_by_side_figure,
     strongest,
 )
-from dynat_ray.report.text import interval_text
+from dynat_ray.report.text import interval_text, most_telling
 from dynat_ray.shown_text import shown_text
 
 _LONGEST_CLASS = 60
@@ -43,7 +45,10 @@ _Columns = dict[str, NDArray[Any]]
 
 
 def write_evaluation_page(
-    file: Path, examples: Sequence[Example], others: Sequence[Evaluation] = ()
+    file: Path,
+    examples: Sequence[Example],
+    others: Sequence[Evaluation] = (),
+    differences: Sequence[DifferenceRow] = (),
 ) -> Path:
     """Writes the page of an evaluation beside its JSON file.
 
@@ -51,6 +56,7 @@ def write_evaluation_page(
         file: The JSON file; the parquet file it names lies beside it.
         examples: Images with what an attack made of them.
         others: Evaluations to compare with.
+        differences: Between this one and those.
 
     Returns:
         The page.
@@ -59,18 +65,17 @@ def write_evaluation_page(
         UserError: The files can't be read, or the page can't be written.
     """
     evaluation = read_evaluation(file)
-    return write_page(
-        beside(file, ".html"), "evaluation.html", _content(evaluation, examples, others)
-    )
+    content = _content(evaluation, examples)
+    content["comparison"] = _comparison([evaluation, *others]) if others else None
+    content["differences"] = difference_section(differences)
+    return write_page(beside(file, ".html"), "evaluation.html", content)
 
 
-def _content(
-    evaluation: Evaluation, examples: Sequence[Example], others: Sequence[Evaluation]
-) -> dict[str, Any]:
+def _content(evaluation: Evaluation, examples: Sequence[Example]) -> dict[str, Any]:
     content = evaluation.content
     points = evaluation.points
-    largest = max(points)
-    attack = strongest(points[largest])
+    shown = float(content.get("shown_eps", max(points)))
+    attack = strongest(points[shown])
     names = content.get("class_names") or [f"class {k}" for k in range(content["classes"])]
     # Labels may have fewer classes than the model.
     names = [shown_text(name, _LONGEST_CLASS) for name in names]
@@ -90,29 +95,25 @@ def _content(
             for eps, found in points.items()
         ],
         "interval_text": interval_text,
-        "after": points[largest].get(attack, {}).get("after", {}),
+        "after": points[shown].get(attack, {}).get("after", {}),
+        "second_stage": _second_stage(evaluation),
         "notes": sorted(
             {e["note"] for found in points.values() for e in found.values() if "note" in e}
         ),
         "strongest": attack,
-        "largest": format_radius(largest, evaluation.norm),
+        "decided": most_telling(list(points[shown])) is not None,
+        "shown": format_radius(shown, evaluation.norm),
         "norm": evaluation.norm,
         "flagged": [check for check in checks if check["flagged"]],
         "passed": [check for check in checks if not check["flagged"]],
         "curve": _curve(evaluation),
-        "by_class": _by_class(columns, largest, attack, names),
+        "by_class": _by_class(columns, shown, attack, names),
         "most_classes": MOST_CLASSES if len(names) > MOST_CLASSES else 0,
-        "distances": _distances(evaluation, columns, largest),
+        "distances": _distances(evaluation, columns, shown),
         "corruptions": _corruptions(content.get("corruptions")),
         "examples": [_triple(example, names) for example in examples],
         "example_steps": STEPS,
-        "comparison": _comparison([evaluation, *others]) if others else None,
     }
-
-
-def file_of_samples(evaluation: Evaluation) -> Path:
-    """Returns the parquet file with the outcomes of every sample."""
-    return evaluation.file.with_name(str(evaluation.content["outcomes"]))
 
 
 def _facts(content: dict[str, Any]) -> dict[str, str]:
@@ -132,6 +133,16 @@ def _facts(content: dict[str, Any]) -> dict[str, str]:
         "model checksum": content["checksums"]["model"][:16],
         "data checksum": content["checksums"]["data"][:16],
     }
+
+
+def _second_stage(evaluation: Evaluation) -> list[str]:
+    lines = []
+    for eps, entries in evaluation.points.items():
+        radius = (
+            f"eps {format_radius(eps, evaluation.norm)}, " if len(evaluation.points) > 1 else ""
+        )
+        lines += [f"{radius}{line}." for line in second_stage_lines(entries)]
+    return lines
 
 
 def _curve(evaluation: Evaluation) -> str | None:
@@ -227,7 +238,6 @@ def _comparison(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     return {
         "columns": columns,
         "rows": rows,
-        "notes": differences(evaluations),
         "figure": side_by_side_figure(evaluations),
     }
 

@@ -12,7 +12,10 @@ from dynat_ray.shown_text import shown_text
 
 
 def accuracy_table(outcomes: AttackOutcomes) -> str:
-    """Returns a row for each attack, a block for each threat, and the attacks' notes below."""
+    """Returns a row for each attack, a block for each threat, and the attacks' notes below.
+
+    Below a block stands whom the last stages of sampled attacks saw.
+    """
     lines = []
     for threat, found in outcomes.items():
         rows = [["attack", "accuracy %", "95 % interval", "samples"]]
@@ -22,8 +25,40 @@ def accuracy_table(outcomes: AttackOutcomes) -> str:
             rows.append([name, f"{outcome.accuracy:.2f}", interval, f"{outcome.samples:,}"])
         lines.append(f"eps {format_radius(threat.eps, threat.norm)}")
         lines += [f"  {line}" for line in align_columns(rows).splitlines()]
+        lines += [
+            f"  {line}"
+            for line in second_stage_lines({name: o.entry() for name, o in found.items()})
+        ]
     notes = {o.note for found in outcomes.values() for o in found.values() if o.note}
     return "\n".join([*lines, *(f"  note: {shown_text(note)}" for note in sorted(notes))])
+
+
+def second_stage_lines(entries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns, for each sampled attack, a plain line on whom its last stages saw and what fell.
+
+    Args:
+        entries: Of results files, by attack.
+    """
+    lines = []
+    for name, entry in entries.items():
+        if "two_stage" not in entry:
+            continue
+        found = entry["two_stage"]
+        survivors, tried, fell = (
+            sum(stratum[key] for stratum in found["strata"])
+            for key in ("survivors", "tried", "fell")
+        )
+        *_, stage = entry["after"]
+        if tried == survivors:
+            words = f"all {survivors:,} survivors were tried, {fell:,} fell"
+        else:
+            strata = zip(("with the smallest margins", "others"), found["strata"], strict=False)
+            words = f"{tried:,} of {survivors:,} survivors were tried: " + ", ".join(
+                f"{s['tried']:,} of {s['survivors']:,} {which}, {s['fell']:,} fell"
+                for which, s in strata
+            )
+        lines.append(f"{name}: at most {found['upper_bound']:.2f} % after {stage}; {words}")
+    return lines
 
 
 def probe_lines(content: Mapping[str, Any]) -> list[str]:

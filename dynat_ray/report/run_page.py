@@ -12,11 +12,12 @@ import numpy as np
 
 from dynat_ray.radius import format_radius
 from dynat_ray.report.epoch_figures import learning_curves, speed_curves
+from dynat_ray.report.evaluation_text import second_stage_lines
 from dynat_ray.report.fragile import FOLDER, find_fragile
 from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Columns, Run, read_run
 from dynat_ray.report.sample_figures import budgets_and_steps, confidence_gaps, gap_figure
-from dynat_ray.report.text import MODELS, attack_names, interval_text
+from dynat_ray.report.text import MODELS, attack_names, interval_text, most_telling
 from dynat_ray.storage.run_length import RunLength
 
 # Points by which PGD may lie above AutoAttack before the page says so loudly: PGD-AT and TRADES
@@ -95,6 +96,7 @@ def _table(results: Mapping[str, Any]) -> dict[str, Any] | None:
         "rows": rows,
         "best_epoch": results["best_epoch"] + 1 if "best_epoch" in results else None,
         "after": {name: entry["after"] for name, entry in first.items() if entry.get("after")},
+        "second_stage": second_stage_lines(first),
         "notes": sorted({entry["note"] for entry in first.values() if entry.get("note")}),
     }
 
@@ -102,7 +104,7 @@ def _table(results: Mapping[str, Any]) -> dict[str, Any] | None:
 def _pgd_against_autoattack(results: Mapping[str, Any]) -> dict[str, Any]:
     """Returns by how many points PGD is above AutoAttack for the best model, if both were run."""
     entries = results.get("best") or results.get("last") or {}
-    autoattack = next((name for name in entries if name.startswith("autoattack")), None)
+    autoattack = most_telling(list(entries))
     pgd = next((name for name in entries if name.startswith("pgd")), None)
     found: dict[str, Any] = {
         "autoattack": autoattack,

@@ -39,6 +39,12 @@ def attack_names(results: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(name for model in MODELS for name in results.get(model, {})))
 
 
+def most_telling(attacks: Sequence[str]) -> str | None:
+    """Returns the attack that says most: AutoAttack, whole rather than sampled; None: not there."""
+    found = [name for name in attacks if name.startswith("autoattack")]
+    return min(found, key=lambda name: name == "autoattack-sampled", default=None)
+
+
 def interval_text(entry: Mapping[str, Any]) -> str:
     """Returns an entry's 95 % interval, such as `63.9 to 73.5`, or nothing if it has none."""
     interval = entry.get("interval")
@@ -115,8 +121,13 @@ def trials_table(trials: Sequence[Trial], length: RunLength, width: int = 0) -> 
 
 def _cell(text: str, markdown: bool) -> str:
     shown = shown_text(text, _LONGEST_CELL)
+    return markdown_text(shown) if markdown else shown
+
+
+def markdown_text(text: str) -> str:
+    """Returns text for a Markdown file, in which names of other people's making do nothing."""
     # Markdown takes a bar for the end of a cell, passes HTML on, and knows formulas.
-    return re.sub(r"[|<&$`*\[\\]", _as_reference, shown) if markdown else shown
+    return re.sub(r"[|<&$`*\[\\]", _as_reference, text)
 
 
 def _as_reference(found: re.Match[str]) -> str:

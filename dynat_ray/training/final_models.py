@@ -49,3 +49,9 @@ def is_trained(run_folder: Path, length: RunLength) -> bool:
     except (KeyError, TypeError, ValueError, OverflowError):  # a `UserError` is a ValueError
         return False
     return length.is_reached(spent)
+
+
+def recorded_epochs(run_folder: Path) -> int:
+    """Returns how many epochs the run was trained for when it saved its models; 0: it did not."""
+    epoch = read_json(run_folder / _TRAINED).get("epoch")
+    return epoch + 1 if isinstance(epoch, int) else 0

@@ -12,7 +12,8 @@ from torch import Tensor
 from dynat_ray.attacks.apgd import AutoPgd, TargetedAutoPgd
 from dynat_ray.attacks.library import run_library_attack
 from dynat_ray.attacks.sparing import SparingApgd, SparingTargetedApgd
-from dynat_ray.attacks.stages import Setting
+from dynat_ray.attacks.stages import Setting, Stage
+from dynat_ray.perturb.objectives import cw_margin
 from dynat_ray.perturb.threat import Threat
 from tests.victim import EPS, Victim
 
@@ -95,3 +96,26 @@ def test_a_model_that_answers_at_random_is_attacked_as_by_the_library(plain: Vic
             torch.manual_seed(0)
             found = stage.perturb(model, images, labels, at)  # type: ignore[attr-defined]
         assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("stage", [AutoPgd("ce"), TargetedAutoPgd()], ids=["ce", "targeted"])
+def test_what_is_not_fooled_comes_as_near_as_the_attack_got(robust: Victim, stage: Stage) -> None:
+    images, labels = robust.images[:10], robust.labels[:10]
+    seen: list[Tensor] = []
+    handle = robust.model.register_forward_hook(lambda m, i, logits: seen.append(logits.detach()))
+    right = robust.model(images).argmax(dim=1) == labels
+    images, labels = images[right], labels[right]
+    at = Setting(threat=Threat("Linf", EPS), classes=10, seed=3)
+    seen.clear()
+    adversarial = stage.perturb(robust.model, images, labels, at)
+    handle.remove()
+    with torch.no_grad():
+        left = cw_margin(robust.model(adversarial), labels, None) < 0
+        near = -cw_margin(robust.model(adversarial), labels, None)
+        clean = -cw_margin(robust.model(images), labels, None)
+    assert left.any()
+    assert (near[left] < clean[left]).all()
+    # Passes over all samples, before any is left out.
+    whole = [-cw_margin(logits, labels, None) for logits in seen if len(logits) == len(labels)]
+    assert (near[left] <= torch.stack(whole).amin(dim=0)[left] + 1e-5).all()
+    assert ((adversarial - images).abs() <= EPS + 1e-6).all()

@@ -48,7 +48,9 @@ class Switched(nn.Module):
 def _plain(finished: list[FinishedShard]) -> dict[int, dict[str, list[int]]]:
     assert len({shard.number for shard, _ in finished}) == len(finished)
     return {
-        shard.number: {name: found.predicted.tolist() for name, found in outcomes.items()}
+        shard.number: {
+            name: found.predicted.tolist() for name, found in outcomes[shard.threats[0]].items()
+        }
         for shard, outcomes in finished
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from dynat_ray.evaluation.checks import Check
 from dynat_ray.evaluation.examples import find_examples
 from dynat_ray.evaluation.model_checks import check_model
 from dynat_ray.evaluation.outcomes import Outcome
+from dynat_ray.evaluation.second_stage import SecondStage
 from dynat_ray.evaluation.transfer import check_transfer
 from dynat_ray.perturb.threat import Threat
 from tests.victim import EPS, Victim
@@ -116,6 +118,16 @@ def test_samples_that_only_square_fools(alone: int, expected: bool) -> None:
     (at_one,) = check_outcomes({"autoattack": outcome}, "8/255")
     assert at_one.name != check.name
     assert "8/255" in at_one.sentence
+    fell_before = replace(outcome, fallen_before=fooled_by == 3)
+    (later,) = check_outcomes({"autoattack": fell_before}, "16/255")
+    assert later.numbers["only_square_percent"] == 0
+    # Each that was tried stands for two.
+    tried = np.arange(100) % 2 == 0
+    stage = SecondStage(np.where(fooled_by == 0, -1, 0).astype(np.int8), tried & (fooled_by != 0))
+    sampled = replace(outcome, fooled_by=np.where(tried, fooled_by, -1), second_stage=stage)
+    (half,) = check_outcomes({"autoattack-sampled": sampled})
+    fell = sum(tried[:alone])
+    assert half.numbers["only_square_percent"] == pytest.approx(2 * fell, abs=0.3)
 
 
 def outcome_without_stages() -> Outcome:

@@ -4,15 +4,13 @@ import numpy as np
 import pytest
 
 from dynat_ray.attacks.registry import get_attack
-from dynat_ray.evaluation.outcomes import collect, wilson_interval
+from dynat_ray.evaluation.outcomes import collect
 from dynat_ray.evaluation.results import results_of
-from dynat_ray.evaluation.shards import Shard, ShardOutcome
+from dynat_ray.evaluation.shards import FinishedShard, Shard, ShardOutcome
 from dynat_ray.perturb.threat import Threat
 
 
-def _finished(
-    eps: float, *parts: list[tuple[int, int]]
-) -> list[tuple[Shard, dict[str, ShardOutcome]]]:
+def _finished(eps: float, *parts: list[tuple[int, int]]) -> list[FinishedShard]:
     """Each part is a shard; each pair a position and the stage that fooled it."""
     finished = []
     for number, part in enumerate(parts):
@@ -20,8 +18,9 @@ def _finished(
             np.array(values, dtype=np.int64) for values in zip(*part, strict=True)
         )
         outcome = ShardOutcome(positions * 10, fooled_by)
-        shard = Shard(number, Threat("Linf", eps), positions, ("autoattack",))
-        finished.append((shard, {"autoattack": outcome}))
+        threat = Threat("Linf", eps)
+        shard = Shard(number, (threat,), positions, ("autoattack",))
+        finished.append((shard, {threat: {"autoattack": outcome}}))
     return finished
 
 
@@ -36,7 +35,7 @@ def test_numbers_of_an_outcome() -> None:
     entry = outcome.entry()
     assert entry["accuracy"] == 40
     assert entry["samples"] == 5
-    assert entry["interval"] == pytest.approx(wilson_interval(2, 5), abs=1e-3)
+    assert entry["interval"] == pytest.approx([11.762, 76.928], abs=1e-3)
     assert entry["after"] == {"apgd-ce": 80, "apgd-t": 60, "fab-t": 60, "square": 40}
     assert "note" not in entry
 
@@ -62,24 +61,15 @@ def test_one_eps_gives_results_and_several_a_curve() -> None:
     curve = results_of(several)["curve"]
     assert [point["eps"] for point in curve] == [0.1, 0.2]
     assert [point["results"]["autoattack"]["accuracy"] for point in curve] == [100, 0]
+    assert curve[1]["results"]["autoattack"]["after"]["apgd-ce"] == 0
     assert "targeted margin" in curve[0]["results"]["autoattack"]["note"]
 
 
-def test_intervals_that_are_known() -> None:
-    # Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
-    assert wilson_interval(81, 263) == pytest.approx((25.53, 36.62), abs=0.005)
-    assert wilson_interval(15, 148) == pytest.approx((6.24, 16.05), abs=0.005)
-    assert wilson_interval(0, 20) == pytest.approx((0.0, 16.11), abs=0.005)
-    assert wilson_interval(1, 29) == pytest.approx((0.61, 17.18), abs=0.005)
-
-
-def test_intervals_stay_within_bounds_and_hold_the_estimate() -> None:
-    for trials in (1, 2, 7, 1000):
-        for successes in {0, 1, trials // 2, trials}:
-            low, high = wilson_interval(successes, trials)
-            assert 0 <= low <= 100 * successes / trials <= high <= 100
-
-
-def test_intervals_mirror() -> None:
-    low, high = wilson_interval(3, 50)
-    assert wilson_interval(47, 50) == pytest.approx((100 - high, 100 - low))
+def test_a_stage_is_not_credited_with_what_fell_at_a_smaller_eps() -> None:
+    small = _finished(0.1, [(0, 3), (1, -1), (2, -1), (3, -2)])
+    large = _finished(0.2, [(0, 3), (1, 1), (2, -1), (3, -2)])
+    found = collect(small + large, [get_attack("autoattack")], 10)
+    outcome = found[Threat("Linf", 0.2)]["autoattack"]
+    assert outcome.fallen_before is not None
+    assert outcome.fallen_before.tolist() == [True, False, False, False]
+    assert outcome.after() == {"apgd-ce": 50, "apgd-t": 25, "fab-t": 25, "square": 25}

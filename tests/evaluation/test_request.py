@@ -94,3 +94,24 @@ def test_without_a_run() -> None:
 def test_bad_values_are_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         complete(_subject(), **given)
+
+
+def test_the_second_stage_is_the_runs_unless_given() -> None:
+    assert complete(_subject()).second_stage == 200
+    assert complete(_subject(**{"eval.second_stage": 31})).second_stage == 31
+    assert complete(_subject(), second_stage=0).second_stage == 0
+    with pytest.raises(UserError, match="--second-stage is -1"):
+        complete(_subject(), second_stage=-1)
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({}, 0.5),
+        ({"eps": "0,0.25,0.5,1"}, 0.5),
+        ({"eps": "0,0.25,1"}, 1.0),
+        ({"eps": "0,0.5,1", "norm": "Linf"}, 1.0),
+    ],
+)
+def test_pictures_are_at_the_runs_own_eps(given: dict[str, Any], shown: float) -> None:
+    assert complete(_subject(), **given).shown.eps == shown

@@ -59,3 +59,8 @@ def test_flagged_models_are_unreliable(data: DatasetInfo) -> None:
 def test_without_autoattack_there_is_no_entry(data: DatasetInfo) -> None:
     found = {Threat("L2", 0.3): {"pgd-20": _outcome("pgd-20", [-1])}}
     assert robustbench_entry(found, Subject("mine", nn.Identity()), data, []) is None
+
+
+def test_a_sample_is_no_entry(data: DatasetInfo) -> None:
+    found = {Threat("Linf", 8 / 255): {"autoattack-sampled": _outcome("autoattack-sampled", [-1])}}
+    assert robustbench_entry(found, Subject("mine", nn.Identity()), data, []) is None

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from dynat_ray.attacks.gradient import GradientAttack
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.evaluation.outcomes import collect
 from dynat_ray.evaluation.plan import plan_shards
@@ -18,19 +22,19 @@ THREAT = Threat("Linf", EPS)
 def _run(victim: Victim, shard: Shard, seed: int = 0) -> dict[str, list[int]]:
     rows = torch.from_numpy(shard.positions)
     found = evaluate_shard(victim.model, victim.images[rows], victim.labels[rows], shard, seed=seed)
-    return {name: outcome.predicted.tolist() for name, outcome in found.items()}
+    (outcomes,) = found.values()
+    return {name: outcome.predicted.tolist() for name, outcome in outcomes.items()}
 
 
 @pytest.mark.parametrize(("samples", "batch_size"), [(1, 1), (10, 3), (10, 10), (7, 100)])
 def test_every_sample_is_in_one_shard(samples: int, batch_size: int) -> None:
     threats = [Threat("Linf", 0.1), Threat("Linf", 0.2)]
     shards = plan_shards(samples, get_attacks(["clean"]), threats, batch_size=batch_size)
-    for threat in threats:
-        parts = [shard.positions for shard in shards if shard.threat == threat]
-        assert sorted(np.concatenate(parts)) == list(range(samples))
-        sizes = [len(part) for part in parts]
-        assert max(sizes) <= batch_size
-        assert max(sizes) - min(sizes) <= 1
+    assert all(shard.threats == tuple(threats) for shard in shards)
+    assert sorted(np.concatenate([s.positions for s in shards])) == list(range(samples))
+    sizes = [len(shard.positions) for shard in shards]
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_costly_attacks_see_only_their_samples() -> None:
@@ -52,7 +56,7 @@ def test_seeds_differ_between_shards_and_evaluations() -> None:
 
 
 def test_outcome_depends_on_seed_and_number_alone(robust: Victim) -> None:
-    shard = Shard(2, THREAT, np.arange(40), CHEAP)
+    shard = Shard(2, (THREAT,), np.arange(40), CHEAP)
     first = _run(robust, shard)
     torch.manual_seed(99)
     torch.rand(7)
@@ -67,7 +71,7 @@ def _images_of_first_step(victim: Victim, seed: int) -> torch.Tensor:
     handle = victim.model.register_forward_pre_hook(
         lambda module, arguments: seen.append(arguments[0].detach().clone())
     )
-    _run(victim, Shard(0, THREAT, np.arange(8), ("apgd-ce",)), seed)
+    _run(victim, Shard(0, (THREAT,), np.arange(8), ("apgd-ce",)), seed)
     handle.remove()
     return seen[4]
 
@@ -90,10 +94,10 @@ def test_shards_in_any_order_give_the_same_outcomes(robust: Victim) -> None:
 
 
 def test_later_stages_see_only_samples_still_right(robust: Victim) -> None:
-    shard = Shard(0, THREAT, np.arange(60), ("autoattack-rand",))
+    shard = Shard(0, (THREAT,), np.arange(60), ("autoattack-rand",))
     found = evaluate_shard(robust.model, robust.images[:60], robust.labels[:60], shard, seed=0)[
-        "autoattack-rand"
-    ]
+        THREAT
+    ]["autoattack-rand"]
     labels = robust.labels[:60].numpy()
     assert set(found.fooled_by) <= {-2, -1, 0, 1}
     assert ((found.predicted == labels) == (found.fooled_by == -1)).all()
@@ -101,8 +105,34 @@ def test_later_stages_see_only_samples_still_right(robust: Victim) -> None:
     assert ((clean != labels) == (found.fooled_by == -2)).all()
 
 
+def test_what_fell_at_a_radius_is_not_attacked_at_the_next(
+    robust: Victim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacked: list[tuple[float, int]] = []
+    perturb = GradientAttack.perturb
+
+    def counted(self: GradientAttack, *arguments: Any) -> torch.Tensor:
+        attacked.append((arguments[-1].threat.eps, len(arguments[1])))
+        return perturb(self, *arguments)
+
+    monkeypatch.setattr(GradientAttack, "perturb", counted)
+    threats = tuple(THREAT.at(factor * EPS) for factor in (0.0, 0.5, 1.0, 1.5))
+    images, labels = robust.images[:60], robust.labels[:60]
+    shard = Shard(0, threats, np.arange(60), ("pgd-5",))
+    found = evaluate_shard(robust.model, images, labels, shard, seed=0)
+    left = [int((found[threat]["pgd-5"].fooled_by == -1).sum()) for threat in threats]
+    assert attacked == [(threat.eps, n) for threat, n in zip(threats[1:], left, strict=False)]
+    assert left == sorted(left, reverse=True)
+    assert left[-1] < left[0]
+    for small, large in pairwise(threats):
+        before, after = found[small]["pgd-5"], found[large]["pgd-5"]
+        fell = before.fooled_by != -1
+        assert (after.predicted[fell] == before.predicted[fell]).all()
+        assert (after.fooled_by[fell] == before.fooled_by[fell]).all()
+
+
 def test_eps_zero_changes_nothing(robust: Victim) -> None:
-    shard = Shard(0, THREAT.at(0.0), np.arange(60), ("clean", "autoattack"))
+    shard = Shard(0, (THREAT.at(0.0),), np.arange(60), ("clean", "autoattack"))
     found = _run(robust, shard)
     assert found["autoattack"] == found["clean"]
 
@@ -116,7 +146,7 @@ def test_model_and_random_state_are_left_as_they_were(robust: Victim) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     random_state = torch.get_rng_state()
     try:
-        _run(robust, Shard(0, THREAT, np.arange(8), ("pgd-2", "apgd-ce", "fab-t")))
+        _run(robust, Shard(0, (THREAT,), np.arange(8), ("pgd-2", "apgd-ce", "fab-t")))
         assert [module.training for module in model[:3]] == [True, False, False]
         assert model[0].weight.requires_grad
         assert not model[3].weight.requires_grad
@@ -128,7 +158,7 @@ def test_model_and_random_state_are_left_as_they_were(robust: Victim) -> None:
 
 
 def test_autocast_around_it_makes_no_difference(robust: Victim) -> None:
-    shard = Shard(0, THREAT, np.arange(40), CHEAP)
+    shard = Shard(0, (THREAT,), np.arange(40), CHEAP)
     expected = _run(robust, shard)
     seen = []
     handle = robust.model.register_forward_hook(lambda m, i, output: seen.append(output.dtype))
@@ -145,7 +175,7 @@ def test_a_model_that_answers_at_random_does_so_from_the_shards_seed(robust: Vic
             return logits
 
     victim = Victim(AtRandom(), robust.images, robust.labels)
-    shard = Shard(2, THREAT, np.arange(60), ("clean", "fgsm"))
+    shard = Shard(2, (THREAT,), np.arange(60), ("clean", "fgsm"))
     first = _run(victim, shard)
     before = torch.get_rng_state()
     assert _run(victim, shard) == first

@@ -13,27 +13,35 @@ from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.identity import checksum_answers, checksum_code, checksum_model
 from dynat_ray.evaluation.plan import plan_shards
-from dynat_ray.evaluation.shards import Shard, ShardOutcome
+from dynat_ray.evaluation.shards import Shard, ShardOutcome, ShardOutcomes
 from dynat_ray.evaluation.state_file import open_state
 from dynat_ray.perturb.threat import Threat
 from tests.victim import Victim, train_victim
 
 IDENTITY = {"model": "a1", "answers": "c3", "code": "d4", "data": "b2", "eps": [0.1], "seed": 0}
 THREATS = [Threat("Linf", 8 / 255), Threat("Linf", 0.1)]
-SHARDS = plan_shards(10, get_attacks(["clean", "fgsm"]), THREATS, batch_size=4)
+SHARDS = plan_shards(10, get_attacks(["clean", "fgsm"]), THREATS, batch_size=2)
 
 
-def _outcome(shard: Shard) -> dict[str, ShardOutcome]:
+def _outcome(shard: Shard) -> ShardOutcomes:
     values = shard.positions + shard.number
-    return {name: ShardOutcome(values, values % 2 - 1) for name in shard.attacks}
+    return {
+        threat: {
+            name: ShardOutcome(values, values % 2 - 1, margins=values / 3) for name in shard.attacks
+        }
+        for threat in shard.threats
+    }
 
 
 def _do(path: Path, count: int, *, resume: bool, identity: dict[str, object] = IDENTITY) -> int:
     """Does `count` more shards; returns how many were finished before."""
-    with open_state(path, identity, SHARDS, resume=resume) as state:
-        for shard in state.left[:count]:
+    with open_state(path, identity, resume=resume) as state:
+        finished, left = state.take_over(SHARDS)
+        for shard in left[:count]:
             state.add(shard, _outcome(shard))
-        return len(state.finished)
+        if len(left) <= count:
+            state.end()
+        return len(finished)
 
 
 def test_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -41,15 +49,18 @@ def test_goes_on_where_it_was(tmp_path: Path) -> None:
     assert _do(path, 2, resume=False) == 0
     assert _do(path, 3, resume=True) == 2
     assert _do(path, 9, resume=True) == 5
-    with open_state(path, IDENTITY, SHARDS, resume=True) as state:
-        assert not state.left
-        assert len(state.finished) == len(SHARDS)
-        for shard, found in state.finished:
-            expected = _outcome(shard)
-            for name in shard.attacks:
-                assert (found[name].predicted == expected[name].predicted).all()
-                assert (found[name].fooled_by == expected[name].fooled_by).all()
-                assert found[name].predicted.dtype == np.int64
+    with open_state(path, IDENTITY, resume=True) as state:
+        finished, left = state.take_over(SHARDS)
+        assert not left
+        assert len(finished) == len(SHARDS)
+        for shard, found in finished:
+            for threat, outcomes in _outcome(shard).items():
+                for name, expected in outcomes.items():
+                    own = found[threat][name]
+                    for field in ("predicted", "fooled_by", "margins"):
+                        assert (getattr(own, field) == getattr(expected, field)).all()
+                    assert own.predicted.dtype == np.int64
+                    assert own.distances is None
 
 
 @pytest.mark.parametrize("make", [Path.symlink_to, Path.hardlink_to])
@@ -92,7 +103,8 @@ def test_time_adds_up_over_sessions(tmp_path: Path) -> None:
     header, *lines = path.read_text().splitlines()
     lines = [json.dumps({**json.loads(line), "seconds": 1.5}) for line in lines]
     path.write_text("\n".join([header, *lines, ""]))
-    with open_state(path, IDENTITY, SHARDS, resume=True) as state:
+    with open_state(path, IDENTITY, resume=True) as state:
+        state.take_over(SHARDS)
         assert state.seconds == 3
 
 
@@ -139,7 +151,7 @@ def test_an_unfinished_state_is_not_thrown_away(tmp_path: Path) -> None:
 def test_two_evaluations_do_not_share_a_state(tmp_path: Path) -> None:
     path = tmp_path / "state.jsonl"
     with (
-        open_state(path, IDENTITY, SHARDS, resume=False),
+        open_state(path, IDENTITY, resume=False),
         pytest.raises(UserError, match="another evaluation is writing"),
     ):
         _do(path, 1, resume=True)
@@ -204,9 +216,10 @@ def test_checksum_of_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         {"seconds": "x"},
         {"seconds": float("nan")},
         {"outcomes": None},
-        {"outcomes": {}},
-        {"outcomes": {"clean": {"predicted": [1], "fooled_by": [1]}}},
-        {"outcomes": {"clean": 3, "fgsm": 3}},
+        {"outcomes": []},
+        {"outcomes": [{"clean": {"predicted": [1], "fooled_by": [1]}}] * 2},
+        {"outcomes": [{"clean": 3, "fgsm": 3}] * 2},
+        {"samples": 7},
     ],
 )
 def test_a_line_that_does_not_fit_its_shard_is_done_again(

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from dynat_ray.evaluation.outcomes import Outcome
+from dynat_ray.evaluation.second_stage import SecondStage
 from dynat_ray.perturb.threat import Threat
-from dynat_ray.report.evaluation_text import accuracy_table
+from dynat_ray.report.evaluation_text import accuracy_table, second_stage_lines
 
 
 def _outcome(note: str = "") -> Outcome:
@@ -26,3 +29,25 @@ def test_each_note_stands_once_below_all_blocks() -> None:
     assert [line for line in lines if line.startswith("eps")] == ["eps 0.25", "eps 0.5"]
     assert [line.strip() for line in lines if "note" in line] == ["note: targeted margin"]
     assert "note" in lines[-1]
+
+
+def test_whom_the_last_stages_saw_stands_below_the_block() -> None:
+    stage = SecondStage(np.array([0, 1, -1, -1, 1], dtype=np.int8), np.array([1, 0, 0, 0, 1]) == 1)
+    outcome = Outcome(
+        attack="autoattack-sampled",
+        positions=np.arange(5),
+        predicted=np.zeros(5, np.int64),
+        fooled_by=np.array([2, -1, 0, -2, -1]),
+        stages=("apgd-ce", "apgd-t", "fab-t", "square"),
+        second_stage=stage,
+    )
+    found = {outcome.attack: outcome}
+    assert accuracy_table({Threat("Linf", 0.1): found}).splitlines()[-1].strip() == (
+        "autoattack-sampled: at most 60.00 % after apgd-t; 2 of 3 survivors were tried: 1 of 1 "
+        "with the smallest margins, 1 fell, 1 of 2 others, 0 fell"
+    )
+    whole = replace(outcome, second_stage=SecondStage(stage.stratum, stage.stratum >= 0))
+    assert second_stage_lines({"a": whole.entry()}) == [
+        "a: at most 60.00 % after apgd-t; all 3 survivors were tried, 1 fell"
+    ]
+    assert second_stage_lines({"pgd-20": _outcome().entry()}) == []

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dynat_ray.report import final_table
-from dynat_ray.report.text import align_columns, trials_table
+from dynat_ray.report.text import align_columns, most_telling, trials_table
 from dynat_ray.searching.trial_records import Trial
 from dynat_ray.storage.run_length import RunLength
 from tests.report.conftest import entry
@@ -70,3 +72,18 @@ def test_trials_of_a_search() -> None:
     assert text[2].split()[1] == "failed"
     assert text[2].endswith("loss is not finite")
     assert max(map(len, trials_table(trials, RunLength(4), width=30).splitlines())) == 30
+
+
+@pytest.mark.parametrize(
+    ("attacks", "expected"),
+    [
+        (["clean", "pgd-20"], None),
+        (["clean", "autoattack-sampled", "pgd-20"], "autoattack-sampled"),
+        (["autoattack-sampled", "autoattack"], "autoattack"),
+        (["autoattack-sampled", "autoattack-rand"], "autoattack-rand"),
+    ],
+)
+def test_the_whole_attack_says_more_than_its_sample(
+    attacks: list[str], expected: str | None
+) -> None:
+    assert most_telling(attacks) == expected

@@ -1,0 +1,30 @@
+"""A sampled attack whose stages take a few passes instead of thousands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from dynat_ray.attacks import registry
+from dynat_ray.attacks.gradient import GradientAttack
+from dynat_ray.attacks.registry import Attack
+from dynat_ray.attacks.square import Square
+
+QUICK, WHOLE = "quick-sampled", "quick"
+
+
+@contextmanager
+def quick_attacks() -> Iterator[None]:
+    """Has `QUICK`, whose last two stages see a sample, and `WHOLE`, which is the same unsampled."""
+    stages = (
+        GradientAttack("fgsm", steps=1),
+        GradientAttack("pgd-3", steps=3),
+        GradientAttack("cw-20", steps=20, objective="cw"),
+        Square(queries=40),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry._FIXED, QUICK, Attack(QUICK, stages, costly=True, sampled=2))
+        patch.setitem(registry._FIXED, WHOLE, Attack(WHOLE, stages, costly=True))
+        yield
