@@ -139,7 +139,7 @@ def sample_survivors(
     random: np.random.Generator,
     tried: int,
 ) -> Answers:
-    """Tries the tenth of the survivors with the smallest margins, and some of the rest."""
+    """Tries the survivors with the smallest margins, and some of the rest."""
     survivors = np.flatnonzero(before)
     order = survivors[np.argsort(margins[survivors])]
     smallest, rest = np.split(order, [len(order) // 10])
