@@ -97,6 +97,7 @@ def run(main: Callable[[Sequence[str]], Path | str]) -> NoReturn:
             `UserError` (printed as one `error:` line on stderr) for what the user can correct.
     """
     try:
+        _require_text(sys.argv[1:])
         written = main(sys.argv[1:])
     except UserError as error:
         _fail(error)
@@ -112,6 +113,15 @@ def run(main: Callable[[Sequence[str]], Path | str]) -> NoReturn:
         sys.exit(TOLD_TO_END if SigTerm.received else _INTERRUPTED)
     print(written, flush=True)
     sys.exit(0)
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Raises `UserError` if one holds bytes that are no text: names go into files and pages."""
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"the argument {argument!a} is not UTF-8; give another name") from None
 
 
 def _fail(error: UserError) -> NoReturn:

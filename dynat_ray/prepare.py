@@ -12,6 +12,7 @@ from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.errors import UserError
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.mirror import is_address
+from dynat_ray.user_path import user_path
 
 
 def main(arguments: Sequence[str]) -> Path:
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> Path:
         skip_bad=options.skip_bad,
     )
     print(_summary(info), file=sys.stderr)
-    return folder.expanduser().resolve()
+    return user_path(folder).resolve()
 
 
 def _summary(info: DatasetInfo) -> str:

@@ -58,6 +58,15 @@ def read_recipe(name: str) -> Settings:
 
 def read_settings(path: Path) -> Settings:
     """Returns the settings of a YAML file; raises `UserError` if it can't be read as such."""
+    return flatten(read_sections(path))
+
+
+def read_sections(path: Path) -> dict[str, Any]:
+    """Returns what a YAML file holds, as it stands there.
+
+    Raises:
+        UserError: It can't be read, holds no mapping, or stands for more than settings do.
+    """
     try:
         with path.open(encoding="utf-8") as file:
             content = _load_yaml(file.read(_LARGEST_FILE + 1))
@@ -67,7 +76,7 @@ def read_settings(path: Path) -> Settings:
         raise UserError(f"the config file {path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"the config file {path} must hold sections such as 'train:'")
-    return flatten(content)
+    return content
 
 
 def _load_yaml(text: str) -> object:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dynat_ray.errors import UserError
+from dynat_ray.user_path import user_path
 
 # Ray sets it for the command of a job, and for nothing else.
 _MARK = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -27,7 +28,7 @@ def explain_missing(error: UserError, arguments: Sequence[str]) -> UserError:
         error: What went wrong.
         arguments: Of the command.
     """
-    missing = [path for path in _paths(arguments) if not Path(path).expanduser().exists()]
+    missing = [path for path in _paths(arguments) if not user_path(path).exists()]
     named = next((path for path in missing if path in str(error)), "")
     if not in_submitted_job() or not named or "head node" in str(error):
         return error

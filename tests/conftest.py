@@ -66,6 +66,14 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def few_digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared folder of 60 of them, for tests that only read it."""
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    prepare_dataset("digits", folder, limit=60, progress=False)
+    return folder
+
+
 @pytest.fixture
 def small_config(digits: Path) -> RunConfig:
     """A run that takes about a second."""

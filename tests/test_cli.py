@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -40,3 +41,14 @@ def test_other_errors_of_the_system_are_not_hidden() -> None:
 
     with pytest.raises(OSError, match="broken"):
         run(main)
+
+
+def test_an_argument_that_is_no_text_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["command", "--out", "\udcff\udcfe.json"])
+    with pytest.raises(SystemExit) as ended:
+        run(lambda argv: "done")
+    assert ended.value.code == 2
+    message = r"error: the argument '\udcff\udcfe.json' is not UTF-8; give another name"
+    assert capsys.readouterr().err == f"{message}\n"

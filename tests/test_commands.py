@@ -9,11 +9,7 @@ from pathlib import Path
 
 import pytest
 
-
-def call(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], cwd=cwd, capture_output=True, text=True, check=False
-    )
+from tests.processes import run_python
 
 
 def check_mistake(status: object, stderr: str, words: str, folder: Path) -> None:
@@ -35,7 +31,14 @@ def check_mistake(status: object, stderr: str, words: str, folder: Path) -> None
 def test_a_mistake_is_one_line_and_status_2(
     tmp_path: Path, arguments: list[str], words: str
 ) -> None:
-    done = call(*arguments, cwd=tmp_path)
+    """In an interpreter of its own, as for users."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     check_mistake(done.returncode, done.stderr, words, tmp_path)
 
 
@@ -66,13 +69,13 @@ def test_other_mistakes_too(
 
 
 def test_success_ends_with_the_path(tmp_path: Path) -> None:
-    done = call("dynat_ray.prepare", "digits", "--out", "digits", cwd=tmp_path)
+    done = run_python("-m", "dynat_ray.prepare", "digits", "--out", "digits", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / done.stdout.splitlines()[-1] / "dataset.json").exists()
 
 
 def test_help_lists_recipes_and_settings(tmp_path: Path) -> None:
-    done = call("dynat_ray.train", "--help", cwd=tmp_path)
+    done = run_python("-m", "dynat_ray.train", "--help", cwd=tmp_path)
     assert done.returncode == 0
     for word in ("cifar10-small", "--threat.eps", "--method.skew_coef", "--resume"):
         assert word in done.stdout
@@ -82,7 +85,7 @@ def test_help_lists_recipes_and_settings(tmp_path: Path) -> None:
 
 
 def test_help_shows_the_settings_of_the_chosen_method(tmp_path: Path) -> None:
-    done = call("dynat_ray.train", "--method.name", "trades", "--help", cwd=tmp_path)
+    done = run_python("-m", "dynat_ray.train", "--method.name", "trades", "--help", cwd=tmp_path)
     assert done.returncode == 0
     assert "--method.beta" in done.stdout
     assert "--method.skew_coef" not in done.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -18,35 +17,28 @@ import torch
 import yaml
 
 from dynat_ray.data import load_info, load_test_images
-from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.distributed import evaluation_run
 from dynat_ray.errors import UserError
 from dynat_ray.evaluate import main
 from dynat_ray.models import build_model, load_model, save_model
 from dynat_ray.report.side_by_side import differences, read_evaluation
+from tests.processes import start_python
 from tests.quick_attack import QUICK, quick_attacks
 
 EPS = 0.05
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    prepare_dataset("digits", folder, limit=60, progress=False)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, few_digits: Path) -> Path:
     """A run folder; its model is linear and untrained but for a few steps."""
     folder = tmp_path_factory.mktemp("runs") / "one"
-    info = load_info(data)
+    info = load_info(few_digits)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model(
             "mlp", num_classes=10, channels=1, size=info.size, mean=info.mean, std=info.std
         )
-    images, labels = load_test_images(data)
+    images, labels = load_test_images(few_digits)
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(40):
         optimiser.zero_grad()
@@ -54,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
         optimiser.step()
     save_model(model, folder / "model")
     settings = {
-        "data": {"path": str(data)},
+        "data": {"path": str(few_digits)},
         "threat": {"norm": "Linf", "eps": EPS},
         "eval": {"attacks": ["clean", "pgd-5", "apgd-t"], "samples": 20, "batch_size": 16},
         "train": {"seed": 3},
@@ -63,14 +55,14 @@ def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     return folder
 
 
-def test_model_and_images_need_no_other_import(run: Path, data: Path) -> None:
+def test_model_and_images_need_no_other_import(run: Path, few_digits: Path) -> None:
     lines = """
 import sys, dynat_ray
 model = dynat_ray.load_model(sys.argv[1])
 x, y = dynat_ray.data.load_test_images(sys.argv[2])
 print(len(model(x[:3])), "ray" in sys.modules)
 """
-    command = [sys.executable, "-c", lines, str(run), str(data)]
+    command = [sys.executable, "-c", lines, str(run), str(few_digits)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout.split() == ["3", "False"]
 
@@ -81,12 +73,12 @@ def _rows(json_file: Path) -> list[dict[str, Any]]:
 
 
 def test_a_run_needs_nothing_else(
-    run: Path, data: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, few_digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written = main([str(run)])
     assert written == run / "evaluation.json"
     content = json.loads(written.read_text())
-    images, labels = load_test_images(data)
+    images, labels = load_test_images(few_digits)
     assert set(content["results"]) == {"clean", "pgd-5", "apgd-t"}
     assert content["results"]["clean"]["samples"] == len(images)
     assert content["results"]["apgd-t"]["samples"] == 20
@@ -99,9 +91,9 @@ def test_a_run_needs_nothing_else(
     assert all(attack in table for attack in ("clean", "pgd-5", "apgd-t"))
 
 
-def test_rows_say_what_became_of_each_sample(run: Path, data: Path, tmp_path: Path) -> None:
+def test_rows_say_what_became_of_each_sample(run: Path, few_digits: Path, tmp_path: Path) -> None:
     out = main([str(run), "--samples", "20", "--out", str(tmp_path / "a.json")])
-    images, labels = load_test_images(data)
+    images, labels = load_test_images(few_digits)
     rows = _rows(out)
     assert len(rows) == 20
     predicted = load_model(run)(images).argmax(dim=1)
@@ -179,23 +171,24 @@ def test_radii_in_units_of_the_one_that_fools_half(run: Path, tmp_path: Path) ->
 
 
 def test_killed_and_resumed_is_as_if_undisturbed(run: Path, tmp_path: Path) -> None:
-    arguments = [str(run), "--attacks", "clean,pgd-40,apgd-t", "--batch-size", "4"]
+    arguments = [
+        *(str(run), "--attacks", "clean,pgd-40,apgd-t"),
+        *("--samples", "60", "--batch-size", "4"),
+    ]
     whole = main([*arguments, "--out", str(tmp_path / "whole.json")])
     out = tmp_path / "killed.json"
     state = tmp_path / "killed.state.jsonl"
     for kill in range(2):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dynat_ray.evaluate", *arguments, "--out", str(out), "--resume"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+        process = start_python(
+            *("-m", "dynat_ray.evaluate", *arguments, "--out", str(out), "--resume")
         )
-        while process.poll() is None:
+        while process.is_alive():
             if state.exists() and state.read_bytes().count(b"\n") >= 3 * (kill + 1):
-                os.kill(process.pid, signal.SIGKILL)
+                process.kill()
                 break
             time.sleep(0.002)
-        process.wait()
-        assert process.returncode == -signal.SIGKILL
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
     assert main([*arguments, "--out", str(out), "--resume"]) == out
     assert _rows(out) == _rows(whole)
     assert json.loads(out.read_text())["results"] == json.loads(whole.read_text())["results"]
@@ -221,8 +214,8 @@ def test_a_state_of_another_model_is_refused(run: Path, tmp_path: Path) -> None:
         )
 
 
-def test_data_of_other_classes_or_size(run: Path, tmp_path: Path, data: Path) -> None:
-    info = load_info(data)
+def test_data_of_other_classes_or_size(run: Path, tmp_path: Path, few_digits: Path) -> None:
+    info = load_info(few_digits)
     for wrong, message in (
         ({"num_classes": 7}, "7 classes"),
         ({"channels": 3, "mean": [0.5] * 3, "std": [0.2] * 3}, "3 channels"),
@@ -238,7 +231,7 @@ def test_data_of_other_classes_or_size(run: Path, tmp_path: Path, data: Path) ->
         }
         save_model(build_model("mlp", **settings), tmp_path / "model")
         with pytest.raises(UserError, match=message):
-            main([str(tmp_path / "model"), "--data", str(data), "--attacks", "clean"])
+            main([str(tmp_path / "model"), "--data", str(few_digits), "--attacks", "clean"])
 
 
 @pytest.mark.parametrize(
@@ -260,7 +253,7 @@ def test_mistakes_are_named(run: Path, arguments: list[str], message: str) -> No
 
 
 def test_a_function_that_makes_the_model(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "own_model.py").write_text(
         "from torch import nn\n"
@@ -268,7 +261,7 @@ def test_a_function_that_makes_the_model(
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
     )
     monkeypatch.chdir(tmp_path)
-    out = main(["own_model:make", "--data", str(data), "--attacks", "clean,fgsm"])
+    out = main(["own_model:make", "--data", str(few_digits), "--attacks", "clean,fgsm"])
     assert out == Path("evaluation.json")
     assert set(json.loads(out.read_text())["results"]) == {"clean", "fgsm"}
 

@@ -6,13 +6,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from tests.processes import run_python
 from tests.small_run import SMALL
 
 ROOT = Path(__file__).parents[1]
@@ -70,13 +70,7 @@ def installed(tmp_path: Path) -> Path:
 
 def _run(arguments: list[str], site: Path) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join([str(ROOT), str(site)])
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_python(*arguments, env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"})
 
 
 def test_all_examples_work_as_they_stand(installed: Path, tmp_path: Path) -> None:

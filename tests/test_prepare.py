@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -13,6 +12,7 @@ from dynat_ray.cli import run
 from dynat_ray.data import load_info
 from dynat_ray.errors import UserError
 from dynat_ray.prepare import main
+from tests.processes import run_python
 
 
 def test_it_prepares_and_returns_the_folder(
@@ -43,12 +43,7 @@ def test_wrong_arguments(arguments: list[str], match: str) -> None:
 
 
 def test_a_mistake_is_one_line_and_exit_status_2(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "dynat_ray.prepare", "dogits", "--out", str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-m", "dynat_ray.prepare", "dogits", "--out", str(tmp_path / "out"))
     assert done.returncode == 2
     assert done.stderr == "error: unknown source 'dogits'; did you mean digits?\n"
     assert list(tmp_path.iterdir()) == []

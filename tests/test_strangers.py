@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import struct
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,8 @@ import yaml
 
 from dynat_ray.data import load_info
 from dynat_ray.data.info import describe_file
-from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.models import build_model, save_model
+from tests.processes import run_python
 
 ADDRESS = "http://192.0.2.1:9/optuna.py"
 """Of a network that is kept for examples: nobody answers there."""
@@ -27,17 +25,10 @@ Spoil = Callable[[Path], Any]
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "digits"
-    prepare_dataset("digits", folder, limit=60, progress=False)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, few_digits: Path) -> Path:
     """A small run folder, as it is before somebody spoils it."""
     folder = tmp_path_factory.mktemp("runs") / "one"
-    info = load_info(data)
+    info = load_info(few_digits)
     model = build_model(
         "preact_resnet10",
         num_classes=10,
@@ -49,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
     )
     save_model(model, folder / "model")
     settings = {
-        "data": {"path": str(data)},
+        "data": {"path": str(few_digits)},
         "threat": {"norm": "Linf", "eps": 0.1},
         "eval": {"attacks": ["clean"], "samples": 20},
     }
@@ -159,6 +150,7 @@ FOLDERS: dict[str, Spoil] = {
     "web": settings(data={"path": ADDRESS}),
     "no path": settings(data={"path": ["a"]}),
     "elsewhere": settings(data={"path": "/proc/self"}),
+    "home of nobody": settings(data={"path": "~nobody-at-all/data"}),
     "attacks": settings(eval={"attacks": ["../../x"]}),
     "attacks of a type": settings(eval={"attacks": [[1], {}]}),
     "norm": settings(threat={"norm": "L7"}),
@@ -225,18 +217,14 @@ class Place:
             "PYTHONPATH": str(Path(__file__).parents[1]),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        watched = [sys.executable, "-P", "-m", "tests.watched"]
+        watched = ["-m", "tests.watched"]
         log = self._root / "log.json"
         # The first one fills caches of libraries, in the home directory.
         first = self.command(self.run, "first")
-        done = subprocess.run(
-            [*watched, str(log), str(self.out), *map(json.dumps, [first, *commands])],
+        done = run_python(
+            *(*watched, str(log), str(self.out), *map(json.dumps, [first, *commands])),
             cwd=self.work,
             env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
         )
         assert done.returncode == 0, done.stderr[-3000:]
         ends: list[dict[str, Any]] = json.loads(log.read_text())
@@ -245,8 +233,8 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, run: Path, data: Path) -> Place:
-    return Place(tmp_path, run, data)
+def place(tmp_path: Path, run: Path, few_digits: Path) -> Place:
+    return Place(tmp_path, run, few_digits)
 
 
 def require_nothing_done(ends: list[dict[str, Any]], names: list[str]) -> None:

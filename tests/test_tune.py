@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 
 from dynat_ray.errors import UserError
 from dynat_ray.tune import main
+from tests.processes import run_python
 
 SPACE = str(Path(__file__).parents[1] / "tune_spaces" / "dynat.yaml")
 
@@ -38,12 +38,7 @@ def test_mistakes(arguments: list[str], words: str) -> None:
 def test_a_mistake_in_a_space_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     file.write_text("method.kl_temperature: {loguniform: [5, 0.2]}\n")
-    answer = subprocess.run(
-        [sys.executable, "-m", "dynat_ray.tune", str(file), "--trials", "4"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    answer = run_python("-m", "dynat_ray.tune", str(file), "--trials", "4", cwd=tmp_path)
     assert answer.returncode == 2
     assert answer.stdout == ""
     assert answer.stderr == (
@@ -65,11 +60,7 @@ def test_without_optuna_there_is_one_line() -> None:
         "import sys; sys.modules['optuna'] = None; "
         "from dynat_ray.cli import run; from dynat_ray.tune import main; run(main)"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", program, SPACE, "--trials", "4"],
-        capture_output=True,
-        text=True,
-    )
+    answer = run_python("-c", program, SPACE, "--trials", "4")
     assert answer.returncode == 2
     assert answer.stdout == ""
     assert answer.stderr == "error: a search needs Optuna: pip install 'dynat-ray[tune]'\n"

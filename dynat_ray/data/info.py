@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from dynat_ray.bounded_file import read_bounded
 from dynat_ray.errors import UserError
+from dynat_ray.user_path import user_path
 
 FORMAT_VERSION = 1
-_LARGEST_DESCRIPTION = 2**24
 LARGEST_TENSOR_FILE = 2 * 2**30
 """Bytes of pixels up to which a split is also stored as safetensors, and checked when opened."""
 
@@ -100,17 +101,16 @@ def load_info(path: Path | str) -> DatasetInfo:
     Raises:
         UserError: The folder is missing, was not prepared, or its description is damaged.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     hint = f"make it with: python -m dynat_ray.prepare SOURCE --out {folder}"
     try:
         if not (folder / "dataset.json").is_file():
             raise FileNotFoundError
-        with (folder / "dataset.json").open(encoding="utf-8") as file:
-            text = file.read(_LARGEST_DESCRIPTION)
+        text = read_bounded(folder / "dataset.json")
     except FileNotFoundError:
         what = "has no dataset.json" if folder.is_dir() else "does not exist"
         raise UserError(f"data folder {folder} {what}; {hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UserError(f"cannot read {folder / 'dataset.json'} ({error}); {hint}") from None
     try:
         values = json.loads(text)

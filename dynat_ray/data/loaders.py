@@ -17,6 +17,7 @@ from dynat_ray.data.readers import Kind, Reader, ReadingOptions, open_reader, re
 from dynat_ray.data.stored import load_labels
 from dynat_ray.data.subsets import Indices
 from dynat_ray.keyed_random import combine
+from dynat_ray.user_path import user_path
 
 
 @dataclass
@@ -152,13 +153,13 @@ def build_loader(
     Raises:
         UserError: A folder is missing or damaged or does not fit, or FFCV is needed and missing.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     info = load_info(folder)
     require_split(info, folder, split)
     total = info.counts[split]
     extra_count, extra_fraction = 0, 0.0
     if extra is not None and extra.fraction > 0:
-        extra_folder = Path(extra.path).expanduser()
+        extra_folder = user_path(extra.path)
         extra_count = load_extra_info(extra_folder, info).counts["train"]
         extra_fraction = extra.fraction
     order = EpochOrder(
@@ -183,7 +184,7 @@ def loader_kind(path: Path | str, kind: Kind) -> str:
     Raises:
         UserError: `ffcv` is wanted, but FFCV or the data set's `.beton` is missing.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     return reader_kind(kind, folder, load_info(folder), "train")
 
 

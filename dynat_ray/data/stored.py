@@ -15,6 +15,7 @@ from dynat_ray.data.fitting import fit_square
 from dynat_ray.data.info import DatasetInfo, load_info, require_intact, require_split
 from dynat_ray.data.subsets import Indices, balanced_subset
 from dynat_ray.errors import UserError
+from dynat_ray.user_path import user_path
 
 _BATCH = 256
 
@@ -89,7 +90,7 @@ def read_stored(
     Raises:
         UserError: As `load_split`, but for the sizes where `whole` is given.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     info = load_info(folder)
     require_split(info, folder, split)
     file = folder / f"{split}.safetensors"
@@ -116,7 +117,7 @@ def load_labels(path: Path | str, split: str) -> Tensor:
     Raises:
         UserError: The folder or split is missing or damaged.
     """
-    folder = Path(path).expanduser()
+    folder = user_path(path)
     info = load_info(folder)
     require_split(info, folder, split)
     file = folder / f"{split}.safetensors"

@@ -15,8 +15,8 @@ _QUIET = {
 }
 _QUIET_PROCESSES = 8
 _STARTS = 3
-# Paths of sockets have at most 103 characters on some systems, and Ray adds 64 to its folder's.
-_LONGEST_BASE = 25
+# Paths of sockets have at most 103 characters on some systems, and Ray adds 68 to its folder's.
+_LONGEST_BASE = 23
 _TIMED_OUT = "timed out during startup"
 # A message about every small machine on which several runs start side by side.
 _CHATTER = "maximum expected startup concurrency"
@@ -90,7 +90,7 @@ def _start() -> None:
         "RAY_worker_maximum_startup_concurrency", str(max(_QUIET_PROCESSES, os.cpu_count() or 1))
     )
     stay_on_loopback()
-    with _own_token():
+    with _own_environment():
         _start_local()
 
 
@@ -98,12 +98,7 @@ def _start_local() -> None:
     for _ in range(_STARTS):
         try:
             # With its dashboard, though nobody looks at it: the State API is a part of that.
-            ray.init(
-                address="local",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=str(_private_folder() / "r"),
-            )
+            ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
             return
         except Exception as error:
             # Ray raises a plain one when its processes take more than half a minute to answer.
@@ -118,22 +113,16 @@ def _start_local() -> None:
 
 
 @contextmanager
-def _own_token() -> Iterator[None]:
-    """While its context lasts, a Ray that starts takes a token that nobody else knows.
+def _own_environment() -> Iterator[None]:
+    """While its context lasts, a Ray that starts has a token and a folder that are its user's own.
 
-    Ray's processes inherit it and this one remembers it, so that it need not stay in the
-    environment, where a later cluster or command would take it for the user's. `RAY_AUTH_MODE` is
-    the user's word: `disabled` starts Ray without a token, `token` with the user's, where there is
-    one. Without a word Ray itself asks for tokens, and would write one into the user's home.
+    Ray's processes inherit both and this one remembers them, so that they need not stay in the
+    environment, where a later cluster or command would take them for the user's.
     """
-    before = {name: os.environ.get(name) for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
-    mode = (before["RAY_AUTH_MODE"] or "").lower()
-    if not mode:
-        os.environ.pop("RAY_AUTH_MODE", None)
-    forget_token()
-    if not mode or (mode == "token" and not has_token()):
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        forget_token()
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ["RAY_TMPDIR"] = str(_private_folder())
+    _set_token()
     try:
         yield
     finally:
@@ -141,6 +130,22 @@ def _own_token() -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+def _set_token() -> None:
+    """Has the environment give Ray a token that nobody else knows.
+
+    `RAY_AUTH_MODE` is the user's word: `disabled` starts Ray without a token, `token` with the
+    user's, where there is one. Without a word Ray itself asks for tokens, and would write one into
+    the user's home.
+    """
+    mode = os.environ.get("RAY_AUTH_MODE", "").lower()
+    if not mode:
+        os.environ.pop("RAY_AUTH_MODE", None)
+    forget_token()
+    if not mode or (mode == "token" and not has_token()):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        forget_token()
 
 
 def _private_folder() -> Path:

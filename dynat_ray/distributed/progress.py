@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dynat_ray.atomic_files import append_line, atomic_write_text
+from dynat_ray.bounded_file import read_bounded
 from dynat_ray.config import RunConfig
 from dynat_ray.distributed.polling import Poller
 from dynat_ray.radius import format_radius
@@ -53,8 +54,11 @@ class ProgressPrinter(Poller):
         self._printed = len(lines)
 
     def _read_notes(self) -> list[str]:
-        file = self._folder / NOTES
-        return file.read_text(errors="replace").splitlines() if file.exists() else []
+        try:
+            content = read_bounded(self._folder / NOTES)
+        except OSError:
+            return []
+        return content.decode(errors="replace").splitlines()
 
 
 def describe_epoch(line: dict[str, Any], config: RunConfig) -> str:

@@ -28,6 +28,7 @@ from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.run_folder import open_run_folder
 from dynat_ray.training.final_models import trained_epochs
 from dynat_ray.training.setup import check_run
+from dynat_ray.user_path import user_path
 
 
 def run(
@@ -82,7 +83,7 @@ def resolve(config: RunConfig) -> tuple[RunConfig, DatasetInfo, str]:
     Raises:
         UserError: What the user can correct.
     """
-    path = Path(config.data.path).expanduser() if config.data.path else cached_dataset(config.data)
+    path = user_path(config.data.path) if config.data.path else cached_dataset(config.data)
     config = with_absolute_paths(config, path)
     info = load_info(path)
     get_attacks(config.eval.attacks)
@@ -101,7 +102,7 @@ def with_absolute_paths(config: RunConfig, data: Path | str) -> RunConfig:
     for key in keys - {""}:
         section, _, name = key.partition(".")
         if given := getattr(getattr(config, section), name):
-            absolute[key] = str(Path(given).expanduser().resolve())
+            absolute[key] = str(user_path(given).resolve())
     return override(config, absolute)
 
 

@@ -14,6 +14,7 @@ from dynat_ray.evaluation.subject import Subject
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.radius import parse_number
 from dynat_ray.settings import Settings
+from dynat_ray.user_path import user_path
 from dynat_ray.value_types import NonNegativeInt, PositiveInt, Seed, check_value
 
 DEFAULT_NAME = "evaluation.json"
@@ -141,7 +142,7 @@ def complete(subject: Subject, options: Options) -> Request:
         second_stage = int(run.get("eval.second_stage", default.second_stage))
     own_eps = run.get("threat.eps") if options.norm in (None, run.get("threat.norm")) else None
     return Request(
-        data=Path(folder).expanduser(),
+        data=user_path(folder),
         threats=_threats(run, options),
         attacks=tuple(attack.name for attack in get_attacks(attacks)),
         samples=samples,
@@ -174,7 +175,7 @@ def _threats(run: Settings, options: Options) -> tuple[Threat, ...]:
 def _out(subject: Subject, options: Options) -> Path:
     if not options.out:
         return (subject.run or Path()) / DEFAULT_NAME
-    out = Path(options.out).expanduser()
+    out = user_path(options.out)
     if out.is_dir():
         raise UserError(
             f"--out is {options.out}, which is a folder; give a file, such as {options.out}/a.json"

@@ -29,6 +29,8 @@ from dynat_ray.evaluation.shards import FinishedShard, Shard, ShardOutcome, Shar
 
 _FORMAT = 3
 _LARGEST = 2**31
+# Bytes of a line, far more than a shard's; what a hole in the file stands for is longer.
+_LONGEST_LINE = 2**26
 # What shared file systems without locks answer.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # What checksums in an identity are of.
@@ -148,7 +150,7 @@ def _parse(file: IO[bytes], path: Path) -> tuple[Identity | None, list[_Line], i
     identity: Identity | None = None
     lines: list[_Line] = []
     length = 0
-    for text in file:
+    while text := file.readline(_LONGEST_LINE):
         try:
             line = json.loads(text)
             if not text.endswith(b"\n"):

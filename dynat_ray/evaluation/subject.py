@@ -18,6 +18,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.models import Classifier, build_model, load_model
 from dynat_ray.section import field_types
 from dynat_ray.settings import Settings, read_settings
+from dynat_ray.user_path import user_path
 from dynat_ray.value_types import check_value
 
 # Sections of a run's settings that an evaluation looks at; a method's may be unknown here.
@@ -52,7 +53,7 @@ def load_subject(name: str) -> Subject:
     Raises:
         UserError: There is no such model, or it can't be loaded.
     """
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if folder.is_dir():
         run = next((f for f in (folder, folder.parent) if (f / "config.yaml").is_file()), None)
         settings = _settings_of(run / "config.yaml") if run else {}

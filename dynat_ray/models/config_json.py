@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynat_ray.bounded_file import read_bounded
 from dynat_ray.errors import UserError
 from dynat_ray.models.classifier import Classifier
 
@@ -94,11 +95,7 @@ def read_description(file: Path) -> ModelDescription:
 
 def _read_json(file: Path) -> Any:
     try:
-        with file.open(encoding="utf-8") as opened:
-            text = opened.read(_LARGEST_FILE + 1)
-        if len(text) > _LARGEST_FILE:
-            raise ValueError(f"it has more than {_LARGEST_FILE} characters")
-        return json.loads(text)
+        return json.loads(read_bounded(file, _LARGEST_FILE))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} can't be read: {error}") from error
 

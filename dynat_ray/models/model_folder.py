@@ -24,6 +24,7 @@ from dynat_ray.models.classifier import Classifier
 from dynat_ray.models.config_json import CONFIG_FILE, ModelDescription, describe, read_description
 from dynat_ray.models.sketch import TooLarge, at_most, without_numbers
 from dynat_ray.models.weights_file import WEIGHTS_FILE, read_declared, read_weights
+from dynat_ray.user_path import user_path
 
 _PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
 
@@ -68,7 +69,7 @@ def load_model(path: Path | str) -> Classifier:
         UserError: No such folder, a damaged one, one whose weights are a pickle, or one that asks
             for more than an architecture of timm's registry with arguments of its own.
     """
-    folder = _find_folder(Path(path).expanduser())
+    folder = _find_folder(user_path(path))
     described = read_description(folder / CONFIG_FILE)
     backbone = _build(described, folder)
     model = Classifier(

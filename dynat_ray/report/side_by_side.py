@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from dynat_ray.bounded_file import read_bounded
 from dynat_ray.errors import UserError
 from dynat_ray.radius import format_radius
 from dynat_ray.report.drawing import NEUTRAL, draw, drawn_name, radius_unit
@@ -77,7 +78,7 @@ def read_evaluation(file: Path) -> Evaluation:
         UserError: It is not there or nothing that an evaluation wrote.
     """
     try:
-        evaluation = Evaluation(file, json.loads(file.read_text(encoding="utf-8")))
+        evaluation = Evaluation(file, json.loads(read_bounded(file)))
         entries = [entry for found in evaluation.points.values() for entry in found.values()]
         complete = bool(entries) and evaluation.norm in ("Linf", "L2") and bool(evaluation.name)
         complete = complete and {"data", "model"} <= evaluation.content["checksums"].keys()

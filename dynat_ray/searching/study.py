@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
@@ -12,7 +12,7 @@ from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError, unknown_name
 from dynat_ray.searching.ranking import OBJECTIVES
 from dynat_ray.searching.space import Space, parse_space
-from dynat_ray.settings import Settings, build_config, flatten
+from dynat_ray.settings import Settings, build_config, flatten, read_sections
 from dynat_ray.storage.resumable_folder import FolderKind, open_folder
 from dynat_ray.value_types import AboveOne, NonNegativeInt, PositiveInt, Seed, check_value
 
@@ -81,7 +81,7 @@ class Search:
 def read_search(folder: Path) -> Search:
     """Reads `search.yaml`; raises `UserError` if the folder is not a search's."""
     try:
-        content: dict[str, Any] = yaml.safe_load((folder / _FILE).read_text())
+        content = read_sections(folder / _FILE)
         options = content["options"]
         return Search(
             parse_space(content["space"]),
@@ -90,7 +90,7 @@ def read_search(folder: Path) -> Search:
         )
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder} is not the folder of a search: {error}") from None
 
 

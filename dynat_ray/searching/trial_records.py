@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from dynat_ray.atomic_files import atomic_write_text
+from dynat_ray.bounded_file import read_bounded
 from dynat_ray.errors import UserError
 from dynat_ray.settings import Settings
 from dynat_ray.storage.links import inner_folder
@@ -127,7 +128,7 @@ def read_trials(search_folder: Path) -> list[Trial]:
 def _read(folder: Path, number: int) -> Trial | None:
     """Returns the trial in a folder; None if its file is not there or not as we write it."""
     try:
-        content = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        content = json.loads(read_bounded(folder / _FILE))
     except (OSError, ValueError, RecursionError):
         return None
     wanted = {each.name for each in fields(Trial)} - {"metrics"}

@@ -7,6 +7,8 @@ from pathlib import Path
 
 CHECKPOINTS = "checkpoints"
 """Folder of a run's checkpoints."""
+# Workers exchange both numbers as integers of 64 bits.
+_NAME = re.compile(r"epoch_([0-9]{1,12})(?:_step_([0-9]{1,12}))?")
 
 
 def checkpoint_name(epochs: int, step: int) -> str:
@@ -21,7 +23,7 @@ def checkpoint_name(epochs: int, step: int) -> str:
 
 def checkpoint_order(name: str) -> tuple[int, int] | None:
     """Returns epochs and further steps done at a checkpoint; None if `name` is none's."""
-    match = re.fullmatch(r"epoch_(\d+)(?:_step_(\d+))?", name)
+    match = _NAME.fullmatch(name)
     if not match:
         return None
     epoch, step = int(match[1]), match[2]

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dynat_ray.bounded_file import read_bounded
+
 
 def read_json(file: Path) -> dict[str, Any]:
     """Returns the object that a file holds; empty if there is none that can be read.
@@ -13,7 +15,7 @@ def read_json(file: Path) -> dict[str, Any]:
     To whoever reads a run, a file that was cut says as little as one that was never written.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_bounded(file))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

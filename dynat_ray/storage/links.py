@@ -33,7 +33,7 @@ def inner_folder(folder: Path, *names: str) -> Path:
         names: The way down from there, which may not.
 
     Raises:
-        UserError: It leads through a link.
+        UserError: It leads through a link or a file.
         OSError: It can't be made.
     """
     inner = folder
@@ -41,6 +41,8 @@ def inner_folder(folder: Path, *names: str) -> Path:
         inner /= name
         if inner.is_symlink():
             raise _refused(inner)
+        if inner.exists() and not inner.is_dir():
+            raise UserError(f"{inner} is a file, where there must be a folder; remove it")
     make_folder(inner)
     return inner
 

@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from dynat_ray.atomic_files import append_line, atomic_write
+from dynat_ray.bounded_file import read_bounded
+from dynat_ray.errors import UserError
+
+# Bytes of all lines, of one or two thousand each.
+_MOST = 2**28
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
@@ -32,9 +37,11 @@ def write_metrics(file: Path, line: dict[str, Any]) -> None:
 
 def _content(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return read_bounded(file, _MOST)
     except FileNotFoundError:
         return b""
+    except OSError as error:
+        raise UserError(f"{file} can't be read: {error.strerror}; remove it") from None
 
 
 def _whole_lines(content: bytes) -> list[tuple[dict[str, Any], bytes]]:

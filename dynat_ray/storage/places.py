@@ -13,6 +13,7 @@ from pathlib import Path
 from dynat_ray.errors import UserError
 from dynat_ray.storage.mirror import Mirror, is_address, join, set_mirror_address
 from dynat_ray.submitted_job import in_submitted_job, require_lasting
+from dynat_ray.user_path import user_path
 
 _OUT = "DYNAT_RAY_OUT"
 
@@ -54,7 +55,7 @@ def open_place(storage: str, out: str | None, name: str) -> Iterator[Place]:
         with mirrored_folder(chosen, name) as folder:
             yield Place(folder, given=True, address=join(chosen, name))
         return
-    folder = Path(chosen).expanduser() if chosen else default_out()
+    folder = user_path(chosen) if chosen else default_out()
     if chosen:
         require_lasting(folder, option)
     yield Place(folder.resolve() / name, given=bool(chosen))

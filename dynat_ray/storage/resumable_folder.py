@@ -58,7 +58,7 @@ def open_folder(
             differs that can't be changed; it holds links to elsewhere; the disk is full or
             read-only.
     """
-    exists = (folder / kind.file).exists()
+    exists = (folder / kind.file).is_file()
     if exists and not resume:
         raise UserError(
             f"the {kind.name} {folder} exists; add --resume to go on with it, or give another "

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dynat_ray.atomic_files import atomic_write, atomic_write_text, make_folder
+from dynat_ray.bounded_file import read_bounded
 from dynat_ray.collectives import max_over_workers
 from dynat_ray.errors import UserError
 from dynat_ray.training.checkpoint_content import require_stored
@@ -102,7 +103,8 @@ def is_complete(folder: Path) -> bool:
 def read_checkpoint(folder: Path) -> dict[str, Any] | None:
     """Returns a checkpoint's state on the CPU; None if it is damaged, incomplete or not ours."""
     try:
-        if (folder / _CHECKSUM).read_text() != _checksum(folder / _STATE):
+        wanted = read_bounded(folder / _CHECKSUM).decode()
+        if not is_complete(folder) or wanted != _checksum(folder / _STATE):
             return None
         require_stored(folder / _STATE)
         state: dict[str, Any] = torch.load(folder / _STATE, map_location="cpu", weights_only=True)

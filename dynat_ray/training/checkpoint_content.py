@@ -31,6 +31,9 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "carried": (dict, NoneType),
     "random": (list,),
 }
+# Values within one another, and all of them: far more than those of the largest networks.
+_DEEPEST = 50
+_MOST_VALUES = 10**6
 # What optimisers keep of each parameter; of others only that it is in memory is checked.
 _KEPT = {
     "SGD": {"momentum_buffer"},
@@ -125,23 +128,24 @@ def _is_record(record: dict[str, Any]) -> bool:
 
 
 def _is_in_memory(state: object) -> bool:
-    """Returns whether every tensor has a place for each of its numbers.
+    """Returns whether every tensor has a place for each of its numbers, and nothing is too deep.
 
-    One of a few bytes may say that it is of any size, which copying it would then take.
+    One of a few bytes may say that it is of any size, which copying it would then take. What holds
+    itself has no end.
     """
-    left, seen = [state], set[int]()
+    left, seen = [(state, 0)], 0
     while left:
-        value = left.pop()
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
+        value, depth = left.pop()
+        seen += 1
+        if depth > _DEEPEST or seen > _MOST_VALUES:
+            return False
         if isinstance(value, Tensor):
             if value.layout != torch.strided or value.device.type != "cpu":
                 return False
             if value.numel() * value.itemsize > value.untyped_storage().nbytes():
                 return False
         elif isinstance(value, dict):
-            left += value.values()
+            left += [(each, depth + 1) for each in value.values()]
         elif isinstance(value, list | tuple | set):
-            left += value
+            left += [(each, depth + 1) for each in value]
     return True

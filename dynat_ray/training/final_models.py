@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from dynat_ray.atomic_files import atomic_write_text
+from dynat_ray.errors import UserError
 from dynat_ray.models import Classifier, load_model, save_model
 from dynat_ray.storage.json_file import read_json
 from dynat_ray.training.state import Progress
@@ -40,9 +41,14 @@ def save_models(
 def trained_epochs(run_folder: Path) -> int:
     """Returns how many epochs the saved models were trained for; 0 if they aren't both whole."""
     try:
-        epochs = int(read_json(run_folder / _TRAINED)["epochs"])
         for name in ("model", "model_last"):
             load_model(run_folder / name)
-    except (KeyError, TypeError, ValueError, OverflowError):  # a `UserError` is a ValueError
+    except UserError:
         return 0
-    return epochs
+    return recorded_epochs(run_folder)
+
+
+def recorded_epochs(run_folder: Path) -> int:
+    """Returns how many epochs the run was trained for when it saved its models; 0: it did not."""
+    epochs = read_json(run_folder / _TRAINED).get("epochs")
+    return epochs if isinstance(epochs, int) else 0

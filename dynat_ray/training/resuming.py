@@ -10,15 +10,18 @@ import torch
 from dynat_ray.collectives import gather_over_workers
 from dynat_ray.errors import UserError
 from dynat_ray.storage.checkpoint_names import checkpoint_order
+from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.training.agreement import SharedUserError, on_all_workers
 from dynat_ray.training.checkpoint import read_checkpoint
 from dynat_ray.training.checkpoint_content import is_well_formed
+from dynat_ray.training.final_models import recorded_epochs
 from dynat_ray.training.session import Session
 from dynat_ray.training.setup import TrainingSetup
 from dynat_ray.training.state import Progress, restore_state
 from dynat_ray.training.step import Networks
 
 _NONE = (0, 0)
+_ANEW = "to begin anew on purpose give another --name, or remove the folder of the run"
 
 
 def resume(
@@ -36,11 +39,13 @@ def resume(
 
     Raises:
         SharedUserError: The checkpoint does not fit the settings or the data; there are
-            checkpoints, and every one is damaged.
+            checkpoints, and every one is damaged; or a run that was trained has none.
         UserError: Some workers see checkpoints and others none.
     """
     state = _newest_state(session)
     if state is None:
+        on_all_workers(lambda: _require_not_trained(session.run_folder))
+        _note_lost_epochs(session)
         return Progress()
     progress, word = on_all_workers(
         lambda: restore_state(state, networks, optimizer, setup, session.rank)
@@ -48,6 +53,23 @@ def resume(
     if word and session.rank == 0:
         session.note(word)
     return progress
+
+
+def _require_not_trained(run_folder: Path) -> bool:
+    """Raises `UserError` if a training without checkpoints would take the place of another."""
+    if epochs := recorded_epochs(run_folder):
+        raise UserError(
+            f"the run {run_folder.name} was trained for {epochs} epochs, and has no checkpoint to "
+            f"go on from; {_ANEW}"
+        )
+    return True
+
+
+def _note_lost_epochs(session: Session) -> None:
+    """Says so if epochs were done that the run can't go on from; its metrics begin anew."""
+    if session.rank == 0 and (done := len(read_metrics(session.run_folder / "metrics.jsonl"))):
+        epochs = "1 epoch" if done == 1 else f"{done} epochs"
+        session.note(f"there is no checkpoint after {epochs}; the run begins anew")
 
 
 def _newest_state(session: Session) -> dict[str, Any] | None:
@@ -94,7 +116,7 @@ def _nothing_left(run: str, damaged: list[str]) -> SharedUserError:
     are = "is" if len(damaged) == 1 else "are"
     return SharedUserError(
         f"the run {run} can't go on: its {which} {' and '.join(damaged)} {are} damaged, and there "
-        "is no other; to begin anew on purpose give another --name, or remove the folder of the run"
+        f"is no other; {_ANEW}"
     )
 
 

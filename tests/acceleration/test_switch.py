@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import dynat_ray
 from dynat_ray.acceleration.switch import cpu_kernels, cpu_kernels_choice, may_use_cpu_kernels
 from dynat_ray.errors import UserError
 from dynat_ray.settings import build_config, read_settings, split_arguments
+from tests.processes import run_python
 from tests.small_run import SMALL
 
 # Trains a little, evaluates what came out, and prints what was imported of the kernels.
@@ -47,12 +46,10 @@ def _run(
     # Wide enough for Winograd's algorithm, if it were there.
     wide = {"model.kwargs": {"base_width": 16}, "train.epochs": 1, "data.limit": 96}
     given = json.dumps({**SMALL, **wide, "data.path": str(digits), **settings})
-    finished = subprocess.run(
-        [sys.executable, "-c", _PROGRAM, str(folder), given, *arguments],
+    finished = run_python(
+        *("-c", _PROGRAM, str(folder), given, *arguments),
         env={**os.environ, "PYTHONPATH": str(package), "CUDA_VISIBLE_DEVICES": ""},
         cwd=folder.parent,
-        capture_output=True,
-        text=True,
     )
     assert finished.returncode == 0, finished.stderr
     printed = json.loads(finished.stdout.splitlines()[-1])

@@ -41,7 +41,10 @@ def test_runs_wait_for_what_they_need_and_failures_stop_nothing(
     model = str(run_folder(folder, "standard", 0))
     helped = planned("hat", "standard", method__standard_model=model)
     broken = planned("pgd_at", optim__lr=1e30)
-    with pytest.raises(UserError, match="1 of 3 runs failed: pgd_at, seed 0: the loss is not"):
+    words = (
+        r"1 of 3 runs failed: pgd_at, seed 0: the loss is not finite at epoch 0, step \d, rank 0"
+    )
+    with pytest.raises(UserError, match=words):
         compare(shared, [helped, broken, standard], folder)
     output = capfd.readouterr().out
     assert output.index("standard, seed 0: done") < output.index("hat, seed 0: done")

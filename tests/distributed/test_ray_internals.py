@@ -82,6 +82,9 @@ def _private_names(tree: ast.Module) -> list[str]:
             names += [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Attribute):
             names.append(ast.unparse(node))
+        elif isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            names += [f"{called}.{keyword.arg}" for keyword in node.keywords if keyword.arg]
     return [
         name
         for name in names

@@ -12,15 +12,11 @@ from typing import Any
 
 import psutil
 import pytest
-import ray
-import torch.distributed as dist
-from ray.train import RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
 from dynat_ray.distributed import rendezvous
 from dynat_ray.distributed.notices import ListeningTorch
+from tests.distributed.listening import LOOPBACK
 
-LOOPBACK = ("127.", "::1", "::ffff:127.")
 # What a worker does, without Ray: set up, a sum, and where it listens meanwhile.
 WORKER = """
 import json, os, sys, time
@@ -99,31 +95,3 @@ def test_workers_are_told_whether_they_share_a_machine(
     monkeypatch.setattr(backend.__mro__[1], "on_start", lambda *_: told.append("Ray's own"))
     backend().on_start(SimpleNamespace(execute=execute), ListeningTorch())
     assert told == [("node_address", {}), ("listen_on_little", {"one_machine": one}), "Ray's own"]
-
-
-def _where_workers_listen(_: dict[str, Any]) -> list[list[Any]]:
-    own = psutil.Process()
-    places = [
-        (own.name(), each.laddr.ip)
-        for each in own.net_connections("inet")
-        if each.status == psutil.CONN_LISTEN
-    ]
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, places)
-    return gathered
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_a_training_of_two_workers_listens_on_loopback_only(tmp_path: Path) -> None:
-    trainer = TorchTrainer(
-        _where_workers_listen,  # type: ignore[arg-type]
-        train_loop_config={},
-        torch_config=ListeningTorch(),
-        scaling_config=ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
-        run_config=RunConfig(name="places", storage_path=str(tmp_path)),
-    )
-    gathered: Any = trainer.fit().return_value  # type: ignore[attr-defined]
-    assert [len(places) > 1 for places in gathered] == [True, True]
-    places = [place for each in gathered for place in each]
-    assert [place for place in places if not place[1].startswith(LOOPBACK)] == []
-    assert ray.is_initialized()

@@ -167,7 +167,7 @@ def test_the_token_is_in_no_file_and_no_argument(started: Started) -> None:
 def test_nobody_else_reaches_its_sockets_and_logs(started: Started) -> None:
     (folder,) = started.folder.glob("ray-*")
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert list(folder.glob("r/session_*/sockets/*"))
+    assert list(folder.glob("ray/session_*/sockets/*"))
     assert {each.name for each in started.folder.iterdir()} == {folder.name, "errors", "home"}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from dynat_ray.settings import dump_config, override
 from dynat_ray.training.checkpoint import read_checkpoint
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.trainer import train
+from tests.processes import run_python
 
 CPU = torch.device("cpu")
 # Larger than metrics and samples, smaller than a checkpoint.
@@ -54,12 +53,7 @@ def test_the_checkpoint_before_stays_whole_and_the_run_goes_on(
     (parts / "config.yaml").write_text(dump_config(config))
     before = parts / "checkpoints" / "epoch_0000"
     assert (before / "state.pt").stat().st_size > _MOST_BYTES
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(parts), str(_MOST_BYTES)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_python("-c", PROGRAM, str(parts), str(_MOST_BYTES))
     print(done.stderr)
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
 from dynat_ray.settings import override
 from dynat_ray.training import timing, trainer
 from dynat_ray.training.session import LocalSession
+from tests.processes import run_side_by_side
 
 # Of what a step takes: the other worker is as slow where the machine is busy.
 _PAUSE = 4
@@ -75,7 +75,7 @@ def test_a_slow_worker_is_named_with_its_machine(
     config: RunConfig, tmp_path: Path, method: str
 ) -> None:
     config = override(config, {"method.name": method})
-    mp.spawn(_train, args=(config, tmp_path, "slow"), nprocs=2)
+    run_side_by_side(_train, config, tmp_path, "slow", processes=2)
     note = (tmp_path / "run" / "notes").read_text()
     print(note)
     assert note.startswith("epoch 1: worker 1 on machine-1 works ")
@@ -83,13 +83,13 @@ def test_a_slow_worker_is_named_with_its_machine(
 
 
 def test_workers_that_differ_little_are_not_named(config: RunConfig, tmp_path: Path) -> None:
-    mp.spawn(_train, args=(config, tmp_path, "little"), nprocs=2)
+    run_side_by_side(_train, config, tmp_path, "little", processes=2)
     assert (tmp_path / "run" / "metrics.jsonl").exists()
     assert not (tmp_path / "run" / "notes").exists()
 
 
 def test_a_worker_with_nan_is_named_with_epoch_and_step(config: RunConfig, tmp_path: Path) -> None:
-    mp.spawn(_train, args=(config, tmp_path, "nan"), nprocs=2)
+    run_side_by_side(_train, config, tmp_path, "nan", processes=2)
     errors = [(tmp_path / f"error-{rank}").read_text() for rank in range(2)]
     print(errors[0])
     assert errors[0] == errors[1]

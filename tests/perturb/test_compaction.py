@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 
 from dynat_ray.perturb.pgd import PGD
 from dynat_ray.perturb.threat import Threat
+from tests.processes import run_python
 
 BATCH = 32
 ATTACKED = [0, 1, 5, 16, 17, 30, 32]
@@ -52,10 +51,9 @@ def main() -> None:
 @pytest.fixture(scope="module")
 def there() -> dict[int, Any]:
     """What came of the attacks on a device that is not the CPU."""
-    run = subprocess.run(
-        [sys.executable, "-m", __name__], check=True, stdout=subprocess.PIPE, text=True
-    )
-    return dict(zip(ATTACKED, json.loads(run.stdout), strict=True))
+    done = run_python("-m", __name__)
+    assert done.returncode == 0, done.stderr
+    return dict(zip(ATTACKED, json.loads(done.stdout), strict=True))
 
 
 @pytest.mark.parametrize("attacked", ATTACKED)

@@ -58,6 +58,15 @@ def test_folders_that_are_links_are_refused_by_name(
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.parametrize("name", ["samples", "checkpoints", "tensorboard"])
+def test_files_in_the_place_of_folders_are_refused_by_name(
+    name: str, tiny: RunConfig, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=f"{name} is a file, where there must be a folder"):
+        train(tiny, LocalSession(tmp_path, CPU))
+
+
 def test_no_file_among_checkpoints_may_be_a_link(tmp_path: Path, elsewhere: Path) -> None:
     link = tmp_path / "run" / "checkpoints" / "epoch_0000" / "state.pt"
     link.parent.mkdir(parents=True)

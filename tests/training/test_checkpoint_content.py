@@ -145,6 +145,21 @@ def test_anything_else_is_none(session: LocalSession, state: Any) -> None:
 Spoil = Callable[[dict[str, Any]], Any]
 
 
+def within_one_another(count: int) -> dict[str, Any]:
+    state: dict[str, Any] = {}
+    for _ in range(count):
+        state = {"": state}
+    return state
+
+
+def doubled(times: int) -> dict[str, Any]:
+    """Returns what takes few bytes, and 2 to the power of `times` steps to walk through."""
+    state: dict[str, Any] = {}
+    for _ in range(times):
+        state = {"one": state, "other": state}
+    return state
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -160,6 +175,9 @@ Spoil = Callable[[dict[str, Any]], Any]
         lambda s: s["model"].update(huge=torch.zeros(1).expand(2**50)),
         lambda s: s["optimizer"]["state"][0].update(exp_avg=torch.zeros(1).expand(2**50)),
         lambda s: s["model"].update(sparse=torch.zeros(3, 3).to_sparse()),
+        lambda s: s["method"].update(itself=s["method"]),
+        lambda s: s.update(extra=within_one_another(100)),
+        lambda s: s.update(extra=doubled(40)),
     ],
 )
 def test_parts_that_do_not_go_together(session: LocalSession, spoil: Spoil) -> None:

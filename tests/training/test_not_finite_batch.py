@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from dynat_ray.config import RunConfig
@@ -22,6 +21,7 @@ from dynat_ray.training.resuming import resume
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.state import collect_state
 from dynat_ray.training.trainer import Trainer, train
+from tests.processes import run_side_by_side
 from tests.training.test_other_device import settings_of
 
 CPU = torch.device("cpu")
@@ -119,7 +119,7 @@ def standard(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def broken(digits: Path, standard: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all cases, run by two workers in one pair of processes."""
     parent = tmp_path_factory.mktemp("broken")
-    mp.spawn(_train_all, args=(CASES, digits, standard, parent), nprocs=2)
+    run_side_by_side(_train_all, CASES, digits, standard, parent, processes=2)
     return parent
 
 

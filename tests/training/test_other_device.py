@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from dynat_ray.settings import build_config
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.step import Stepper
 from dynat_ray.training.trainer import train
+from tests.processes import run_python
 from tests.small_run import SMALL
 
 SMALLER = {
@@ -112,7 +112,8 @@ def main(data: Path, out: Path) -> None:
 def trained(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that `main` has filled."""
     out = tmp_path_factory.mktemp("devices")
-    subprocess.run([sys.executable, "-m", __name__, str(digits), str(out)], check=True)
+    done = run_python("-m", __name__, str(digits), str(out))
+    assert done.returncode == 0, done.stderr
     return out
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,6 +96,33 @@ def test_a_run_all_of_whose_checkpoints_are_damaged_is_not_begun_anew(
     with pytest.raises(SharedUserError, match=words):
         train(changed(small_config, data__limit=40, train__epochs=3), LocalSession(tmp_path, CPU))
     assert before == {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("gone", ["all", "each", "to files", "renamed"])
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew(
+    small_config: RunConfig, tmp_path: Path, gone: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = changed(small_config, data__limit=40, attack__steps=1, train__epochs=1)
+    session = LocalSession(tmp_path, CPU)
+    train(short, session)
+    (folder,) = session.checkpoints()
+    if gone == "renamed":
+        folder.rename(folder.with_name("epoch_" + "9" * 30))
+    else:
+        shutil.rmtree(folder.parent if gone == "all" else folder)
+    if gone == "to files":
+        folder.write_text("")
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    words = r"was trained for 1 epochs, and has no checkpoint to go on from.* another --name"
+    with pytest.raises(SharedUserError, match=words):
+        train(changed(short, train__epochs=2), session)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    # One that was killed before its first checkpoint goes on by itself, and says so.
+    (tmp_path / "trained.json").unlink()
+    if gone == "all":
+        train(short, session)
+        said = capsys.readouterr().out
+        assert "there is no checkpoint after 1 epoch; the run begins anew" in said
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from dynat_ray.config import RunConfig
 from dynat_ray.data import Augmentation, Batch, load_info
@@ -26,6 +25,7 @@ from dynat_ray.training.carrying import CarriedPerturbations
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.step import StepPart
 from dynat_ray.training.trainer import train
+from tests.processes import run_side_by_side
 
 # Without batch statistics, and under L2, whose steps don't turn a rounding into another sign, one
 # and two workers differ by rounding alone.
@@ -152,7 +152,7 @@ def folders(
     awkward = {"train.micro_batch_size": 8, "train.awp_gamma": 0.01, "train.ema_decay": 0.9}
     config = build_config([base, plain, network, awkward])
     runs["batch statistics"] = (config, parent / "bn")
-    mp.spawn(_train_all, args=(runs, str(parent / "meeting")), nprocs=2)
+    run_side_by_side(_train_all, runs, str(parent / "meeting"), processes=2)
     return runs
 
 
@@ -214,10 +214,10 @@ def test_a_change_that_both_workers_have_found_is_carried_once(
     """As of an image that fills up the last batch."""
     attack = dataclasses.replace(small_config.attack, carry_epochs=2)
     config = dataclasses.replace(small_config, attack=attack)
-    mp.spawn(_carry_one_image, args=(config, str(tmp_path / "meeting")), nprocs=2)
+    run_side_by_side(_carry_one_image, config, str(tmp_path / "meeting"), processes=2)
 
 
 def test_a_mistake_of_one_worker_is_raised_on_all(tmp_path: Path) -> None:
-    mp.spawn(_fail_on_one, args=(str(tmp_path / "meeting"), str(tmp_path)), nprocs=2)
+    run_side_by_side(_fail_on_one, str(tmp_path / "meeting"), str(tmp_path), processes=2)
     for rank in range(2):
         assert (tmp_path / f"{rank}.txt").read_text() == "the disk of worker 1 is full"

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from dynat_ray.config import RunConfig
 from dynat_ray.data.loaders import RawBatch
 from dynat_ray.data.order import BatchPlan, EpochOrder
 from dynat_ray.training.validation import ValidationAccuracy, validate
+from tests.processes import run_side_by_side
 
 WORKERS = 2
 
@@ -76,7 +76,7 @@ def test_each_image_counts_once_on_two_workers(small_config: RunConfig, tmp_path
         for rest in ([dark] * 6, [bright] * 4, [dark, bright] * 5)
         for size in (4, 6, 20)
     ] + [([bright], 2), ([near], 4)]
-    mp.spawn(_validate, args=(cases, small_config, tmp_path), nprocs=WORKERS)
+    run_side_by_side(_validate, cases, small_config, tmp_path, processes=WORKERS)
     for rank in range(WORKERS):
         both = torch.load(tmp_path / f"{rank}.pt")
         for (levels, size), together in zip(cases, both, strict=True):

@@ -175,8 +175,8 @@ def cache_folder() -> Path:
     written (there is no home), it is one folder of this user's among the temporary ones.
 
     Raises:
-        PermissionError: One of these folders is somebody else's, or open to others, who could put
-            code of theirs there.
+        PermissionError: One of these folders, or one above them, is open to others, who could put
+            code of theirs there; or one of these is somebody else's.
     """
     try:
         cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -186,14 +186,28 @@ def cache_folder() -> Path:
             each.mkdir(mode=0o700, exist_ok=True)
     except (OSError, RuntimeError):  # the second: there is no home
         folders = []
+    if folders:
+        _require_unmoved(cache_home)
     for each in folders:
         _require_own(each)
     if folders and os.access(folders[-1], os.W_OK):
         return folders[-1]
     folder = Path(tempfile.gettempdir()) / f"dynat-ray-native-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
+    _require_unmoved(folder.parent)
     _require_own(folder)
     return folder
+
+
+def _require_unmoved(folder: Path) -> None:
+    """Raises `PermissionError` if anybody could put a folder of theirs in the place of one below.
+
+    That is where everybody may write and, other than in `/tmp`, rename what others made.
+    """
+    for each in (folder, *folder.absolute().parents, *folder.resolve().parents):
+        mode = each.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise _refused(each, f"its mode is {stat.S_IMODE(mode):o}")
 
 
 def _require_own(folder: Path) -> None:
@@ -201,10 +215,14 @@ def _require_own(folder: Path) -> None:
     found = folder.lstat()
     reason = _why_open_to_others(found) if stat.S_ISDIR(found.st_mode) else "it is a link or a file"
     if reason:
-        raise PermissionError(
-            f"{folder} is not a folder that this user alone can write to: {reason}; code that is "
-            "kept there is not loaded (remove it, or take from others what they may not)"
-        )
+        raise _refused(folder, reason)
+
+
+def _refused(folder: Path, reason: str) -> PermissionError:
+    return PermissionError(
+        f"{folder} is not a folder that this user alone can write to: {reason}; code that is "
+        "kept there is not loaded (remove it, or take from others what they may not)"
+    )
 
 
 def _why_open_to_others(found: os.stat_result) -> str:

@@ -12,6 +12,7 @@ from dynat_ray.data.info import FORMAT_VERSION, load_info
 from dynat_ray.data.preparing.dataset import prepare_dataset
 from dynat_ray.data.preparing.public import cache_folder
 from dynat_ray.errors import UserError
+from dynat_ray.user_path import user_path
 
 
 def cached_dataset(config: DataConfig) -> Path:
@@ -29,7 +30,7 @@ def cached_dataset(config: DataConfig) -> Path:
     source, mark = config.source, ""
     kind, _, path = source.partition(":")
     if path:
-        source = f"{kind}:{Path(path).expanduser().resolve()}"
+        source = f"{kind}:{user_path(path).resolve()}"
         # Names lose what a file name can't hold, so that two sources may share one.
         mark = "-" + hashlib.sha256(os.fsencode(source)).hexdigest()[:12]
     name = re.sub(r"[^A-Za-z0-9.-]+", "_", source)[-100:]

@@ -32,6 +32,7 @@ from dynat_ray.data.preparing.storing import (
 )
 from dynat_ray.data.subsets import Indices, balanced_subset
 from dynat_ray.errors import UserError
+from dynat_ray.user_path import user_path
 
 _SMALL_SIDE = 96
 """Images up to this many pixels a side are stored raw, however many there are."""
@@ -75,7 +76,7 @@ def prepare_dataset(
         raise UserError(f"--size is {size}; it must be at least 1 pixel")
     if limit < 0:
         raise UserError(f"--limit is {limit}; it must be 0 (all) or a number of images")
-    with _new_folder(Path(out).expanduser()) as folder:
+    with _new_folder(user_path(out)) as folder:
         scratch = folder / "scratch"
         scratch.mkdir()
         info = _Preparation(open_source(source, scratch), folder, size, skip_bad, progress).run(

@@ -16,6 +16,7 @@ from dynat_ray.data.preparing.folders import read_class_folders
 from dynat_ray.data.preparing.image_files import Pixels
 from dynat_ray.data.preparing.image_sets import ArrayImages, FileImages, ImageSet
 from dynat_ray.errors import UserError
+from dynat_ray.user_path import user_path
 
 Splits = dict[str, ImageSet]
 
@@ -69,7 +70,7 @@ _TINY_IMAGENET = PublicFile(
 def cache_folder() -> Path:
     """Returns the folder for what can be made again: `$DYNAT_RAY_CACHE`, else the user's cache."""
     if own := os.environ.get("DYNAT_RAY_CACHE"):
-        return Path(own).expanduser()
+        return user_path(own)
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynat-ray"
     # Compiled code lies below it as well, which is not loaded where others could replace it.
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ from dynat_ray.data.preparing.generated import read_generated
 from dynat_ray.data.preparing.image_sets import ArrayImages, ImageSet
 from dynat_ray.data.subsets import stratified_split
 from dynat_ray.errors import UserError, unknown_name
+from dynat_ray.user_path import user_path
 
 
 @dataclass(kw_only=True)
@@ -45,7 +46,7 @@ def open_source(source: str, scratch: Path) -> Source:
     """
     kind, colon, rest = source.partition(":")
     if colon and kind in _WITH_PATH:
-        path = Path(rest).expanduser()
+        path = user_path(rest)
         if not rest or not path.exists():
             raise UserError(f"{source}: there is no file or folder '{rest}'")
         found = _WITH_PATH[kind](path, scratch)

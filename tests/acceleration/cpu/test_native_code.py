@@ -195,6 +195,20 @@ def test_no_folder_on_the_way_may_be_open_to_others(
     assert list(own_cache.iterdir()) == []
 
 
+@pytest.mark.parametrize("level", [1, 2])
+def test_no_folder_above_may_let_others_rename(level: int, tmp_path: Path, own_cache: Path) -> None:
+    own_cache.mkdir(parents=True, mode=0o700)
+    own_cache.parent.chmod(0o700)
+    above = own_cache.parents[level]
+    # As /tmp: everybody may write, and rename what is theirs.
+    above.chmod(0o1777)
+    assert native_code.cache_folder() == own_cache
+    above.chmod(0o777)
+    with pytest.warns(UserWarning, match=f"{above} is not a folder that this user alone"):
+        assert native_code.load(_source(tmp_path, 42)) is None
+    above.chmod(0o700)
+
+
 def test_a_group_that_may_write_everywhere_may_not_here(tmp_path: Path, own_cache: Path) -> None:
     before = os.umask(0o002)
     try:

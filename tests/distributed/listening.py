@@ -1,0 +1,49 @@
+"""Where processes of this machine listen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psutil
+
+LOOPBACK = ("127.", "::1", "::ffff:127.")
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+
+def listening_places(process: psutil.Process) -> list[str]:
+    """Returns the addresses on which a process listens, one for each port."""
+    return [
+        connection.laddr.ip
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+
+
+@contextmanager
+def listening(name: str) -> Iterator[dict[int, list[str]]]:
+    """Collects where processes below this one listen that have `name` in their title.
+
+    Inside the block they are looked at again and again; each is kept, by its id, as it was when it
+    listened on the most ports.
+    """
+    found: dict[int, list[str]] = {}
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_SECONDS_BETWEEN_LOOKS):
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if name in " ".join(process.cmdline()):
+                        places = listening_places(process)
+                        if len(places) > len(found.get(process.pid, [])):
+                            found[process.pid] = places
+
+    watching = threading.Thread(target=look)
+    watching.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        watching.join()
