@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dynat_ray import cli
 from dynat_ray.errors import UserError, unknown_name
 from dynat_ray.methods import ablation, method_settings, standard_model_key
-from dynat_ray.settings import Settings, build_config, flatten
+from dynat_ray.settings import DEFAULT_METHOD, Settings, build_config, flatten
 from dynat_ray.value_types import PositiveInt, check_value
 
 if TYPE_CHECKING:
@@ -49,10 +49,8 @@ def read_variants(text: str) -> list[Variant]:
         UserError: An unknown method, or something that is no setting.
     """
     known = method_settings()
-    written = list(known) if text == "all" else [part.strip() for part in text.split(",")]
-    labels = [label for each in written for label in _labels(each)]
     variants = []
-    for label in dict.fromkeys(labels):
+    for label in _labels(text):
         name, *parts = label.split(":")
         if name not in known:
             raise unknown_name("method", name, known)
@@ -69,7 +67,15 @@ def read_variants(text: str) -> list[Variant]:
     return variants
 
 
-def _labels(written: str) -> list[str]:
+def _labels(text: str) -> list[str]:
+    """Returns the methods of a list, each once; the first is what others are compared with."""
+    written = [part.strip() for part in text.split(",")]
+    if text == "all":
+        written = sorted(method_settings(), key=lambda name: name != DEFAULT_METHOD)
+    return list(dict.fromkeys(label for each in written for label in _with_parts(each)))
+
+
+def _with_parts(written: str) -> list[str]:
     """Returns what is written, or for `NAME:ablation` the method whole and without each part."""
     name, _, rest = written.partition(":")
     if rest != "ablation" or name not in method_settings():
@@ -109,7 +115,14 @@ def main(argv: Sequence[str]) -> str:
                 "read in a folder only; give --out a folder that all machines share, or leave "
                 "them out of --methods"
             )
-        table = compare(common, runs, place.folder, resume=options.resume, out_given=place.given)
+        table = compare(
+            common,
+            runs,
+            place.folder,
+            first=_labels(options.methods)[0],
+            resume=options.resume,
+            out_given=place.given,
+        )
     print(f"\n{table}\n")
     return place.written("compare.html")
 

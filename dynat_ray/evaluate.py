@@ -110,7 +110,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         help="common corruptions, such as fog,snow-3; default: all 15 at 5 severities",
     )
     add("--surrogate", metavar="MODEL", help="another model to try transfer attacks from")
-    others = "earlier evaluations to show beside this one"
+    others = "earlier evaluations of the same images and attacks, to tell the difference to each"
     add("--compare", nargs="+", default=[], metavar="OTHER.json", help=others)
     add("--out", metavar="FILE", help="JSON file; default: evaluation.json in the run's folder")
     add("--resume", action="store_true", help="go on where a stopped evaluation was")

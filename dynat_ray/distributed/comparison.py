@@ -67,6 +67,7 @@ def compare(
     runs: Sequence[ComparedRun],
     folder: Path,
     *,
+    first: str | None = None,
     resume: bool = False,
     out_given: bool = True,
 ) -> str:
@@ -76,6 +77,7 @@ def compare(
         common: What the runs share; `compare.yaml` keeps it.
         runs: What to compare, in the order of the table; a run comes after the one it waits for.
         folder: Of the comparison, absolute.
+        first: Label of the method that others are compared with; None: the first run's.
         resume: Go on with what is there: runs that have ended stay, others go on.
         out_given: The user said where run folders go (on several nodes someone must).
 
@@ -103,10 +105,10 @@ def compare(
 
     def on_end(number: int, ended: ComparedRun, words: str) -> None:
         print(f"[{number}/{len(runs)}] {ended.name}: {words}", flush=True)
-        write_comparison(folder, seeds)
+        write_comparison(folder, seeds, first=first)
 
     errors = _Schedule(runs, folder, slots, on_end).finish()
-    table = write_comparison(folder, seeds)
+    table = write_comparison(folder, seeds, first=first)
     if errors:
         raise UserError(
             f"{len(errors)} of {len(runs)} runs failed: {'; '.join(errors)}. The table of the "

@@ -28,16 +28,24 @@ from dynat_ray.evaluation.probe_results import summarise
 from dynat_ray.evaluation.request import Request
 from dynat_ray.evaluation.results import (
     beside,
+    named_after,
     results_of,
-    robustbench_path,
     write_json,
     write_samples,
+    write_text,
 )
 from dynat_ray.evaluation.robustbench import robustbench_entry
 from dynat_ray.evaluation.samples import Samples, load_samples
 from dynat_ray.evaluation.subject import Subject, require_fit
 from dynat_ray.evaluation.transfer import check_transfer
 from dynat_ray.radius import format_radius
+from dynat_ray.report.difference_rows import (
+    DifferenceRow,
+    difference_sentences,
+    differences_csv,
+    differences_table,
+)
+from dynat_ray.report.evaluation_differences import evaluation_differences, require_comparable
 from dynat_ray.report.evaluation_page import write_evaluation_page
 from dynat_ray.report.evaluation_text import accuracy_table, probe_lines
 from dynat_ray.report.side_by_side import Evaluation
@@ -64,13 +72,17 @@ def evaluate(
             cluster that `RAY_ADDRESS` names; else of this machine, if it has several; else 1.
         resume: Go on with the state file beside the output.
         surrogate: Another model whose adversarial images are tried; None: a substitute's.
-        others: Evaluations to show beside this one.
+        others: Evaluations to compare this one with.
 
     Returns:
         The JSON file.
+
+    Raises:
+        UserError: What the user can correct; `others` are of other images, radii or attacks.
     """
     started = time.monotonic()
     run = _EvaluationRun(subject, request, surrogate)
+    require_comparable(run.plan.settings(), run.samples.data.checksum, others)
     checks = run.check_model()
     identity = run.identify(checks)
     who = Workers(workers, on_ray=workers > 1) if workers else default_workers()
@@ -95,15 +107,28 @@ def evaluate(
             "seconds": round(time.monotonic() - started + found.seconds_before, 1),
             "outcomes": beside(request.out, ".parquet").name,
         }
-        run.write(content, found, checks)
-        write_evaluation_page(request.out, examples, others)
+        run.write_samples(found)
+        differences = evaluation_differences(Evaluation(request.out, content), others)
+        run.write(content, found, checks, differences)
+        write_evaluation_page(request.out, examples, others, differences)
+    _print_findings(content, found, checks, differences)
+    return request.out
+
+
+def _print_findings(
+    content: Mapping[str, Any],
+    found: Evaluated,
+    checks: Sequence[Check],
+    differences: Sequence[DifferenceRow],
+) -> None:
     print(accuracy_table(found.attacks))
     for line in probe_lines(content):
         print(f"  {line}")
     for check in checks:
         if check.flagged:
             print(f"  check '{check.name}': {check.sentence}")
-    return request.out
+    if differences:
+        print("\n".join([differences_table(differences), *difference_sentences(differences)]))
 
 
 class _EvaluationRun:
@@ -209,20 +234,32 @@ class _EvaluationRun:
             "class_names": self.samples.data.classes,
         }
 
-    def write(self, content: Mapping[str, Any], found: Evaluated, checks: Sequence[Check]) -> None:
-        """Writes all files but the page."""
-        out, samples = self._request.out, self.samples
+    def write_samples(self, found: Evaluated) -> None:
+        """Writes what became of every image."""
         write_samples(
-            out.with_name(content["outcomes"]),
+            beside(self._request.out, ".parquet"),
             found.attacks,
             found.probes,
-            samples.indices,
-            samples.labels.numpy(),
+            self.samples.indices,
+            self.samples.labels.numpy(),
         )
-        write_json(out, content)
-        entry = robustbench_entry(found.attacks, self._subject, samples.data, checks)
+
+    def write(
+        self,
+        content: Mapping[str, Any],
+        found: Evaluated,
+        checks: Sequence[Check],
+        differences: Sequence[DifferenceRow],
+    ) -> None:
+        """Writes all other files but the page."""
+        out = self._request.out
+        compared = {"differences": [row.cells() for row in differences]} if differences else {}
+        write_json(out, {**content, **compared})
+        if differences:
+            write_text(named_after(out, "differences.csv"), differences_csv(differences))
+        entry = robustbench_entry(found.attacks, self._subject, self.samples.data, checks)
         if entry is not None:
-            write_json(robustbench_path(out), entry)
+            write_json(named_after(out, "robustbench.json"), entry)
 
 
 def _require_surrogate_fits(surrogate: nn.Module, samples: Samples) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from dynat_ray.distributed.evaluator import Workers, evaluated
 from dynat_ray.evaluation.identity import checksum_samples, identify, identity_key
 from dynat_ray.evaluation.outcomes import Outcome
 from dynat_ray.evaluation.plan import EvaluationPlan
+from dynat_ray.evaluation.results import OUTCOMES, write_run_samples
 from dynat_ray.models import load_model
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.storage.metrics import read_metrics
@@ -32,6 +33,8 @@ _FEWEST_SHARDS = 2
 def measure_run(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:
     """Returns a trained run's final table: best and last model under every attack.
 
+    What became of every test image is left in the run's `outcomes.parquet`.
+
     Args:
         config: The run, resolved.
         folder: Its folder.
@@ -40,18 +43,19 @@ def measure_run(config: RunConfig, folder: Path, *, workers: int) -> dict[str, A
     images, labels = load_split(config.data.path, "test", image_size=config.data.image_size)
     lines = read_metrics(folder / "metrics.jsonl")
     best_epoch = max((line["epoch"] for line in lines if line["best"]), default=lines[-1]["epoch"])
-    tables: dict[str, Any] = {}
+    found: dict[str, Mapping[str, Outcome]] = {}
     for name, model_folder in (("best", "model"), ("last", "model_last")):
         if name == "last" and best_epoch == lines[-1]["epoch"]:
-            tables["last"] = tables["best"]
+            found["last"] = found["best"]
             break
-        tables[name] = measure(
+        found[name] = measure(
             folder / model_folder, images, labels, config, config.eval.attacks, workers=workers
         )
+    write_run_samples(folder / OUTCOMES, found, np.arange(len(labels)), labels.numpy())
     seconds = sum(line["seconds"] for line in lines)
     images_seen = sum(line["seconds"] * line["images_per_second"] for line in lines)
     return {
-        **tables,
+        **{name: table_of(outcomes) for name, outcomes in found.items()},
         "best_epoch": best_epoch,
         "seconds": round(seconds, 1),
         "images_per_second": round(images_seen / seconds, 1),
@@ -66,8 +70,8 @@ def measure(
     attacks: Sequence[str],
     *,
     workers: int,
-) -> dict[str, Any]:
-    """Returns a model's accuracies under attack: an entry for each attack.
+) -> Mapping[str, Outcome]:
+    """Returns what became of every image under each attack.
 
     Finished shards are kept beside the model's folder: when this is killed and called again, with
     the same model, images and settings, it goes on.
@@ -110,10 +114,15 @@ def measure(
         ) as found,
     ):
         (outcomes,) = found.attacks.values()
-        return {
-            attack: outcome.entry() | _on_same_samples(outcome, outcomes.values())
-            for attack, outcome in outcomes.items()
-        }
+        return outcomes
+
+
+def table_of(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    """Returns a model's accuracies under attack: an entry for each attack."""
+    return {
+        attack: outcome.entry() | _on_same_samples(outcome, outcomes.values())
+        for attack, outcome in outcomes.items()
+    }
 
 
 def _shard_size(images: int, config: RunConfig) -> int:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dynat_ray.atomic_files import atomic_write_text
 from dynat_ray.config import RunConfig
 from dynat_ray.data import load_labels, load_split
 from dynat_ray.distributed.cluster import require_shared_storage, side_by_side
-from dynat_ray.distributed.final_table import measure
+from dynat_ray.distributed.final_table import measure, table_of
 from dynat_ray.distributed.ray_trainer import resolve_workers
 from dynat_ray.distributed.training_run import finish, resolve
 from dynat_ray.distributed.trials import trial_config
 from dynat_ray.distributed.tuner import run_trials
 from dynat_ray.errors import UserError
+from dynat_ray.evaluation.results import VALIDATION_OUTCOMES, write_run_samples
 from dynat_ray.report.search_page import write_search_report
 from dynat_ray.report.text import most_telling
 from dynat_ray.searching.ranking import finalists, winner
@@ -37,6 +40,8 @@ from dynat_ray.storage.environment import write_environment
 from dynat_ray.storage.json_file import read_json
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.training.setup import check_run, split_training
+
+_SAMPLED = "autoattack-sampled"
 
 
 @dataclass(frozen=True)
@@ -158,8 +163,13 @@ def run_search(
 
 
 def deciding_attack(config: RunConfig) -> str:
-    """Returns the attack that chooses the winner: AutoAttack, unless `eval.attacks` has none."""
+    """Returns the attack that chooses the winner.
+
+    AutoAttack by two-stage sampling stands for the whole one, unless `eval.attacks` has neither.
+    """
     attacks = config.eval.attacks
+    if {"autoattack", _SAMPLED} & set(attacks):
+        return _SAMPLED
     return most_telling(attacks) or attacks[-1]
 
 
@@ -171,31 +181,34 @@ def _judge_finalists(plan: Plan, folder: Path) -> None:
     waiting = [trial for trial in chosen if attack not in trial.validation]
     if not waiting:
         return
-    images, labels = load_validation_images(search.default)
+    images, labels, indices = load_validation_images(search.default)
     for trial in waiting:
         print(f"trial {trial.number} under {attack} on the validation split", flush=True)
-        entries = measure(
-            trial_folder(folder, trial.number) / "model",
+        own = trial_folder(folder, trial.number)
+        outcomes = measure(
+            own / "model",
             images,
             labels,
             search.default,
             list(dict.fromkeys(["clean", attack])),
             workers=plan.workers,
         )
-        write_trial(folder, replace(trial, validation=entries))
+        write_run_samples(own / VALIDATION_OUTCOMES, {"best": outcomes}, indices, labels.numpy())
+        write_trial(folder, replace(trial, validation=table_of(outcomes)))
 
 
-def load_validation_images(config: RunConfig) -> tuple[Tensor, Tensor]:
+def load_validation_images(config: RunConfig) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
     """Returns the held-out training images.
 
     Returns:
-        float32 images `(N, C, H, W)` in [0, 1] and int64 labels `(N,)`.
+        float32 images `(N, C, H, W)` in [0, 1], int64 labels `(N,)` and places in the training
+        split `(N,)`.
     """
     _, held_out = split_training(config, load_labels(config.data.path, "train").numpy())
     images, labels = load_split(
         config.data.path, "train", image_size=config.data.image_size, positions=held_out
     )
-    return images.float() / 255, labels
+    return images.float() / 255, labels, np.asarray(held_out)
 
 
 def _measure_on_test_split(plan: Plan, folder: Path, number: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from dynat_ray.errors import UserError
 from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome
 from dynat_ray.evaluation.request import DEFAULT_NAME
 
+# In a run's folder: of every test image, and of held-out images that a search judged it on.
+OUTCOMES, VALIDATION_OUTCOMES = "outcomes.parquet", "validation.parquet"
+
 
 def results_of(outcomes: AttackOutcomes) -> dict[str, Any]:
     """Returns `{"results": ...}` for one eps, `{"curve": [...]}` for several, JSON values."""
@@ -30,8 +33,13 @@ def results_of(outcomes: AttackOutcomes) -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file as a whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file in UTF-8 as a whole or not at all."""
     with _replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_samples(
@@ -57,22 +65,7 @@ def write_samples(
             "index": pa.array(indices),
             "label": pa.array(labels),
         }
-        for outcome in found.values():
-            stages = [outcome.stages[place] if place >= 0 else None for place in outcome.fooled_by]
-            columns |= _columns(
-                outcome,
-                len(indices),
-                predicted=(outcome.predicted, pa.int64()),
-                correct=(outcome.correct, pa.bool_()),
-                fooled_by=(stages, pa.string()),
-            )
-            if outcome.second_stage is not None:
-                columns |= _columns(
-                    outcome,
-                    len(indices),
-                    stratum=(outcome.second_stage.stratum, pa.int8()),
-                    tried=(outcome.second_stage.tried, pa.bool_()),
-                )
+        columns |= _attack_columns(found.values(), len(indices))
         for outcome in probed.values():
             if outcome.distances is not None:
                 columns |= _columns(
@@ -86,9 +79,61 @@ def write_samples(
                 correct=(outcome.correct, pa.bool_()),
             )
         tables.append(pa.table(columns))
+    _write_tables(path, tables)
+
+
+def write_run_samples(
+    path: Path,
+    outcomes: Mapping[str, Mapping[str, Outcome]],
+    indices: NDArray[np.int64],
+    labels: NDArray[np.int64],
+) -> None:
+    """Writes what became of every sample under a run's models, a row for each sample and model.
+
+    Columns: `model`, `index`, `label`, and the attacks' as in `write_samples`.
+
+    Args:
+        path: The parquet file.
+        outcomes: By model, such as `best`, and attack.
+        indices: Places of the samples in their split, `(N,)`.
+        labels: Their classes, `(N,)`.
+    """
+    tables = []
+    for model, found in outcomes.items():
+        columns = {
+            "model": pa.array([model] * len(indices)),
+            "index": pa.array(indices),
+            "label": pa.array(labels),
+        }
+        tables.append(pa.table(columns | _attack_columns(found.values(), len(indices))))
+    _write_tables(path, tables)
+
+
+def _write_tables(path: Path, tables: Iterable[pa.Table]) -> None:
     with _replacing(path) as partial:
         # At eps 0 nothing has a second stage.
         pq.write_table(pa.concat_tables(tables, promote_options="default"), partial)
+
+
+def _attack_columns(outcomes: Iterable[Outcome], samples: int) -> dict[str, pa.Array]:
+    columns: dict[str, pa.Array] = {}
+    for outcome in outcomes:
+        stages = [outcome.stages[place] if place >= 0 else None for place in outcome.fooled_by]
+        columns |= _columns(
+            outcome,
+            samples,
+            predicted=(outcome.predicted, pa.int64()),
+            correct=(outcome.correct, pa.bool_()),
+            fooled_by=(stages, pa.string()),
+        )
+        if outcome.second_stage is not None:
+            columns |= _columns(
+                outcome,
+                samples,
+                stratum=(outcome.second_stage.stratum, pa.int8()),
+                tried=(outcome.second_stage.tried, pa.bool_()),
+            )
+    return columns
 
 
 def _columns(outcome: Outcome, samples: int, **values: Any) -> dict[str, pa.Array]:
@@ -106,11 +151,12 @@ def beside(out: Path, ending: str) -> Path:
     return out.with_name(out.name.removesuffix(".json") + ending)
 
 
-def robustbench_path(out: Path) -> Path:
-    """Returns where the RobustBench entry of an evaluation goes: beside its JSON file."""
-    if out.name == DEFAULT_NAME:
-        return out.with_name("robustbench.json")
-    return beside(out, ".robustbench.json")
+def named_after(out: Path, name: str) -> Path:
+    """Returns where a file such as `robustbench.json` of an evaluation goes: beside its JSON file.
+
+    Another `--out` than the default is put before the name.
+    """
+    return out.with_name(name) if out.name == DEFAULT_NAME else beside(out, f".{name}")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import io
 import re
 import statistics
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,18 @@ from dynat_ray.atomic_files import atomic_write_text, make_folder
 from dynat_ray.errors import UserError
 from dynat_ray.report.comparison_figure import clean_against_robust
 from dynat_ray.report.comparison_rows import Row, Spread
+from dynat_ray.report.difference_rows import differences_csv, differences_table
+from dynat_ray.report.difference_section import difference_section
+from dynat_ray.report.method_differences import measures_of, method_differences
 from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Run, read_run
-from dynat_ray.report.text import MODELS, align_columns, attack_names, most_telling
+from dynat_ray.report.text import (
+    MODELS,
+    align_columns,
+    attack_names,
+    markdown_text,
+    most_telling,
+)
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.json_file import read_json
 
@@ -35,15 +45,18 @@ def run_folder(folder: Path, label: str, seed: int) -> Path:
     return folder / "runs" / f"{name}-seed{seed}"
 
 
-def write_comparison(folder: Path, seeds: Mapping[str, Sequence[int]]) -> str:
-    """Writes `compare.csv`, `.md`, `.html` and `.svg` from the runs that have ended.
+def write_comparison(
+    folder: Path, seeds: Mapping[str, Sequence[int]], *, first: str | None = None
+) -> str:
+    """Writes `compare.csv`, `.md`, `.html`, `.svg` and `differences.csv` from runs that have ended.
 
     Args:
         folder: Of the comparison; runs are in its `runs/`.
         seeds: The runs that count: seeds by method, methods in the order of the table.
+        first: The method that others are compared with; None: the first of the table.
 
     Returns:
-        The Markdown table.
+        The Markdown table, and below it the differences.
 
     Raises:
         UserError: The files can't be written.
@@ -51,14 +64,16 @@ def write_comparison(folder: Path, seeds: Mapping[str, Sequence[int]]) -> str:
     runs = {label: _ended_runs(folder, label, own) for label, own in seeds.items()}
     rows = [_row(label, model, found) for label, found in runs.items() if found for model in MODELS]
     attacks = list(dict.fromkeys(name for row in rows for name in row.accuracies))
-    markdown = _markdown(rows, attacks)
     robust = _robust(attacks)
+    differences = _differences(folder, runs, attacks, first or next(iter(seeds)))
+    markdown = "\n".join([_markdown(rows, attacks), *_differences_markdown(differences)])
     figure = clean_against_robust(rows, robust) if robust and "clean" in attacks else None
     any_run = next((found[0] for found in runs.values() if found), None)
     try:
         make_folder(folder)
         atomic_write_text(folder / "compare.csv", _csv(rows, attacks))
         atomic_write_text(folder / "compare.md", markdown + "\n")
+        atomic_write_text(folder / "differences.csv", differences_csv(differences["rows"]))
         if figure:
             svg = base64.b64decode(figure.partition(",")[2]).decode()
             atomic_write_text(folder / "compare.svg", svg)
@@ -71,6 +86,7 @@ def write_comparison(folder: Path, seeds: Mapping[str, Sequence[int]]) -> str:
         "rows": rows,
         "figure": figure,
         "robust": robust,
+        "differences": differences,
         "missing": [label for label, found in runs.items() if not found],
     }
     write_page(folder / "compare.html", "comparison.html", content)
@@ -80,6 +96,28 @@ def write_comparison(folder: Path, seeds: Mapping[str, Sequence[int]]) -> str:
 def _ended_runs(folder: Path, label: str, seeds: Sequence[int]) -> list[Run]:
     places = [run_folder(folder, label, seed) for seed in seeds]
     return [read_run(place) for place in places if read_json(place / "results.json")]
+
+
+def _differences(
+    folder: Path, runs: Mapping[str, Sequence[Run]], attacks: Sequence[str], first: str
+) -> dict[str, Any]:
+    """Returns the differences between methods as their part of the page shows them."""
+    rows, notes = method_differences(
+        partial(run_folder, folder),
+        {label: [run.config.train.seed for run in found] for label, found in runs.items()},
+        measures_of(attacks),
+        first,
+    )
+    return difference_section(rows, notes)
+
+
+def _differences_markdown(differences: Mapping[str, Any]) -> list[str]:
+    """Returns the blocks below the table: sentences, differences, notes."""
+    rows = differences["rows"]
+    sentences = "\n".join(f"- {markdown_text(words)}" for words in differences["sentences"])
+    table = differences_table(rows, markdown=True) if rows else ""
+    notes = [f"{markdown_text(note)}." for note in differences["notes"]]
+    return [f"\n{block}" for block in (sentences, table, *notes) if block]
 
 
 def _robust(attacks: Sequence[str]) -> str:

@@ -22,6 +22,8 @@ CLEAN = "#1f6f9f"
 ROBUST = "#c4502b"
 NEUTRAL = "#5b6570"
 FAINT = "#d9dee3"
+# Colours that stay apart for readers who do not see all of them.
+COLOURS = (CLEAN, ROBUST, "#4f8a5b", "#8a5fa8", "#b08a2e", "#3d4750", "#59a5b5", "#c77da0")
 SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#a9cfe3", "#1f6f9f", "#0b2c46"])
 
 _STYLE: dict[Any, Any] = {

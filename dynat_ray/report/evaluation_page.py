@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from dynat_ray.evaluation.examples import STEPS, Example
 from dynat_ray.evaluation.results import beside
 from dynat_ray.radius import format_radius
+from dynat_ray.report.difference_rows import DifferenceRow
+from dynat_ray.report.difference_section import difference_section
+from dynat_ray.report.evaluation_differences import file_of_samples
 from dynat_ray.report.evaluation_figures import (
     MOST_CLASSES,
     class_bars,
@@ -28,7 +31,6 @@ from dynat_ray.report.page import write_page
 from dynat_ray.report.side_by_side import (
     Evaluation,
     curve_of,
-    differences,
     read_evaluation,
     side_by_side,
     side_by_side_figure,
@@ -43,7 +45,10 @@ _Columns = dict[str, NDArray[Any]]
 
 
 def write_evaluation_page(
-    file: Path, examples: Sequence[Example], others: Sequence[Evaluation] = ()
+    file: Path,
+    examples: Sequence[Example],
+    others: Sequence[Evaluation] = (),
+    differences: Sequence[DifferenceRow] = (),
 ) -> Path:
     """Writes the page of an evaluation beside its JSON file.
 
@@ -51,6 +56,7 @@ def write_evaluation_page(
         file: The JSON file; the parquet file it names lies beside it.
         examples: Images with what an attack made of them.
         others: Evaluations to compare with.
+        differences: Between this one and those.
 
     Returns:
         The page.
@@ -59,14 +65,13 @@ def write_evaluation_page(
         UserError: The files can't be read, or the page can't be written.
     """
     evaluation = read_evaluation(file)
-    return write_page(
-        beside(file, ".html"), "evaluation.html", _content(evaluation, examples, others)
-    )
+    content = _content(evaluation, examples)
+    content["comparison"] = _comparison([evaluation, *others]) if others else None
+    content["differences"] = difference_section(differences)
+    return write_page(beside(file, ".html"), "evaluation.html", content)
 
 
-def _content(
-    evaluation: Evaluation, examples: Sequence[Example], others: Sequence[Evaluation]
-) -> dict[str, Any]:
+def _content(evaluation: Evaluation, examples: Sequence[Example]) -> dict[str, Any]:
     content = evaluation.content
     points = evaluation.points
     shown = float(content.get("shown_eps", max(points)))
@@ -108,13 +113,7 @@ def _content(
         "corruptions": _corruptions(content.get("corruptions")),
         "examples": [_triple(example, names) for example in examples],
         "example_steps": STEPS,
-        "comparison": _comparison([evaluation, *others]) if others else None,
     }
-
-
-def file_of_samples(evaluation: Evaluation) -> Path:
-    """Returns the parquet file with the outcomes of every sample."""
-    return evaluation.file.with_name(str(evaluation.content["outcomes"]))
 
 
 def _facts(content: dict[str, Any]) -> dict[str, str]:
@@ -239,7 +238,6 @@ def _comparison(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     return {
         "columns": columns,
         "rows": rows,
-        "notes": differences(evaluations),
         "figure": side_by_side_figure(evaluations),
     }
 

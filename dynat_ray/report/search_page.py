@@ -6,14 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dynat_ray.report.difference_rows import difference_sentences
+from dynat_ray.report.difference_section import difference_section
 from dynat_ray.report.influence import influences
 from dynat_ray.report.page import write_page
+from dynat_ray.report.search_differences import judged_differences, winner_differences
 from dynat_ray.report.search_figures import (
     influence_plot,
     parallel_plot,
     pareto_plot,
 )
-from dynat_ray.report.text import interval_text, most_telling, value_text
+from dynat_ray.report.text import interval_text, value_text
 from dynat_ray.searching.ranking import winner
 from dynat_ray.searching.space import describe_distribution
 from dynat_ray.searching.study import Search, read_search
@@ -46,6 +49,8 @@ def search_summary(folder: Path) -> str:
             for name, entry in row["entries"].items()
         )
         lines.append(f"{row['name']} on the test split: {', '.join(cells)}")
+    differences = winner_differences(folder, best, _test_attacks(_comparison(folder, best)))
+    lines += difference_sentences(differences)
     return "\n".join(
         [*lines, f"settings for train --config: {shown_text(str(folder / 'best.yaml'))}"]
     )
@@ -75,6 +80,7 @@ def _content(folder: Path) -> dict[str, Any]:
     measured = any(trial.best for trial in trials)
     best, attack = _winner(trials), _judging_attack(trials)
     comparison = _comparison(folder, best) if best else []
+    test_attacks = _test_attacks(comparison)
     return {
         "name": folder.resolve().name,
         "facts": _facts(search, trials),
@@ -85,13 +91,13 @@ def _content(folder: Path) -> dict[str, Any]:
         "best_values": {k: value_text(v) for k, v in best.settings.items()} if best else {},
         "attack": attack,
         "comparison": comparison,
-        "test_attacks": list(comparison[0]["entries"]) if comparison else [],
-        "verdict": _verdict(comparison),
+        "test_attacks": test_attacks,
+        "differences": difference_section(winner_differences(folder, best, test_attacks)),
         "pareto": pareto_plot(trials, best) if measured else None,
         "parallel": parallel_plot(trials, searched, best) if measured else None,
         "keys": list(searched),
         "trials": [_row(folder, trial, best, epochs) for trial in _ranked(trials)],
-        **_judged(trials, attack),
+        **_judged(folder, trials, attack),
         **_influence(search, trials),
     }
 
@@ -113,16 +119,18 @@ def _facts(search: Search, trials: list[Trial]) -> dict[str, str]:
     }
 
 
-def _judged(trials: list[Trial], attack: str) -> dict[str, Any]:
+def _judged(folder: Path, trials: list[Trial], attack: str) -> dict[str, Any]:
     """Returns the trials that AutoAttack judged on the validation split, the most robust first."""
     judged = sorted(
         (trial for trial in trials if trial.validation),
         key=lambda trial: -trial.validation[attack]["accuracy"],
     )
+    gained = judged_differences(folder, judged, attack)
     rows = [
         {
             "number": trial.number,
             "is_default": trial.number == DEFAULT_TRIAL,
+            "gained": gained.get(trial.number, ""),
             "entries": [
                 entry | {"interval": interval_text(entry)} for entry in trial.validation.values()
             ],
@@ -144,6 +152,10 @@ def _influence(search: Search, trials: list[Trial]) -> dict[str, Any]:
         "compared_epochs": epochs,
         "compared_trials": sum(trial.after(epochs) is not None for trial in trials),
     }
+
+
+def _test_attacks(comparison: list[dict[str, Any]]) -> list[str]:
+    return list(comparison[0]["entries"]) if comparison else []
 
 
 def _states(trials: list[Trial]) -> dict[str, int]:
@@ -199,24 +211,3 @@ def _comparison(folder: Path, best: Trial) -> list[dict[str, Any]]:
                 }
             )
     return rows
-
-
-def _verdict(comparison: list[dict[str, Any]]) -> str:
-    """Returns in a sentence whether the winner beats the default by more than chance."""
-    if len(comparison) < 2:
-        return ""
-    default, best = (row["entries"] for row in comparison)
-    attack = most_telling(list(best)) or list(best)[-1]
-    ours, theirs = best[attack], default[attack]
-    points = ours["accuracy"] - theirs["accuracy"]
-    side = "above" if points >= 0 else "below"
-    words = f"Under {attack} the winner is {abs(points):.1f} points {side} the default setting"
-    apart = (
-        ours["interval"][0] > theirs["interval"][1] or ours["interval"][1] < theirs["interval"][0]
-    )
-    if apart:
-        return f"{words} on the test split; the 95 % intervals do not overlap."
-    return (
-        f"{words} on the test split, but the 95 % intervals overlap: with {ours['samples']} images "
-        "and one seed each this may be chance."
-    )

@@ -15,12 +15,9 @@ from matplotlib.figure import Figure
 from dynat_ray.bounded_file import read_bounded
 from dynat_ray.errors import UserError
 from dynat_ray.radius import format_radius
-from dynat_ray.report.drawing import NEUTRAL, draw, drawn_name, radius_unit
+from dynat_ray.report.drawing import COLOURS, NEUTRAL, draw, drawn_name, radius_unit
 from dynat_ray.report.text import accuracy_text, align_columns, most_telling
 from dynat_ray.shown_text import shown_text
-
-# Colours that stay apart for readers who do not see all of them.
-_COLOURS = ("#1f6f9f", "#c4502b", "#4f8a5b", "#8a5fa8", "#b08a2e", "#3d4750", "#59a5b5", "#c77da0")
 
 # Characters of a model's name, which may be a long path.
 _LONGEST_NAME = 60
@@ -57,6 +54,11 @@ class Evaluation:
         if "results" in self.content:
             return {float(self.content["eps"]): self.content["results"]}
         return {float(point["eps"]): point["results"] for point in self.content["curve"]}
+
+    @property
+    def attacks(self) -> list[str]:
+        """Names of all attacks."""
+        return list(dict.fromkeys(name for found in self.points.values() for name in found))
 
     def cells(self) -> dict[str, dict[str, Any]]:
         """Returns all entries by column: `clean`, or attack and eps."""
@@ -131,48 +133,13 @@ def side_by_side(evaluations: Sequence[Evaluation]) -> tuple[list[str], list[dic
     return columns, rows
 
 
-def differences(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Returns why numbers of these evaluations can't be compared directly, a sentence each."""
-    first = evaluations[0]
-    found = []
-    for other, label in zip(evaluations[1:], labels_of(evaluations)[1:], strict=True):
-        if other.content["checksums"]["data"] != first.content["checksums"]["data"]:
-            found.append(f"{label} was evaluated on other data")
-        elif other.content["samples"] != first.content["samples"]:
-            found.append(
-                f"{label} was evaluated on {other.content['samples']} test images, not "
-                f"{first.content['samples']}"
-            )
-        else:
-            found += _unlike_samples(first, other, label)
-        if other.norm != first.norm:
-            found.append(f"{label} was attacked under {other.norm}, not {first.norm}")
-    return found
-
-
-def _unlike_samples(first: Evaluation, other: Evaluation, label: str) -> list[str]:
-    """Returns a sentence for each attack that saw fewer images in one of the two."""
-    ours, theirs = first.cells(), other.cells()
-    counts = {
-        column: (theirs[column]["samples"], entry["samples"])
-        for column, entry in ours.items()
-        if column in theirs
-    }
-    return [
-        f"{label} was evaluated on {count} test images, not {own}, by {column}"
-        for column, (count, own) in counts.items()
-        if count != own
-    ]
-
-
 def side_by_side_table(evaluations: Sequence[Evaluation]) -> str:
     """Returns the table for the terminal: a row for each evaluation."""
     columns, rows = side_by_side(evaluations)
     lines = [["", *columns]]
     for row in rows:
         lines.append([row["label"], *map(accuracy_text, row["cells"])])
-    notes = [f"  note: {each}" for each in differences(evaluations)]
-    return "\n".join([align_columns(lines), *notes])
+    return align_columns(lines)
 
 
 def side_by_side_figure(evaluations: Sequence[Evaluation]) -> str:
@@ -184,7 +151,7 @@ def side_by_side_figure(evaluations: Sequence[Evaluation]) -> str:
         axes = figure.subplots()
         scale, unit = radius_unit(evaluations[0].norm)
         for place, (label, (attack, points)) in enumerate(zip(labels, curves, strict=True)):
-            color = _COLOURS[place % len(_COLOURS)]
+            color = COLOURS[place % len(COLOURS)]
             radii = np.array([eps * scale for eps, _, _ in points])
             accuracies = [accuracy for _, accuracy, _ in points]
             axes.plot(
@@ -217,7 +184,7 @@ def side_by_side_figure(evaluations: Sequence[Evaluation]) -> str:
                 heights,
                 width * 0.92,
                 yerr=errors,
-                color=_COLOURS[place % len(_COLOURS)],
+                color=COLOURS[place % len(COLOURS)],
                 error_kw={"elinewidth": 1, "ecolor": NEUTRAL},
                 label=drawn_name(row["label"], _LONGEST_NAME),
             )

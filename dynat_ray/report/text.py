@@ -118,8 +118,13 @@ def trials_table(trials: Sequence[Trial], epochs: int, width: int = 0) -> str:
 
 def _cell(text: str, markdown: bool) -> str:
     shown = shown_text(text, _LONGEST_CELL)
+    return markdown_text(shown) if markdown else shown
+
+
+def markdown_text(text: str) -> str:
+    """Returns text for a Markdown file, in which names of other people's making do nothing."""
     # Markdown takes a bar for the end of a cell, passes HTML on, and knows formulas.
-    return re.sub(r"[|<&$`*\[\\]", _as_reference, shown) if markdown else shown
+    return re.sub(r"[|<&$`*\[\\]", _as_reference, text)
 
 
 def _as_reference(found: re.Match[str]) -> str:

@@ -61,6 +61,16 @@ def test_runs_wait_for_what_they_need_and_failures_stop_nothing(
     table = compare(shared, [standard, helped], folder, resume=True)
     assert results.stat().st_mtime_ns == before, "what has ended is not done again"
     assert "| standard" in table
+    # The first run's method is what others are compared with, unless it is said.
+    assert "standard against hat: " in table
+    assert "hat against standard: " in compare(
+        shared, [standard, helped], folder, resume=True, first="hat"
+    )
+    rows = (folder / "differences.csv").read_text().splitlines()
+    assert [row.split(",")[:3] for row in rows[1:]] == [
+        ["hat", "standard", "clean"],
+        ["hat", "standard", "pgd-2"],
+    ]
 
 
 def test_a_comparison_is_resumed_only_as_it_began(small_config: RunConfig, tmp_path: Path) -> None:

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from dynat_ray.config import RunConfig
 from dynat_ray.data import load_split
 from dynat_ray.distributed import final_table, shard_workers
+from dynat_ray.evaluation.answers import read_answers
+from dynat_ray.evaluation.results import OUTCOMES
 from dynat_ray.evaluation.shards import FinishedShard, Shard, run_shards
 from dynat_ray.settings import override
 from dynat_ray.training.session import LocalSession
@@ -55,7 +58,15 @@ def folder(small_config: RunConfig, tmp_path: Path) -> Path:
 
 def measure(folder: Path, config: RunConfig, workers: int, attacks: list[str]) -> dict[str, Any]:
     images, labels = load_split(config.data.path, "test", limit=60)
-    return final_table.measure(folder, images, labels, config, attacks, workers=workers)
+    return table_of(folder, images, labels, config, attacks, workers)
+
+
+def table_of(
+    folder: Path, images: Any, labels: Any, config: RunConfig, *how: Any
+) -> dict[str, Any]:
+    attacks, workers = how
+    outcomes = final_table.measure(folder, images, labels, config, attacks, workers=workers)
+    return final_table.table_of(outcomes)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +116,7 @@ def test_a_table_that_was_cut_short_goes_on(
     images, labels = load_split(config.data.path, "test", limit=60)
     elsewhere = folder.parent / "elsewhere"
     shutil.copytree(folder, elsewhere / "model")
-    wanted = final_table.measure(elsewhere / "model", images, labels, config, ["pgd-2"], workers=1)
+    wanted = table_of(elsewhere / "model", images, labels, config, ["pgd-2"], 1)
     assert whole.shards == 3
 
     cluster = Cluster(monkeypatch, CPU=1)
@@ -122,7 +133,7 @@ def test_a_table_that_was_cut_short_goes_on(
     assert cluster.shards == 6
     other = override(config, {"threat.eps": 0.01})
     assert measure(folder, other, 1, ["pgd-2"])["pgd-2"]["accuracy"] != wanted["pgd-2"]["accuracy"]
-    final_table.measure(folder, images.flip(0), labels.flip(0), config, ["pgd-2"], workers=1)
+    table_of(folder, images.flip(0), labels.flip(0), config, ["pgd-2"], 1)
     assert cluster.shards == 12
 
 
@@ -146,3 +157,19 @@ def test_a_table_goes_on_with_another_number_of_workers(
         assert measure(folder, config, workers, attacks) == wanted
     # The 30 images that the costly attack sees too, and the 30 others.
     assert cluster.shards == 2
+
+
+def test_a_run_leaves_what_became_of_every_test_image(
+    small_config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Cluster(monkeypatch, CPU=1)
+    settings = {"eval.attacks": ["clean", "pgd-2", "square"], "eval.samples": 12}
+    results = final_table.measure_run(override(small_config, settings), folder.parent, workers=1)
+    found = read_answers(folder.parent / OUTCOMES, ["clean", "pgd-2", "square"], model="last")
+    for attack, answers in found.items():
+        entry = results["last"][attack]
+        assert len(answers.index) == entry["samples"]
+        assert 100 * answers.right.mean() == pytest.approx(entry["accuracy"], abs=1e-3)
+    assert found["clean"].index.tolist() == list(range(results["last"]["clean"]["samples"]))
+    assert len(found["square"].index) == 12
+    assert pq.read_table(folder.parent / OUTCOMES)["model"].unique().to_pylist() == ["best", "last"]

@@ -50,6 +50,8 @@ def test_a_search_from_space_to_report(
         "config.yaml",
         "metrics.jsonl",
         "results.json",
+        "outcomes.parquet",
+        "validation.parquet",
         "report.html",
         "model/config.json",
     ):
@@ -67,6 +69,19 @@ def test_a_search_from_space_to_report(
     again = run_search(check(make_search(small_config)), folder, resume=True)
     assert again == trials
     assert (default / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("attacks", "judge"),
+    [
+        (["clean", "autoattack"], "autoattack-sampled"),
+        (["autoattack-sampled", "pgd-5"], "autoattack-sampled"),
+        (["clean", "autoattack-rand", "pgd-5"], "autoattack-rand"),
+        (["clean", "pgd-5"], "pgd-5"),
+    ],
+)
+def test_who_judges_finalists(small_config: RunConfig, attacks: list[str], judge: str) -> None:
+    assert search_module.deciding_attack(override(small_config, {"eval.attacks": attacks})) == judge
 
 
 def test_a_store_has_the_search_before_its_first_trial(

@@ -11,8 +11,11 @@ import pytest
 from matplotlib.figure import Figure
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
+from dynat_ray.evaluation.outcomes import Outcome
+from dynat_ray.evaluation.results import OUTCOMES, VALIDATION_OUTCOMES, write_run_samples
 from dynat_ray.report import search_figures
 from dynat_ray.report.influence import influences
+from dynat_ray.report.search_differences import winner_differences
 from dynat_ray.report.search_figures import _height
 from dynat_ray.report.search_page import search_summary, write_search_report
 from dynat_ray.searching.study import open_search
@@ -41,29 +44,47 @@ def folder(tmp_path: Path, add_trial: AddTrial) -> Path:  # noqa: F811
     return tmp_path
 
 
-def write_results(folder: Path, half: float) -> None:
+def write_results(folder: Path, images: int) -> None:
+    """The winner has 40 % of the images right under attack, the default setting 33 %."""
     for number, robust in ((0, 33.0), (2, 40.0)):
-        text = json.dumps({"best": entries(90, robust, half)})
-        (trial_folder(folder, number) / "results.json").write_text(text)
+        place = trial_folder(folder, number)
+        (place / "results.json").write_text(json.dumps({"best": entries(90, robust, 1)}))
+        seen = np.arange(images)
+        outcomes = {
+            attack: Outcome(attack, seen, seen, np.where(seen < share / 100 * images, -1, -2))
+            for attack, share in (("clean", 90), ("autoattack", robust))
+        }
+        for file in (OUTCOMES, VALIDATION_OUTCOMES):
+            write_run_samples(place / file, {"best": outcomes}, seen, seen)
 
 
 def test_a_whole_search(folder: Path) -> None:
-    write_results(folder, 1.0)
+    write_results(folder, 200)
     page = write_search_report(folder).read_text()
-    assert page.count("data:image/svg+xml") == 3
+    assert page.count("data:image/svg+xml") == 4
     assert "trial 2: method.gap_coef 0.2, method.kl_temperature 3, optim.name sgd" in page
-    assert "7.0 points above the default setting" in page
-    assert "do not overlap" in page
+    assert "trial 2 against default setting: no difference in clean, ahead in AutoAttack" in page
+    assert '<b>+7.0</b></td>\n<td class="whole">+2.9 to +11.5</td>' in page
+    assert "<td>+7.0 (+2.9 to +11.5)</td>" in page
     assert "the loss is &lt;not&gt; finite" in page
     assert "2 finished, 2 stopped, 1 failed, 1 unfinished" in page
     summary = search_summary(folder)
     assert "trial 2, the winner on the test split: clean 90.0 % (89.0 to 91.0)" in summary
     assert "default setting on the test split" in summary
+    assert "trial 2 against default setting: no difference in clean, ahead" in summary
 
 
 def test_a_difference_within_chance_is_called_so(folder: Path) -> None:
-    write_results(folder, 5.0)
-    assert "may be chance" in write_search_report(folder).read_text()
+    write_results(folder, 30)
+    assert "no difference in either" in write_search_report(folder).read_text()
+
+
+def test_a_default_setting_that_wins_differs_from_nothing(folder: Path) -> None:
+    write_results(folder, 200)
+    assert winner_differences(folder, read_trials(folder)[0], ["clean"]) == []
+    assert winner_differences(folder, None, ["clean"]) == []
+    (trial_folder(folder, 0) / OUTCOMES).unlink()
+    assert "against default setting" not in write_search_report(folder).read_text()
 
 
 def test_a_search_in_which_nothing_finished(tmp_path: Path, add_trial: AddTrial) -> None:  # noqa: F811
