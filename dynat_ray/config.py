@@ -252,7 +252,7 @@ class EvalConfig(Section, section="eval"):
         samples: Class-balanced number of test images that AutoAttack sees; 0: all. The cheaper
             attacks see all of them.
         second_stage: Survivors of APGD that FAB and Square see in `autoattack-sampled`, beside the
-            twentieth that falls most easily; 0: all.
+            fiftieth that falls most easily; 0: all.
         every_epochs: Epochs between two measurements on the validation split.
         steps: PGD steps of that measurement.
         batch_size: Images per forward pass when evaluating.

@@ -81,7 +81,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "--second-stage",
         type=int,
         metavar="N",
-        help="survivors that FAB and Square see in autoattack-sampled, beside the twentieth that "
+        help="survivors that FAB and Square see in autoattack-sampled, beside the fiftieth that "
         "falls most easily; 0: all (default: the run's, 200)",
     )
     add("--seed", type=int, help="default: the run's")

@@ -16,7 +16,7 @@ from dynat_ray.evaluation.second_stage import wilson
 from dynat_ray.report.text import align_columns
 
 _IMAGES = (1000, 2000, 5000, 10_000)
-_SECOND_STAGES = (40, 200)
+_SECOND_STAGES = (40, 100, 200)
 _SEEDS = 10
 
 

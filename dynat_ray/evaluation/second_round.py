@@ -14,13 +14,13 @@ from dynat_ray.evaluation.second_stage import SecondStage
 
 # Those survivors whose margin is smallest fall first, and are all tried. Of two samples of one size
 # the one with the smaller share here and more of the others has the narrower interval.
-_SMALLEST_SHARE = 0.05
+_SMALLEST_SHARE = 0.02
 
 
 def draw_second_stage(outcome: Outcome, count: int, seed: Sequence[int]) -> Outcome:
     """Returns the outcome of the first stages with whom the last ones are to see.
 
-    Stratum 0, the twentieth of the survivors with the smallest margins, is tried whole; of the
+    Stratum 0, the fiftieth of the survivors with the smallest margins, is tried whole; of the
     others, stratum 1, a simple random sample of `count`, or all where there are fewer.
 
     Args:
