@@ -31,7 +31,7 @@ class _OneRay(LoadFileScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _OneRay:
-    """Says who runs what where tests run side by side (`-n 2`)."""
+    """Says who runs what where tests run side by side (`-n 3`)."""
     return _OneRay(config, log)
 
 

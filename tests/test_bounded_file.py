@@ -134,8 +134,8 @@ def test_a_search_whose_aliases_multiply(tmp_path: Path) -> None:
 def test_the_state_of_an_evaluation_with_a_hole(tmp_path: Path, resume: bool) -> None:
     file = tmp_path / "evaluation.state.jsonl"
     hole(file)
-    with open_state(file, {"model": "one"}, [], resume=resume) as state:
-        assert state.left == []
+    with open_state(file, {"model": "one"}, resume=resume) as state:
+        assert state.take_over([]) == ([], [])
     assert file.stat().st_size < 1000
     (header,) = file.read_text().splitlines()
     assert json.loads(header)["identity"] == {"model": "one"}

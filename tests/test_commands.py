@@ -80,7 +80,9 @@ def test_help_lists_recipes_and_settings(tmp_path: Path) -> None:
     for word in ("cifar10-small", "--threat.eps", "--method.skew_coef", "--resume"):
         assert word in done.stdout
     text = " ".join(done.stdout.split())
-    assert "Passes over the training set. (type: a whole number, at least 1; default: 30)" in text
+    assert (
+        "Global batch size: the sum over all workers. (type: a whole number, at least 1; " in text
+    )
     assert "train: The training loop:" in done.stdout
 
 

@@ -356,7 +356,7 @@ def earlier(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_what_can_not_be_compared_is_refused_before_anything_runs(
-    run: Path, data: Path, tmp_path: Path, earlier: Path, arguments: str, message: str
+    run: Path, tmp_path: Path, earlier: Path, arguments: str, message: str
 ) -> None:
     prepare_dataset("digits", tmp_path / "other", limit=80, progress=False)
     given = arguments.format(other=tmp_path / "other").split()

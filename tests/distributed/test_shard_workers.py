@@ -146,7 +146,8 @@ def test_a_model_that_workers_cannot_load(images: Tensor, shards: list[Shard]) -
 
 def test_workers_use_cpu_kernels_as_their_caller_does(images: Tensor) -> None:
     labels = torch.zeros(len(images), dtype=torch.int64)
-    shards = plan_shards(len(images), get_attacks(["clean"]), [Threat("Linf", 0.0)], batch_size=29)
+    threat = Threat("Linf", 0.0)
+    shards = plan_shards(len(images), get_attacks(["clean"]), [threat], batch_size=29)
     with cpu_kernels("off"):
         ((_, outcomes),) = run_shards_on_ray(Switched(), images, labels, shards, seed=0, workers=1)
-    assert outcomes["clean"].predicted.tolist() == [1] * len(images)
+    assert outcomes[threat]["clean"].predicted.tolist() == [1] * len(images)

@@ -43,7 +43,8 @@ def leave_run(
     write_run_samples(place / OUTCOMES, tables, np.arange(IMAGES), labels)
     entries = {attack: outcome.entry() for attack, outcome in outcomes.items()}
     (place / "results.json").write_text(json.dumps({"best": entries, "last": entries}))
-    line = {"epoch": 0, "seconds": 2.0, "passes_per_sample": 10.0}
+    line = {"epoch": 0, "epochs_done": 1.0, "forward_units": 22.0, "seconds": 2.0}
+    line["passes_per_sample"] = 10.0
     (place / "metrics.jsonl").write_text(json.dumps(line) + "\n")
 
 

@@ -87,7 +87,7 @@ def test_training_goes_on_meanwhile(
     """The disk only writes once the second epoch's steps have begun."""
 
     def learning_rate(*arguments: Any) -> float:
-        if arguments[1] > 1:
+        if arguments[1].epochs > 1:
             disk.set()
         return 0.1
 
@@ -102,7 +102,7 @@ def test_a_mistake_leaves_what_was_begun_before_it(
     small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        trainer, "learning_rate", lambda optim, done, epochs: 1e30 if done >= 1 else 0.1
+        trainer, "learning_rate", lambda _, how_far: 1e30 if how_far.epochs >= 1 else 0.1
     )
     session = LocalSession(tmp_path, CPU)
     with pytest.raises(UserError, match="not finite at epoch 1"):
