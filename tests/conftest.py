@@ -22,12 +22,19 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 
+_RAY = "tests/distributed/"
+
+
 class _OneRay(LoadFileScheduling):
     """Gives a file to one process, and all of tests/distributed to the same: it starts Ray once."""
 
     def _split_scope(self, nodeid: str) -> str:
-        room = "tests/distributed/"
-        return room if nodeid.startswith(room) else super()._split_scope(nodeid)
+        return _RAY if nodeid.startswith(_RAY) else super()._split_scope(nodeid)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts first what takes longest and mostly waits, so that the others run beside it."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_RAY))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _OneRay:
