@@ -173,7 +173,7 @@ def test_radii_in_units_of_the_one_that_fools_half(run: Path, tmp_path: Path) ->
 def test_killed_and_resumed_is_as_if_undisturbed(run: Path, tmp_path: Path) -> None:
     arguments = [
         *(str(run), "--attacks", "clean,pgd-40,apgd-t"),
-        *("--samples", "60", "--batch-size", "4"),
+        *("--samples", "32", "--batch-size", "4"),
     ]
     whole = main([*arguments, "--out", str(tmp_path / "whole.json")])
     out = tmp_path / "killed.json"
