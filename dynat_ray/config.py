@@ -208,7 +208,7 @@ class TrainConfig(Section, section="train"):
         cpu_kernels: The C++ kernels for training on a CPU: `auto`, where they are faster, or `off`.
         activation_checkpointing: Compute activations again on the way back instead of keeping them:
             less memory, for one more forward pass in every backward pass, attacks included.
-        ema_decay: Decay of the weight average that is evaluated and saved; 0: none.
+        ema_decay: Decay a step of the weight average that is evaluated and saved; 0: none.
         awp_gamma: Size of the adversarial weight perturbation (Wu et al. 2020); 0: none.
         awp_warmup_epochs: Epochs before it starts.
         label_smoothing: Mass in [0, 1) spread over all classes in cross-entropies.

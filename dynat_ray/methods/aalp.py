@@ -11,7 +11,8 @@ not obstruct the classification of the samples it does not fit yet. The realisat
   pair get the same mask. Features are dropped in training only.
 - The pairing loss of a sample weighs `w = p_y(x')`, detached: pairing acts once the adversarial
   image is (nearly) classified.
-- Loss: `mean CE(f(x'), y) + lambda mean w |z(x) - z(x')|^2`, with ALP's lambda.
+- Loss: `mean CE(f(x'), y) + lambda mean w (z(x) - z(x'))^2`, with ALP's lambda; the mean is over
+  samples and classes, and both images of a pair are in one batch, as in ALP.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class AALPSettings(MethodSettings):
     """Settings of AALP.
 
     Attributes:
-        pairing: Weight of the squared distance between clean and adversarial logits.
+        pairing: Weight of the squared difference between clean and adversarial logits.
         guided_dropout: Drop features of low contribution; off: none (ablation).
         min_keep: `q_min`, probability in (0, 1] that the least important channel is kept.
         weights: Weigh the pairing by `p_y(x')`; off: 1 (ablation).
@@ -81,13 +82,15 @@ class AALP(Method[AALPSettings]):
 
         def drop(features: Tensor) -> Tensor:
             assert mask is not None
-            return features * per_channel(mask, self._axis, features.dim()).to(features.dtype)
+            twice = torch.cat([mask, mask])
+            return features * per_channel(twice, self._axis, features.dim()).to(features.dtype)
 
-        change = None if mask is None else drop
-        clean_logits: Tensor = network(batch.images, change).float()
-        adversarial_logits: Tensor = network(prepared.adversarial, change).float()
+        assert prepared.adversarial is not None
+        images = torch.cat([batch.images, prepared.adversarial])
+        both: Tensor = network(images, None if mask is None else drop).float()
+        clean_logits, adversarial_logits = both.chunk(2)
         losses = self.cross_entropies(adversarial_logits, batch)
-        distance = (clean_logits - adversarial_logits).square().sum(dim=1)
+        distance = (clean_logits - adversarial_logits).square().mean(dim=1)
         weights = torch.ones_like(distance)
         if self.settings.weights:
             probs = adversarial_logits.detach().softmax(dim=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from dynat_ray.config import MethodSettings
@@ -23,7 +24,7 @@ class ALPSettings(MethodSettings):
     """Settings of ALP.
 
     Attributes:
-        pairing: Weight of the squared distance between clean and adversarial logits.
+        pairing: Weight of the squared difference between clean and adversarial logits.
         clean_share: Part of the cross-entropy, in [0, 1], that is taken on clean images (the
             paper's mixed batches: half).
     """
@@ -35,7 +36,11 @@ class ALPSettings(MethodSettings):
 
 @register
 class ALP(Method[ALPSettings]):
-    """Minimises `(1 - s) CE(f(x'), y) + s CE(f(x), y) + lambda mean |z(x) - z(x')|^2`."""
+    """Minimises `(1 - s) CE(f(x'), y) + s CE(f(x), y) + lambda mean (z(x) - z(x'))^2`.
+
+    As in the authors' code the last mean is over samples and classes, and clean and adversarial
+    images are one batch, so that batch normalisation sees both.
+    """
 
     settings_class = ALPSettings
 
@@ -46,11 +51,12 @@ class ALP(Method[ALPSettings]):
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         batch, share = prepared.batch, self.settings.clean_share
-        clean_logits: Tensor = network(batch.images).float()
-        adversarial_logits: Tensor = network(prepared.adversarial).float()
+        assert prepared.adversarial is not None
+        both: Tensor = network(torch.cat([batch.images, prepared.adversarial])).float()
+        clean_logits, adversarial_logits = both.chunk(2)
         clean = self.cross_entropies(clean_logits, batch)
         adversarial = self.cross_entropies(adversarial_logits, batch)
-        distance = (clean_logits - adversarial_logits).square().sum(dim=1)
+        distance = (clean_logits - adversarial_logits).square().mean(dim=1)
         record = {
             "predicted": clean_logits.detach().argmax(dim=1),
             "clean_loss": clean.detach(),

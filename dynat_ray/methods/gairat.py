@@ -1,11 +1,14 @@
 """GAIRAT (Zhang et al., "Geometry-aware instance-reweighted adversarial training", ICLR 2021).
 
-Ours: the start is a part of the run (0.5 is the authors' epoch 60 of 120).
+Ours: weights begin once half of the run is over (the authors' epoch 60 of 120) *and* half of the
+training images withstood the attack in the epoch before, as at the authors' start. In a short run,
+in which few do, weights would lie on the samples that are wrong anyway.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +16,16 @@ from torch import Tensor, nn
 from dynat_ray.collectives import sum_over_workers
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
-from dynat_ray.methods.base import Method, MethodLoss, Prepared
+from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
+from dynat_ray.methods.epoch_accuracy import EpochAccuracy
 from dynat_ray.methods.pgd_at import adversarial_loss
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
+from dynat_ray.models import Classifier
+from dynat_ray.perturb.signals import predicted_classes
 from dynat_ray.value_types import ClosedUnitInterval, Finite
+
+_ROUNDING = 1e-9
 
 
 @dataclass(kw_only=True)
@@ -27,11 +35,14 @@ class GAIRATSettings(MethodSettings):
     Attributes:
         shift: `lambda` of the weight; smaller values single out fewer samples.
         start: Part of the run, in [0, 1], before which all weights are 1.
+        start_accuracy: So many training images, as a part in [0, 1], must have withstood the attack
+            in the epoch before.
     """
 
     name: str = "gairat"
     shift: Finite = -1.0
     start: ClosedUnitInterval = 0.5
+    start_accuracy: ClosedUnitInterval = 0.5
 
 
 @register
@@ -44,17 +55,40 @@ class GAIRAT(Method[GAIRATSettings]):
 
     settings_class = GAIRATSettings
 
+    def __init__(self, settings: GAIRATSettings, context: MethodContext) -> None:
+        super().__init__(settings, context)
+        self.accuracy = EpochAccuracy()
+        self._weighs = False
+
+    def attach(self, network: Classifier) -> None:
+        self.accuracy.to(network.mean.device)
+
+    def start_epoch(self, epoch: int, progress: float) -> None:
+        super().start_epoch(epoch, progress)
+        self.accuracy.start_epoch(epoch)
+        # The epoch at whose end the start is reached has weights, as in the authors' code.
+        at_its_end = progress * (epoch + 1) / epoch if epoch else 0.0
+        late = at_its_end + _ROUNDING >= self.settings.start
+        self._weighs = late and self.accuracy.last >= self.settings.start_accuracy
+
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         outcome = self.attack(network, batch, keys, "ce")
         record = attack_record(outcome, batch.main_labels)
+        self.accuracy.add(predicted_classes(outcome.logits) == batch.main_labels)
         record["weight"] = weights = self._weights(outcome.survived)
         return Prepared(batch, outcome.images, weights, record)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         return adversarial_loss(self, network, prepared)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"accuracy": self.accuracy.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.accuracy.load_state_dict(state["accuracy"])
+
     def _weights(self, survived: Tensor) -> Tensor:
-        if self.progress < self.settings.start:
+        if not self._weighs:
             return torch.ones(len(survived), device=survived.device)
         distance = survived.float() / max(1, self.steps)
         weights = (1 + (self.settings.shift + 5 * (1 - 2 * distance)).tanh()) / 2

@@ -84,10 +84,7 @@ class HAT(Method[HATSettings]):
         images, adversarial = prepared.batch.images, prepared.adversarial
         assert adversarial is not None
         helper = images + self.settings.reach * (adversarial - images)
-        helped = F.cross_entropy(
-            network(helper).float(),
-            prepared.extras["helper_labels"],
-            label_smoothing=self.context.label_smoothing,
-        )
+        # Not smoothed, as in the authors' variant with label smoothing.
+        helped = F.cross_entropy(network(helper).float(), prepared.extras["helper_labels"])
         robust = trades_loss(self, network, prepared, self.settings.beta)
         return replace(robust, loss=robust.loss + self.settings.gamma * helped)

@@ -1,9 +1,10 @@
 """DeepFool (Moosavi-Dezfooli, Fawzi and Frossard, CVPR 2016), unrolled: a small perturbation that
 changes a prediction, under L2, as a function of the weights that can be differentiated.
 
-The variant is that of Deep Defense's code (Yan, Guo and Zhang, NeurIPS 2018): five steps, the
-overshoot in the test as well as in the result, a small constant added to gradients before their
-length is taken. Where that code runs a hand-written inverse network, `autograd.grad` with
+The variant is near that of Deep Defense's code (Yan, Guo and Zhang, NeurIPS 2018): five steps, a
+small constant added to gradients before their length is taken. Here the overshoot counts at every
+step, so that an image is linearised at `x + 1.02 r`; that code does it at `x + r` and lengthens the
+result alone. Where that code runs a hand-written inverse network, `autograd.grad` with
 `create_graph` gives the same gradient through piecewise linear networks.
 """
 

@@ -59,9 +59,7 @@ class Networks:
 
 def wrap(core: nn.Module, config: TrainConfig) -> Networks:
     """Returns `core` wrapped for training; call it after the process group exists."""
-    average = (
-        FiniteAverage(core, decay=config.ema_decay, use_warmup=True) if config.ema_decay else None
-    )
+    average = FiniteAverage(core, decay=config.ema_decay) if config.ema_decay else None
     if config.compile:
         # Modes, precisions and sizes of attacks and training give more graphs than the 8 of one
         # code that PyTorch allows before it goes on without compiling.

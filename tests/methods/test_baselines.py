@@ -89,7 +89,7 @@ def by_hand_attack(
 
 
 def test_gairat(network: Classifier, batch: Batch) -> None:
-    method = make("gairat")
+    method = make("gairat", start_accuracy=0.0)
     method.context.attack.random_start = "none"
     method.start_epoch(1, 0.5)
     weights = []
@@ -106,10 +106,23 @@ def test_gairat(network: Classifier, batch: Batch) -> None:
     torch.testing.assert_close(loss, (losses * expected).mean(), rtol=1e-4, atol=1e-4)
 
 
-def test_gairat_is_pgd_at_before_its_start(network: Classifier, batch: Batch) -> None:
-    method = make("gairat")
-    method.start_epoch(0, 0.0)
-    assert method.prepare(network, batch, KEYS).weights.tolist() == [1.0] * 12
+@pytest.mark.parametrize("epoch", [58, 59])
+def test_gairat_is_pgd_at_before_its_start(network: Classifier, batch: Batch, epoch: int) -> None:
+    """The authors' weights begin in the 60th epoch of 120."""
+    method = make("gairat", start_accuracy=0.0)
+    method.start_epoch(epoch, epoch / 120)
+    ones = method.prepare(network, batch, KEYS).weights.tolist() == [1.0] * 12
+    assert ones == (epoch < 59)
+
+
+def test_gairat_waits_until_enough_samples_withstand(network: Classifier, batch: Batch) -> None:
+    network.eval()
+    for accuracy in (0.0, 1.0):
+        method = make("gairat", start_accuracy=accuracy)
+        for epoch in (100, 101):
+            method.start_epoch(epoch, epoch / 120)
+            weights = method.prepare(network, batch, KEYS).weights
+        assert (weights.tolist() == [1.0] * 12) == (accuracy == 1.0)
 
 
 @pytest.mark.parametrize(("epoch", "tau"), [(0, 0), (5, 1), (9, 2)])

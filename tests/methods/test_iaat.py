@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from dynat_ray import keyed_random
@@ -12,7 +13,8 @@ from tests.methods.cases import KEYS, make
 
 
 def test_budgets_follow_what_samples_withstand(network: Classifier, batch: Batch) -> None:
-    method = make("iaat", warmup=0.1, gamma=0.5, rate=0.25)
+    # A quarter an epoch in the nine after the warm-up.
+    method = make("iaat", warmup=0.1, warmup_accuracy=0.0, gamma=0.5, rate=0.25 * 9)
     network.eval()
     right = network(batch.images).argmax(dim=1) == batch.labels
     ratios = [1.0 if each else 0.0 for each in right]
@@ -40,6 +42,32 @@ def test_budgets_follow_what_samples_withstand(network: Classifier, batch: Batch
         torch.testing.assert_close(prepared.record["eps"], 0.2 * torch.tensor(ratios))
     assert grown
     assert shrunk
+
+
+@pytest.mark.parametrize(("epochs", "rate"), [(110, 0.1), (20, 10 / 18.2), (6, 1.0)])
+def test_budgets_are_replaced_as_often_over_in_runs_of_any_length(epochs: int, rate: float) -> None:
+    method = make("iaat")
+    for epoch in (2, epochs - 1):
+        method.start_epoch(epoch, epoch / epochs)
+        assert method._rate == pytest.approx(rate, rel=0.01)
+
+
+def test_the_warm_up_lasts_until_half_is_right(network: Classifier, batch: Batch) -> None:
+    network.eval()
+    right = network(batch.images).argmax(dim=1) == batch.labels
+    method = make("iaat", warmup=0.0, warmup_accuracy=float(right.float().mean()))
+    for epoch, warming in ((0, True), (1, False)):
+        method.start_epoch(epoch, epoch / 6)
+        method.prepare(network, batch, KEYS)
+        assert method._warming == warming
+    one_more = make("iaat", warmup=0.0, warmup_accuracy=float((right.sum() + 1) / 12))
+    one_more.start_epoch(0, 0.0)
+    one_more.prepare(network, batch, KEYS)
+    resumed = make("iaat", warmup=0.0, warmup_accuracy=float(right.float().mean()))
+    resumed.load_state_dict(one_more.state_dict())
+    for each, warming in ((one_more, True), (resumed, False)):
+        each.start_epoch(1, 1 / 6)
+        assert each._warming == warming
 
 
 def test_memory_is_read_from_the_next_epoch_on() -> None:

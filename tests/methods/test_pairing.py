@@ -14,8 +14,10 @@ from dynat_ray.models import Classifier, build_model, save_model
 from tests.methods.cases import KEYS, loss_of, make, tiny_classifier
 
 
-def test_hat(network: Classifier, batch: Batch) -> None:
-    method = make("hat", standard_model="anywhere")
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_hat(network: Classifier, batch: Batch, smoothing: float) -> None:
+    """Smoothing is of the data's labels; the helper's are its own word."""
+    method = make("hat", smoothing, standard_model="anywhere")
     torch.manual_seed(8)
     method._standard = helper = tiny_classifier()
     loss, prepared = loss_of(method, network, batch)
@@ -25,9 +27,22 @@ def test_hat(network: Classifier, batch: Batch) -> None:
     clean, robust, far = (network(each) for each in (x, attacked, x + 2 * (attacked - x)))
     kl = F.kl_div(robust.log_softmax(dim=1), clean.softmax(dim=1), reduction="batchmean")
     expected = (
-        F.cross_entropy(clean, batch.labels) + 2.5 * kl + 0.5 * F.cross_entropy(far, helper_labels)
+        F.cross_entropy(clean, batch.labels, label_smoothing=smoothing)
+        + 2.5 * kl
+        + 0.5 * F.cross_entropy(far, helper_labels)
     )
-    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+    require_equal(network, loss, expected)
+
+
+def require_equal(network: Classifier, loss: torch.Tensor, expected: torch.Tensor) -> None:
+    """Requires that two losses and their gradients are alike."""
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    parameters = list(network.parameters())
+    for one, other in zip(
+        *(torch.autograd.grad(each, parameters, allow_unused=True) for each in (loss, expected)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_hat_says_what_is_missing(network: Classifier, tmp_path: object) -> None:
@@ -40,26 +55,28 @@ def test_hat_says_what_is_missing(network: Classifier, tmp_path: object) -> None
 
 
 def test_alp(network: Classifier, batch: Batch) -> None:
+    """As the authors' code: one batch of both halves, `mean_squared_error` of their logits."""
     loss, prepared = loss_of(make("alp", pairing=0.3, clean_share=0.25), network, batch)
-    clean, attacked = network(batch.images), network(prepared.adversarial)
+    logits = network(torch.cat([batch.images, prepared.adversarial]))
+    clean, attacked = logits[:12], logits[12:]
     expected = (
         0.75 * F.cross_entropy(attacked, batch.labels)
         + 0.25 * F.cross_entropy(clean, batch.labels)
-        + 0.3 * sum((a - b).norm() ** 2 for a, b in zip(clean, attacked, strict=True)) / 12
+        + 0.3 * F.mse_loss(clean, attacked)
     )
-    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+    require_equal(network, loss, expected)
 
 
 def test_aalp_weighs_pairs_by_the_adversarial_confidence(network: Classifier, batch: Batch) -> None:
     method = make("aalp", guided_dropout=False, pairing=0.3)
     method.attach(network)
     loss, prepared = loss_of(method, network, batch)
-    clean, attacked = network(batch.images), network(prepared.adversarial)
+    clean, attacked = network(torch.cat([batch.images, prepared.adversarial])).chunk(2)
     expected = F.cross_entropy(attacked, batch.labels)
     for n, label in enumerate(batch.labels):
         weight = attacked[n].softmax(dim=0)[label].detach()
-        expected = expected + 0.3 / 12 * weight * (clean[n] - attacked[n]).norm() ** 2
-    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+        expected = expected + 0.3 / 12 * weight * F.mse_loss(clean[n], attacked[n])
+    require_equal(network, loss, expected)
 
 
 def test_contributions_are_what_the_logit_loses_without_a_channel(
@@ -83,13 +100,10 @@ def test_aalp_drops_the_same_channels_of_both_images(network: Classifier, batch:
     loss, prepared = loss_of(method, network, batch)
     mask = prepared.extras["mask"]
     assert bool((mask == 0).any())
-    logits = []
-    for images in (batch.images, prepared.adversarial):
-        features = network.features(images) * mask[:, :, None, None]
-        logits.append(network.head(features))
-    distance = (logits[0] - logits[1]).square().sum(dim=1).mean()
-    expected = F.cross_entropy(logits[1], batch.labels) + 0.3 * distance
-    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+    features = network.features(torch.cat([batch.images, prepared.adversarial]))
+    logits = network.head(features * torch.cat([mask, mask])[:, :, None, None]).chunk(2)
+    expected = F.cross_entropy(logits[1], batch.labels) + 0.3 * F.mse_loss(*logits)
+    require_equal(network, loss, expected)
 
 
 def test_dropout_keeps_the_mean_and_the_best_channel() -> None:

@@ -80,7 +80,7 @@ def test_units_are_those_counted_by_hand(network: Classifier, batch: Batch, name
 
 
 def test_budgets_are_found_by_two_attacks_more(network: Classifier, batch: Batch) -> None:
-    method = make("iaat", warmup=0.0)
+    method = make("iaat", warmup=0.0, warmup_accuracy=0.0)
     method.start_epoch(1, 0.5)
     outcome, passes = step(network, method, batch)
     attacked = int((outcome.parts[0].record["eps"] > 0).sum())

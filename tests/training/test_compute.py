@@ -109,7 +109,7 @@ def test_with_a_constant_cost_compute_and_epochs_are_the_same_run(
 ) -> None:
     settings = {"method__name": "gairat", "optim__schedule": "cosine", "optim__warmup_epochs": 0.5}
     # Batches of one size, so that every step is the same part of both.
-    settings |= {"method__start": 0.5, "train__batch_size": 45}
+    settings |= {"method__start": 0.5, "method__start_accuracy": 0.0, "train__batch_size": 45}
     run(small_config, tmp_path / "epochs", **settings)
     run(small_config, tmp_path / "compute", train__compute=2.0 * PGD_AT, **settings)
     for one, other in zip(

@@ -30,10 +30,10 @@ SMALLER = {
     "train.cpu_kernels": "off",
 }
 EXTRA: dict[str, dict[str, Any]] = {
-    "gairat": {"method.start": 0.0},
+    "gairat": {"method.start": 0.0, "method.start_accuracy": 0.0},
     "mail": {"method.start": 0.0},
     "mwpb": {"method.start": 0.0},
-    "iaat": {"method.warmup": 0.0},
+    "iaat": {"method.warmup": 0.0, "method.warmup_accuracy": 0.0},
     "generative_ssl": {"method.pretraining": 0.5, "method.width": 4, "train.epochs": 2},
     "deep_defense": {"optim.lr": 0.001},
     "dynat uniform": {"method.misclassified": "uniform", "method.stop_margin": 0.0},
