@@ -19,6 +19,8 @@ from tests.small_run import SMALL
 from tests.victim import EPS, Victim, train_victim
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers are nice, by 15: beside two busy processes of tests they would hardly run.
+os.environ.setdefault("RAY_worker_niceness", "0")
 torch.set_num_threads(1)
 
 
