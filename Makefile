@@ -15,9 +15,9 @@ $(READY): pyproject.toml setup.sh
 train: $(READY)
 	$(BIN)/python -m dynat_ray.train
 
-# The process that gets tests/distributed mostly waits for Ray; two others keep two cores busy.
+# Two processes side by side; the one that gets tests/distributed starts Ray.
 test: $(READY)
-	$(BIN)/python -m pytest -n 3 --durations=10
+	$(BIN)/python -m pytest -n 2 --durations=10
 
 # What `make test` leaves out: real clusters that lose workers, nodes and drivers.
 faults: $(READY)

@@ -19,8 +19,6 @@ from tests.small_run import SMALL
 from tests.victim import EPS, Victim, train_victim
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Ray's workers are nice, by 15: beside two busy processes of tests they would hardly run.
-os.environ.setdefault("RAY_worker_niceness", "0")
 torch.set_num_threads(1)
 
 
@@ -35,12 +33,12 @@ class _OneRay(LoadFileScheduling):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts first what takes longest and mostly waits, so that the others run beside it."""
+    """Puts first what takes longest, so that both processes end at the same time."""
     items.sort(key=lambda item: not item.nodeid.startswith(_RAY))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _OneRay:
-    """Says who runs what where tests run side by side (`-n 3`)."""
+    """Says who runs what where tests run side by side (`-n 2`)."""
     return _OneRay(config, log)
 
 
