@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 from dynat_ray.config import OptimConfig, RunConfig
 from dynat_ray.errors import UserError
@@ -23,6 +22,8 @@ from dynat_ray.training.how_far import HowFar
 from dynat_ray.training.optimisation import learning_rate
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.trainer import train
+from tests.processes import run_side_by_side
+from tests.training.stopped_session import Stopped, StopsAfterReports
 from tests.training.test_two_workers import _train_all
 
 CPU = torch.device("cpu")
@@ -121,22 +122,6 @@ def test_with_a_constant_cost_compute_and_epochs_are_the_same_run(
         assert other["loss"] == pytest.approx(one["loss"], rel=0.02)
 
 
-class _Stopped(Exception):
-    """Stands for a worker that dies."""
-
-
-class _StopsAfterCheckpoints(LocalSession):
-    def __init__(self, folder: Path, reports: int) -> None:
-        super().__init__(folder, CPU)
-        self.left = reports
-
-    def report(self, metrics: Any, name: str, folder: Path | None, *, wait: bool = False) -> None:
-        super().report(metrics, name, folder, wait=wait)
-        self.left -= 1
-        if self.left == 0:
-            raise _Stopped
-
-
 @pytest.mark.parametrize("reports", [1, 2, 4, 6])
 def test_a_run_that_is_killed_goes_on_exactly(
     small_config: RunConfig, tmp_path: Path, reports: int, monkeypatch: pytest.MonkeyPatch
@@ -154,8 +139,8 @@ def test_a_run_that_is_killed_goes_on_exactly(
     config = override(small_config, settings)
     lines = run(config, tmp_path / "whole")
     assert lines[-1]["epochs_done"] > 2
-    with pytest.raises(_Stopped):
-        train(config, _StopsAfterCheckpoints(tmp_path / "parts", reports))
+    with pytest.raises(Stopped):
+        train(config, StopsAfterReports(tmp_path / "parts", reports))
     resumed = run(config, tmp_path / "parts")
     assert same(tmp_path / "whole", tmp_path / "parts")
     for key in ("epoch", "step", "forward_units", "epochs_done", "loss", "learning_rate"):
@@ -223,7 +208,7 @@ def test_two_workers_spend_what_one_does(digits: Path, tmp_path: Path) -> None:
     for name in ("pgd_at", "dynat"):
         config = build_config([base, COMPARABLE, {"method.name": name, "train.compute": 15.0}])
         runs[name] = (config, tmp_path / "two" / name)
-    mp.spawn(_train_all, args=(runs, str(tmp_path / "meeting")), nprocs=2)
+    run_side_by_side(_train_all, runs, str(tmp_path / "meeting"), processes=2)
     for name, (config, folder) in runs.items():
         alone = run(config, tmp_path / "one" / name)[-1]
         together = read_metrics(folder / "metrics.jsonl")[-1]

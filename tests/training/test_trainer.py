@@ -23,6 +23,7 @@ from dynat_ray.training import checkpoint
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.setup import check_run
 from dynat_ray.training.trainer import train
+from tests.training.stopped_session import Stopped, StopsAfterReports
 
 CPU = torch.device("cpu")
 
@@ -100,22 +101,6 @@ def test_two_and_two_epochs_equal_four(
     assert clean == [line["loss"] for line in read_metrics(tmp_path / "parts" / "metrics.jsonl")]
 
 
-class _Stopped(Exception):
-    """Stands for a worker that dies."""
-
-
-class _StopsAfterCheckpoints(LocalSession):
-    def __init__(self, folder: Path, reports: int) -> None:
-        super().__init__(folder, CPU)
-        self.left = reports
-
-    def report(self, metrics: Any, name: str, folder: Path | None, *, wait: bool = False) -> None:
-        super().report(metrics, name, folder, wait=wait)
-        self.left -= 1
-        if self.left == 0:
-            raise _Stopped
-
-
 @pytest.mark.parametrize("reports", [1, 2, 4])
 def test_a_run_stopped_inside_an_epoch_goes_on_exactly(
     small_config: RunConfig, tmp_path: Path, reports: int, monkeypatch: pytest.MonkeyPatch
@@ -125,8 +110,8 @@ def test_a_run_stopped_inside_an_epoch_goes_on_exactly(
     settings |= {"attack.carry_epochs": 2}
     config = override(small_config, settings)
     whole = run(config, tmp_path / "whole")
-    with pytest.raises(_Stopped):
-        train(config, _StopsAfterCheckpoints(tmp_path / "parts", reports))
+    with pytest.raises(Stopped):
+        train(config, StopsAfterReports(tmp_path / "parts", reports))
     newest = LocalSession(tmp_path / "parts", CPU).checkpoints()[0].name
     assert ("step" in newest) == (reports != 4)
     assert same(whole, run(config, tmp_path / "parts"))
