@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import ray
 import torch
+import yaml
 from xdist.scheduler import LoadFileScheduling
 
 from dynat_ray.config import RunConfig
+from dynat_ray.data import load_info, load_test_images
 from dynat_ray.data.preparing import prepare_dataset
+from dynat_ray.models import build_model, save_model
 from dynat_ray.settings import build_config
 from tests.small_run import SMALL
 from tests.victim import EPS, Victim, train_victim
@@ -91,6 +94,33 @@ def small_config(digits: Path) -> RunConfig:
         "cluster.gpu": False,
     }
     return build_config([settings])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, few_digits: Path) -> Path:
+    """A run folder; its model is linear and untrained but for a few steps."""
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    info = load_info(few_digits)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(
+            "mlp", num_classes=10, channels=1, size=info.size, mean=info.mean, std=info.std
+        )
+    images, labels = load_test_images(few_digits)
+    optimiser = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(40):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        optimiser.step()
+    save_model(model, folder / "model")
+    settings = {
+        "data": {"path": str(few_digits)},
+        "threat": {"norm": "Linf", "eps": 0.05},
+        "eval": {"attacks": ["clean", "pgd-5", "apgd-t"], "samples": 20, "batch_size": 16},
+        "train": {"seed": 3},
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    return folder
 
 
 @pytest.fixture(scope="session")
