@@ -129,8 +129,7 @@ class AttackConfig(Section, section="attack"):
             `false` stand for `auto` and `none`.
         batch_norm: Mode of batch normalisation while attacking; `train` leaves the running
             statistics alone.
-        cuda_graphs: On a GPU, capture the attack's passes and replay them: less work for the host,
-            for some more memory.
+        cuda_graphs: On a GPU, capture the attack's passes and replay them: faster, more memory.
     """
 
     steps: NonNegativeInt = 10
@@ -201,8 +200,7 @@ class TrainConfig(Section, section="train"):
         micro_batch_size: Most samples a worker puts through the model at once; a larger share of
             the global batch is accumulated. 0: no bound.
         seed: Seed of everything random.
-        precision: `float32`, or `bf16` autocast, which falls back to float32 on a device that has
-            no instructions for it (evaluation is float32 always).
+        precision: `float32`, or `bf16` autocast where the device has it (never in evaluation).
         channels_last: Memory format of images and weights.
         compile: `torch.compile` for the attack and the training graph; slower on a CPU.
         cpu_kernels: The C++ kernels for training on a CPU: `auto`, where they are faster, or `off`.
@@ -251,8 +249,7 @@ class EvalConfig(Section, section="eval"):
         attacks: Attacks of the final table, on the test split.
         samples: Class-balanced number of test images that AutoAttack sees; 0: all. The cheaper
             attacks see all of them.
-        second_stage: Survivors of APGD that FAB and Square see in `autoattack-sampled`, beside the
-            fiftieth that falls most easily; 0: all.
+        second_stage: In `autoattack-sampled` the survivors of APGD that FAB and Square see; 0: all.
         every_epochs: Epochs between two measurements on the validation split.
         steps: PGD steps of that measurement.
         batch_size: Images per forward pass when evaluating.
@@ -313,6 +310,10 @@ class MethodSettings(Section, section="method"):
 
     name: str = ""
 
+    def most_steps(self, configured: int) -> int:
+        """Returns the most steps that its attacks make where `attack.steps` is `configured`."""
+        return configured
+
 
 @dataclass(kw_only=True)
 class RunConfig:
@@ -334,8 +335,7 @@ class RunConfig:
 
     def smallest_share(self, workers: int) -> int:
         """Returns how many samples of a batch each of `workers` gets; `UserError` if none."""
-        share = self.train.batch_size // workers
-        if share == 0:
+        if (share := self.train.batch_size // workers) == 0:
             raise UserError(
                 f"train.batch_size is {self.train.batch_size}, but there are {workers} workers, "
                 "and each needs at least one sample of a batch; raise it or lower cluster.workers"

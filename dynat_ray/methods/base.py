@@ -163,7 +163,7 @@ class Method(ABC, Generic[SettingsT]):
     @property
     def steps(self) -> int:
         """Most steps of this epoch's attacks."""
-        return self.context.attack.steps_at(self.progress)
+        return self.settings.most_steps(self.context.attack.steps_at(self.progress))
 
     @property
     def step_size(self) -> float:

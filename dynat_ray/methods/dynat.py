@@ -30,6 +30,7 @@ from dynat_ray.perturb.compaction import places_to_keep
 from dynat_ray.perturb.running import StopRule
 from dynat_ray.perturb.signals import signed_gap
 from dynat_ray.value_types import (
+    AboveZeroToOne,
     ClosedUnitInterval,
     Finite,
     MinusOneToOne,
@@ -39,6 +40,9 @@ from dynat_ray.value_types import (
     PositiveInt,
 )
 from dynat_ray.weighting import fragility, mean_over_attacked, softmax_weights
+
+# With one or two a network soon learns to stand steps of that length alone.
+_LEAST_STEPS = 3
 
 
 @dataclass(kw_only=True)
@@ -57,6 +61,8 @@ class DynATSettings(MethodSettings):
         eps_max_ratio: Largest budget factor.
         misclassified: (b) Wrong clean samples are left `clean`, which spares their attacks, or are
             attacked with the `uniform` budget eps.
+        steps_ratio: (c) Steps of an attack as a part of `attack.steps`, in (0, 1], at least three
+            (or all); each is as much longer, at most eps. What they spare can go into epochs.
         early_stop: (c) Stop a sample's attack once it has won by `stop_margin`.
         stop_margin: Adversarial gap `max_{k != y} p'_k - p'_y`, in [-1, 1], at which it stops.
         min_steps: Steps before it may stop.
@@ -75,6 +81,7 @@ class DynATSettings(MethodSettings):
     eps_min_ratio: ClosedUnitInterval = 0.5
     eps_max_ratio: OneOrMore = 1.5
     misclassified: Literal["clean", "uniform"] = "clean"
+    steps_ratio: AboveZeroToOne = 0.3
     early_stop: bool = True
     stop_margin: MinusOneToOne = 0.3
     min_steps: PositiveInt = 1
@@ -83,13 +90,22 @@ class DynATSettings(MethodSettings):
     min_weight: ClosedUnitInterval = 0.5
     max_weight: OneOrMore = 2.0
 
+    def most_steps(self, configured: int) -> int:
+        return min(configured, max(_LEAST_STEPS, round(self.steps_ratio * configured)))
+
 
 @register
 class DynAT(Method[DynATSettings]):
     """Budgets, stops and weights decided per sample."""
 
     settings_class = DynATSettings
-    ablation = ("budgets=false", "early_stop=false", "weights=false", "misclassified=uniform")
+    ablation = (
+        "budgets=false",
+        "early_stop=false",
+        "weights=false",
+        "misclassified=uniform",
+        "steps_ratio=1",
+    )
 
     def __init__(self, settings: DynATSettings, context: MethodContext) -> None:
         super().__init__(settings, context)

@@ -161,6 +161,7 @@ def _speed(run: Run) -> dict[str, str]:
     images = sum(line["seconds"] * line["images_per_second"] for line in run.metrics)
     passes = float(np.mean([line["passes_per_sample"] for line in run.metrics]))
     waited = sum(line["loader_seconds"] for line in run.metrics)
+    most_steps = run.config.method.most_steps(run.config.attack.steps)
     memory = max(line["peak_memory_bytes"] for line in run.metrics)
     return {
         "training": f"{seconds:,.0f} s" if seconds < 600 else f"{seconds / 60:,.0f} min",
@@ -168,7 +169,7 @@ def _speed(run: Run) -> dict[str, str]:
         "seconds per epoch": f"{seconds / run.metrics[-1]['epochs_done']:,.1f}",
         "units of compute per image": f"{run.metrics[-1]['forward_units']:,.1f}",
         "waiting for images": f"{100 * waited / max(seconds, 1e-9):.1f} %",
-        "attack passes per image": f"{passes:.2f} of {run.config.attack.steps}",
+        "attack passes per image": f"{passes:.2f} of {most_steps}",
         "peak memory per worker": f"{memory / 2**30:.2f} GiB",
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dynat_ray.config import AttackConfig, RunConfig
+from dynat_ray.config import RunConfig
 from dynat_ray.data import DatasetInfo
 from dynat_ray.radius import format_radius
 from dynat_ray.shown_text import shown_text
@@ -41,7 +41,7 @@ def run_facts(
         facts: As for `describe_run`, and once it is known in which `precision` and by which device
             (`device_name`) it was computed.
     """
-    attack, threat = config.attack, config.threat
+    threat = config.threat
     data = config.data.path
     if info is not None:
         size = "x".join(map(str, info.size)) if info.size else "images of several sizes"
@@ -65,7 +65,7 @@ def run_facts(
         ),
         "method": config.method.name,
         "threat": f"{threat.norm}, eps {format_radius(threat.eps, threat.norm)}; "
-        f"training attack: {_steps(attack)} steps{_shortfall(config)}",
+        f"training attack: {_steps(config)} steps{_shortfall(config)}",
         "training": f"{RunLength.of(config.train)}, batch {config.train.batch_size}, {precision}",
         "seed": str(config.train.seed),
         "workers": workers,
@@ -73,9 +73,10 @@ def run_facts(
     return {name: shown_text(value) for name, value in rows.items()}
 
 
-def _steps(attack: AttackConfig) -> str:
-    growing = 0 < attack.first_steps < attack.steps
-    return f"{attack.first_steps} to {attack.steps}" if growing else str(attack.steps)
+def _steps(config: RunConfig) -> str:
+    attack, method = config.attack, config.method
+    first, last = (method.most_steps(steps) for steps in (attack.first_steps, attack.steps))
+    return f"{first} to {last}" if 0 < first < last else str(last)
 
 
 def _shortfall(config: RunConfig) -> str:

@@ -58,6 +58,7 @@ def test_the_gradient_flows_through_both_sides_of_the_kl(network: nn.Module, bat
 def test_dynat_with_everything_off_is_trades_or_pgd_at(network: nn.Module, batch: Batch) -> None:
     off = {
         "budgets": False,
+        "steps_ratio": 1.0,
         "early_stop": False,
         "weights": False,
         "misclassified": "uniform",
@@ -120,7 +121,28 @@ def test_dynat_stops_only_correct_samples(network: nn.Module, batch: Batch) -> N
     _, prepared = loss_of(method, network, batch)
     correct = prepared.record["predicted"] == batch.labels
     assert prepared.record["attack_steps"][correct].unique().tolist() == [1]
-    assert prepared.record["attack_steps"][~correct].unique().tolist() == [4]
+    assert prepared.record["attack_steps"][~correct].unique().tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "steps", "length"), [(0.1, 3, 0.32 / 3), (0.75, 3, 0.32 / 3), (1.0, 4, 0.08)]
+)
+def test_dynat_makes_fewer_and_longer_steps(
+    network: nn.Module, batch: Batch, ratio: float, steps: int, length: float
+) -> None:
+    """Four steps of 0.08 are asked for."""
+    method = make("dynat", steps_ratio=ratio, early_stop=False)
+    _, prepared = loss_of(method, network, batch)
+    attacked = prepared.record["eps"] > 0
+    assert prepared.record["attack_steps"][attacked].unique().tolist() == [steps]
+    assert method.step_size == pytest.approx(length)
+
+
+@pytest.mark.parametrize(
+    ("configured", "steps"), [(0, 0), (1, 1), (3, 3), (10, 3), (20, 6), (40, 12)]
+)
+def test_dynat_makes_a_part_of_the_steps(configured: int, steps: int) -> None:
+    assert make("dynat").settings.most_steps(configured) == steps
 
 
 def test_dynat_can_leave_misclassified_samples_clean(network: nn.Module, batch: Batch) -> None:
@@ -131,7 +153,7 @@ def test_dynat_can_leave_misclassified_samples_clean(network: nn.Module, batch: 
     # Their KL is none of an attack, and the others' mean is theirs alone.
     assert not prepared.weights[wrong].any()
     assert float(prepared.weights.mean()) == pytest.approx(1)
-    assert prepared.passes.image_gradients == 4 * int((~wrong).sum())
+    assert prepared.passes.image_gradients == 3 * int((~wrong).sum())
     _, prepared = loss_of(make("dynat", objective="at"), network, batch)
     assert prepared.weights[wrong].tolist() == [1] * int(wrong.sum())
     assert float(prepared.weights[~wrong].mean()) == pytest.approx(1)
@@ -173,7 +195,12 @@ def test_fragility_counts_the_change_that_an_attack_began_with(
     carried = torch.zeros_like(batch.images)
     carried[::2] = 0.1
     begun = Batch(batch.images, batch.labels, batch.indices, carried=carried)
-    settings = {"budgets": False, "misclassified": "uniform", "stop_margin": -1.0}
+    settings = {
+        "budgets": False,
+        "misclassified": "uniform",
+        "stop_margin": -1.0,
+        "steps_ratio": 1.0,
+    }
     probs = deepcopy(network).eval()(batch.images).softmax(dim=1).detach()
     _, prepared = loss_of(make("dynat", **settings), network, begun)
     # One step of 0.08 for correct samples, all four for the others, of a budget of 0.2.

@@ -101,7 +101,7 @@ def test_a_helper_of_the_same_kind_costs_a_forward_pass(
 
 
 def test_what_has_stopped_or_has_no_budget_costs_nothing(network: Classifier, batch: Batch) -> None:
-    outcome, passes = step(network, make("dynat"), batch)
+    outcome, passes = step(network, make("dynat", steps_ratio=1.0), batch)
     record = outcome.parts[0].record
     attacked = record["eps"] > 0
     # A sample is seen once more, in the pass that finds it beaten.
