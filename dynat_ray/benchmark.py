@@ -16,33 +16,7 @@ from dynat_ray.errors import UserError
 
 def main(argv: Sequence[str]) -> Path | str:
     """Measures the parts asked for, prints a table and writes the JSON file."""
-    parser = ArgumentParser(
-        prog="python -m dynat_ray.benchmark",
-        description="Measures speed as ratios: our loops and others in turn, in one run.",
-    )
-    parser.add_argument("part", nargs="?", default="all", choices=[*_PARTS, "all"])
-    parser.add_argument("--data", type=Path, help="prepared data set, for robust accuracy too")
-    parser.add_argument("--run", type=Path, help="trained run, for attack and stopping")
-    parser.add_argument("--json", type=Path, default=Path("benchmark.json"), metavar="FILE")
-    default_device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", choices=["cpu", "cuda"], default=default_device)
-    parser.add_argument("--batch-size", type=int, default=64, help="of a training step")
-    parser.add_argument("--model", default="preact_resnet18", help="of the profile")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each loop is timed")
-    parser.add_argument(
-        "--images",
-        type=int,
-        default=0,
-        help="of attack: test images of --run on which AutoAttack is measured whole and by "
-        "sampling, and as a curve over eps; a stopped measurement goes on where it was",
-    )
-    parser.add_argument("--workers", type=int, default=1, help="Ray workers for --images")
-    parser.add_argument("--compile", action="store_true", help="torch.compile ours")
-    options = parser.parse_args(argv)
-    if min(options.rounds, options.batch_size, options.workers) < 1 or options.images < 0:
-        raise UserError("--rounds, --batch-size, --workers and --images must be at least 1")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device is cuda, but PyTorch finds no GPU with a working driver here")
+    options = _parse(argv)
     _make_folder(options.json)
     found: dict[str, Any] = {"ratios": {}}
     parts = _ALL if options.part == "all" else {options.part: _PARTS[options.part]}
@@ -60,6 +34,45 @@ def main(argv: Sequence[str]) -> Path | str:
         atomic_write_text(options.json, json.dumps(found, indent=2) + "\n")
     print(_table(found), end="")
     return options.json
+
+
+def _parse(argv: Sequence[str]) -> Any:
+    """Returns the options, checked."""
+    parser = ArgumentParser(
+        prog="python -m dynat_ray.benchmark",
+        description="Measures speed as ratios: our loops and others in turn, in one run; and "
+        "whether DynAT wins.",
+    )
+    parser.add_argument("part", nargs="?", default="all", choices=[*_PARTS, "all"])
+    parser.add_argument("--data", type=Path, help="prepared data set, for robust accuracy too")
+    parser.add_argument("--run", type=Path, help="trained run, for attack and stopping")
+    parser.add_argument("--json", type=Path, default=Path("benchmark.json"), metavar="FILE")
+    default_device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=["cpu", "cuda"], default=default_device)
+    parser.add_argument("--batch-size", type=int, default=64, help="of a training step")
+    parser.add_argument("--model", default="preact_resnet18", help="of the profile")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each loop is timed")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=0,
+        help="of attack: test images of --run on which AutoAttack is measured whole and by "
+        "sampling, and as a curve over eps; of win: at most so many training and test images; "
+        "both go on where they were stopped",
+    )
+    parser.add_argument("--epochs", type=int, default=15, help="of PGD-AT in win")
+    parser.add_argument("--width", type=int, default=64, help="of the network in win")
+    parser.add_argument("--workers", type=int, default=1, help="Ray workers for --images")
+    parser.add_argument("--compile", action="store_true", help="torch.compile ours")
+    options = parser.parse_args(argv)
+    for name in ("rounds", "batch_size", "workers", "epochs", "width"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1")
+    if options.images < 0:
+        raise UserError("--images must be at least 0, which is all")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device is cuda, but PyTorch finds no GPU with a working driver here")
+    return options
 
 
 def _table(found: dict[str, Any]) -> str:
@@ -192,6 +205,22 @@ def _speedrun(options: Any) -> dict[str, Any]:
     return found
 
 
+def _win(options: Any) -> dict[str, Any]:
+    if options.data is None:
+        raise UserError("'win' needs prepared images: give --data DIR")
+    from dynat_ray.benchmarks import win
+
+    return win.measure(
+        options.data,
+        options.json.with_suffix(".runs"),
+        device=options.device,
+        epochs=options.epochs,
+        images=options.images,
+        width=options.width,
+        compiled=options.compile,
+    )
+
+
 _ALL = {
     "step": _step,
     "profile": _profile,
@@ -199,8 +228,8 @@ _ALL = {
     "attack": _attack,
     "scaling": _scaling,
 }
-# The first needs a trained run, the second takes minutes on a GPU and a day on a CPU.
-_PARTS = _ALL | {"stopping": _stopping, "speedrun": _speedrun}
+# The first needs a trained run, the others take minutes on a GPU and days on a CPU.
+_PARTS = _ALL | {"stopping": _stopping, "speedrun": _speedrun, "win": _win}
 
 
 if __name__ == "__main__":

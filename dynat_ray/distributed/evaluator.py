@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dynat_ray.config import ClusterConfig
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.exact import on_cpu
 from dynat_ray.evaluation.identity import Identity
@@ -72,6 +73,22 @@ def default_workers() -> Workers:
         return Workers(max(1, gpus), on_ray=gpus > 0)
     gpus = torch.cuda.device_count()
     return Workers(max(1, gpus), on_ray=gpus > 1)
+
+
+def cluster_workers(cluster: ClusterConfig, most: int) -> Workers:
+    """Returns up to `most` Ray workers: fewer where the cluster has not as many GPUs, or CPUs.
+
+    It may have fewer GPUs than the CPUs that trained, and nodes may have gone.
+
+    Args:
+        cluster: Says whether they may have GPUs, where there are any.
+        most: How many share the work, at most.
+    """
+    from dynat_ray.distributed.cluster import cluster_total
+
+    gpus = 0 if cluster.gpu is False else int(cluster_total("GPU"))
+    count = max(1, min(most, gpus or int(cluster_total("CPU"))))
+    return Workers(count, on_ray=True, gpu=gpus > 0)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The accuracies in a run's final table: its models under every attack, on Ray's workers."""
+"""The accuracies in a run's final table: its models under every attack."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dynat_ray.acceleration.switch import cpu_kernels
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.config import RunConfig
 from dynat_ray.data import balanced_subset, load_info, load_split
-from dynat_ray.distributed.cluster import cluster_total
 from dynat_ray.distributed.evaluator import Workers, evaluated
 from dynat_ray.evaluation.identity import checksum_samples, identify, identity_key
 from dynat_ray.evaluation.outcomes import Outcome
@@ -30,7 +30,7 @@ _STATES = "evaluated"
 _FEWEST_SHARDS = 2
 
 
-def measure_run(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:
+def measure_run(config: RunConfig, folder: Path, *, workers: Workers) -> dict[str, Any]:
     """Returns a trained run's final table: best and last model under every attack.
 
     What became of every test image is left in the run's `outcomes.parquet`.
@@ -38,7 +38,7 @@ def measure_run(config: RunConfig, folder: Path, *, workers: int) -> dict[str, A
     Args:
         config: The run, resolved.
         folder: Its folder.
-        workers: How many evaluate, at most.
+        workers: Who evaluates.
     """
     images, labels = load_split(config.data.path, "test", image_size=config.data.image_size)
     lines = read_metrics(folder / "metrics.jsonl")
@@ -69,7 +69,8 @@ def measure(
     config: RunConfig,
     attacks: Sequence[str],
     *,
-    workers: int,
+    workers: Workers,
+    device: torch.device | None = None,
 ) -> Mapping[str, Outcome]:
     """Returns what became of every image under each attack.
 
@@ -81,13 +82,12 @@ def measure(
         images: uint8 `(N, C, H, W)`, or float32 in [0, 1].
         labels: int64 `(N,)`.
         config: For the threat, `eval.samples` and `eval.second_stage` (what costly attacks see),
-            the seed and whether GPUs may be used.
+            and the seed.
         attacks: Names.
-        workers: How many share the work, at most: the cluster may have fewer GPUs than the CPUs
-            that trained, and nodes may have gone.
+        workers: Who shares the work.
+        device: Where, if it is this process; None: the CPU.
     """
-    model, info = load_model(model_folder), load_info(config.data.path)
-    who = _workers(config, workers)
+    model, info = load_model(model_folder).to(device), load_info(config.data.path)
     plan = EvaluationPlan(
         samples=len(labels),
         classes=info.num_classes,
@@ -110,7 +110,7 @@ def measure(
             identity=identity,
             state_path=model_folder.parent / _STATES / f"{identity_key(identity)}.jsonl",
             resume=True,
-            workers=who,
+            workers=workers,
         ) as found,
     ):
         (outcomes,) = found.attacks.values()
@@ -132,13 +132,6 @@ def _shard_size(images: int, config: RunConfig) -> int:
     neither may depend on how many workers there are today.
     """
     return min(config.eval.batch_size, -(-images // _FEWEST_SHARDS))
-
-
-def _workers(config: RunConfig, most: int) -> Workers:
-    """Returns up to `most` Ray workers, on GPUs where there are any and the run may have them."""
-    gpus = 0 if config.cluster.gpu is False else int(cluster_total("GPU"))
-    count = max(1, min(most, gpus or int(cluster_total("CPU"))))
-    return Workers(count, on_ray=True, gpu=gpus > 0)
 
 
 def _on_same_samples(outcome: Outcome, all_outcomes: Iterable[Outcome]) -> dict[str, Any]:

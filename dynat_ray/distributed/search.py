@@ -13,6 +13,7 @@ from dynat_ray.atomic_files import atomic_write_text
 from dynat_ray.config import RunConfig
 from dynat_ray.data import load_labels, load_split
 from dynat_ray.distributed.cluster import require_shared_storage, side_by_side
+from dynat_ray.distributed.evaluator import cluster_workers
 from dynat_ray.distributed.final_table import measure, table_of
 from dynat_ray.distributed.ray_trainer import resolve_workers
 from dynat_ray.distributed.training_run import finish, resolve
@@ -184,7 +185,7 @@ def _judge_finalists(plan: Plan, folder: Path) -> None:
             labels,
             search.default,
             list(dict.fromkeys(["clean", attack])),
-            workers=plan.workers,
+            workers=cluster_workers(search.default.cluster, plan.workers),
         )
         write_run_samples(own / VALIDATION_OUTCOMES, {"best": outcomes}, indices, labels.numpy())
         write_trial(folder, replace(trial, validation=table_of(outcomes)))

@@ -16,6 +16,7 @@ from dynat_ray.distributed.cluster import (
     require_everywhere,
     require_shared_storage,
 )
+from dynat_ray.distributed.evaluator import cluster_workers
 from dynat_ray.distributed.final_table import measure_run
 from dynat_ray.distributed.ray_trainer import fit, resolve_workers
 from dynat_ray.errors import UserError
@@ -121,7 +122,7 @@ def finish(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:
     Returns:
         What `results.json` holds.
     """
-    results = measure_run(config, folder, workers=workers)
+    results = measure_run(config, folder, workers=cluster_workers(config.cluster, workers))
     file = folder / "results.json"
     try:
         atomic_write_text(file, json.dumps(results, indent=2) + "\n")

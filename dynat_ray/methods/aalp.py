@@ -11,8 +11,9 @@ not obstruct the classification of the samples it does not fit yet. The realisat
   pair get the same mask. Features are dropped in training only.
 - The pairing loss of a sample weighs `w = p_y(x')`, detached: pairing acts once the adversarial
   image is (nearly) classified.
-- Loss: `mean CE(f(x'), y) + lambda mean w (z(x) - z(x'))^2`, with ALP's lambda; the mean is over
-  samples and classes, and both images of a pair are in one batch, as in ALP.
+- Loss: `(1 - s) mean CE(f(x'), y) + s mean CE(f(x), y) + lambda mean w (z(x) - z(x'))^2`, with
+  ALP's `s` and lambda; the last mean is over samples and classes, and both images of a pair are in
+  one batch, as in ALP.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ from dynat_ray.acceleration.modes import frozen
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
-from dynat_ray.methods.features import channel_axis, per_channel
+from dynat_ray.methods.features import by_channel, channel_axis, per_channel
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.models import Classifier
-from dynat_ray.value_types import AboveZeroToOne, NonNegative
+from dynat_ray.value_types import AboveZeroToOne, ClosedUnitInterval, NonNegative
 
 # Of the random numbers that belong to a sample; the attack draws from the ones before.
 _MASK_STREAM = 11
@@ -43,6 +44,7 @@ class AALPSettings(MethodSettings):
 
     Attributes:
         pairing: Weight of the squared difference between clean and adversarial logits.
+        clean_share: Part of the cross-entropy, in [0, 1], that is taken on clean images.
         guided_dropout: Drop features of low contribution; off: none (ablation).
         min_keep: `q_min`, probability in (0, 1] that the least important channel is kept.
         weights: Weigh the pairing by `p_y(x')`; off: 1 (ablation).
@@ -50,8 +52,9 @@ class AALPSettings(MethodSettings):
 
     name: str = "aalp"
     pairing: NonNegative = 0.5
+    clean_share: ClosedUnitInterval = 0.5
     guided_dropout: bool = True
-    min_keep: AboveZeroToOne = 0.5
+    min_keep: AboveZeroToOne = 0.8
     weights: bool = True
 
 
@@ -78,7 +81,8 @@ class AALP(Method[AALPSettings]):
         return Prepared(batch, outcome.images, record=record, extras=extras)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
-        batch, mask = prepared.batch, prepared.extras.get("mask")
+        settings, batch = self.settings, prepared.batch
+        mask = prepared.extras.get("mask")
 
         def drop(features: Tensor) -> Tensor:
             assert mask is not None
@@ -89,21 +93,23 @@ class AALP(Method[AALPSettings]):
         images = torch.cat([batch.images, prepared.adversarial])
         both: Tensor = network(images, None if mask is None else drop).float()
         clean_logits, adversarial_logits = both.chunk(2)
-        losses = self.cross_entropies(adversarial_logits, batch)
+        clean = self.cross_entropies(clean_logits, batch)
+        adversarial = self.cross_entropies(adversarial_logits, batch)
         distance = (clean_logits - adversarial_logits).square().mean(dim=1)
         weights = torch.ones_like(distance)
-        if self.settings.weights:
+        if settings.weights:
             probs = adversarial_logits.detach().softmax(dim=1)
             weights = probs.gather(1, batch.main_labels[:, None]).squeeze(1)
         record = {
             "weight": weights,
             "predicted": clean_logits.detach().argmax(dim=1),
-            "clean_loss": self.cross_entropies(clean_logits.detach(), batch),
-            "adversarial_loss": losses.detach(),
+            "clean_loss": clean.detach(),
+            "adversarial_loss": adversarial.detach(),
         }
-        return MethodLoss(
-            losses.mean() + self.settings.pairing * (weights * distance).mean(), record
-        )
+        share = settings.clean_share
+        classification = (1 - share) * adversarial.mean() + share * clean.mean()
+        pairing = settings.pairing * (weights * distance).mean()
+        return MethodLoss(classification + pairing, record)
 
 
 def contributions(network: nn.Module, images: Tensor, labels: Tensor, axis: int) -> Tensor:
@@ -125,8 +131,7 @@ def contributions(network: nn.Module, images: Tensor, labels: Tensor, axis: int)
         logits = network(images, watch)
         total = logits.gather(1, labels[:, None]).sum()
         (gradient,) = torch.autograd.grad(total, seen[0])
-    products = (seen[0].detach() * gradient).float().movedim(axis, 1)
-    return products.flatten(2).sum(dim=2) if products.dim() > 2 else products
+    return by_channel((seen[0].detach() * gradient).float(), axis).sum(dim=2)
 
 
 def keep_probabilities(contribution: Tensor, least: float) -> Tensor:

@@ -42,3 +42,9 @@ def per_channel(values: Tensor, axis: int, dimensions: int) -> Tensor:
     shape = [1] * dimensions
     shape[0], shape[axis] = values.shape
     return values.view(shape)
+
+
+def by_channel(features: Tensor, axis: int) -> Tensor:
+    """Returns features `(B, ...)` with channels at `axis` as `(B, C, P)`, P values a channel."""
+    moved = features.movedim(axis, 1)
+    return moved.reshape(*moved.shape[:2], -1)

@@ -6,16 +6,17 @@ adversarial examples and the uncertainty of these statistics; an alignment refer
 statistical proximity to clean examples, since aligning to misclassified ones harms; introspective
 alignment of the input gradients of both domains, without another model. The realisation is ours:
 
-- Statistics of a sample are mean and standard deviation of every channel of the last feature map
-  (of a vector, or a map of one pixel: the features themselves). Their uncertainty is their
-  variance over the batch of all workers, as in DSU (Li et al., ICLR 2022). Adversaries are drawn by
-  giving an adversarial feature map statistics from that Gaussian, with probability `sample_share`.
+- Statistics `t(x)` of a sample are the means of every channel of the last features over its places.
+  (Standard deviations, which DSU, Li et al., ICLR 2022, also draws, are lost where a head pools.)
+- The uncertainty of an adversary's is the standard deviation of `t(x') - t(x)` over the batch of
+  all workers: what attacks change, and not what tells classes apart. With probability
+  `sample_share` an adversary is drawn: its features move to statistics from that Gaussian.
 - Reference `q` of a correct clean sample is its own prediction, through which gradients flow; of a
   misclassified one that of the correct clean sample of its class, in the batch of all workers,
   whose statistics are nearest to the adversarial ones; if there is none, its label.
-- Loss: `CE(f(x'), y) + alignment KL(q || p(drawn adversary)) + gradients (1 - cos(g, g'))`, with
-  the input gradients `g`, `g'` of both images' cross-entropies. All passes are in training mode.
-  The attack is PGD-AT's.
+- Loss: `(1 - clean_share) CE(f(x'), y) + clean_share CE(f(x), y) + alignment KL(q || p(drawn
+  adversary)) + gradients (1 - cos(g, g'))`, with the input gradients `g`, `g'` of both images'
+  cross-entropies. All passes are in training mode. The attack is PGD-AT's.
 """
 
 from __future__ import annotations
@@ -31,9 +32,8 @@ from dynat_ray.acceleration.modes import unchanged_statistics
 from dynat_ray.collectives import gather_over_workers
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
-from dynat_ray.errors import UserError
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
-from dynat_ray.methods.features import feature_shape
+from dynat_ray.methods.features import by_channel, channel_axis, feature_shape, per_channel
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.models import Classifier
@@ -42,8 +42,6 @@ from dynat_ray.value_types import ClosedUnitInterval, NonNegative
 
 # Of the random numbers that belong to a sample; the attack draws from the ones before.
 _CHOICE_STREAM, _STATISTICS_STREAM = 12, 13
-# Smallest variance of a channel over its places.
-_FLAT = 1e-6
 
 
 @dataclass(kw_only=True)
@@ -51,6 +49,7 @@ class UADATSettings(MethodSettings):
     """Settings of UAD-AT.
 
     Attributes:
+        clean_share: Part of the cross-entropy, in [0, 1], that is taken on clean images.
         alignment: Weight of the KL between reference and drawn adversary.
         gradients: Weight of the gradient alignment; 0 spares its second derivatives.
         sample_share: Probability, in [0, 1], that an adversary's statistics are drawn.
@@ -58,7 +57,8 @@ class UADATSettings(MethodSettings):
     """
 
     name: str = "uad_at"
-    alignment: NonNegative = 5.0
+    clean_share: ClosedUnitInterval = 0.5
+    alignment: NonNegative = 1.0
     gradients: NonNegative = 0.1
     sample_share: ClosedUnitInterval = 0.5
     refine: bool = True
@@ -73,22 +73,14 @@ class UADAT(Method[UADATSettings]):
     differentiates_twice = True
 
     def attach(self, network: Classifier) -> None:
-        shape = feature_shape(network)
-        if len(shape) not in (1, 3) or shape[0] != network.backbone.num_features:
-            raise UserError(
-                "method 'uad_at' needs a model whose features are a map (channels, height, width) "
-                f"or a vector; those of '{network.name}' have shape {shape}"
-            )
-        self._places = 1
-        for side in shape[1:]:
-            self._places *= side
-        self._numbers = shape[0] * (1 if self._places == 1 else 2)
+        self._axis = channel_axis(network)
+        self._channels = feature_shape(network)[self._axis - 1]
 
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         outcome = self.attack(network, batch, keys, "ce")
         record = attack_record(outcome, batch.main_labels)
         choice = keyed_random.uniform(keys, 1, stream=_CHOICE_STREAM) < self.settings.sample_share
-        noise = keyed_random.normal(keys, self._numbers, stream=_STATISTICS_STREAM) * choice
+        noise = keyed_random.normal(keys, self._channels, stream=_STATISTICS_STREAM) * choice
         return Prepared(batch, outcome.images, record=record, extras={"noise": noise})
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
@@ -100,12 +92,15 @@ class UADAT(Method[UADATSettings]):
         seen: dict[str, Tensor] = {}
 
         def watch(features: Tensor) -> Tensor:
-            seen["clean"] = self.statistics(features).detach()
+            seen["clean"] = self.statistics(features)
             return features
 
         def draw(features: Tensor) -> Tensor:
-            seen["adversarial"] = self.statistics(features).detach()
-            return torch.cat([features, self.drawn(features, prepared.extras["noise"])])
+            seen["adversarial"] = self.statistics(features)
+            change = seen["adversarial"] - seen["clean"]
+            shift = prepared.extras["noise"] * spread(change)
+            shift = per_channel(shift, self._axis, features.dim()).to(features.dtype)
+            return torch.cat([features, features + shift])
 
         clean_logits: Tensor = network(images, watch).float()
         both: Tensor = network(adversarial, draw).float()
@@ -124,7 +119,9 @@ class UADAT(Method[UADATSettings]):
             "adversarial_loss": losses.detach(),
             "kl": kl.detach(),
         }
-        total = losses.mean() + settings.alignment * kl.mean()
+        share = settings.clean_share
+        total = (1 - share) * losses.mean() + share * clean.mean()
+        total = total + settings.alignment * kl.mean()
         if align:
             # Checkpointed activations are computed again here.
             with unchanged_statistics(network):
@@ -133,30 +130,15 @@ class UADAT(Method[UADATSettings]):
         return MethodLoss(total, record)
 
     def statistics(self, features: Tensor) -> Tensor:
-        """Returns each sample's statistics `(B, S)`: means, then standard deviations."""
-        if self._places == 1:
-            return features.flatten(1).float()
-        variance, mean = torch.var_mean(features.float().flatten(2), dim=2, unbiased=False)
-        return torch.cat([mean, (variance + _FLAT).sqrt()], dim=1)
+        """Returns each sample's statistics `(B, C)`, detached: the means of its channels."""
+        return by_channel(features.detach().float(), self._axis).mean(dim=2)
 
-    def drawn(self, features: Tensor, noise: Tensor) -> Tensor:
-        """Returns features with other statistics: the samples' own plus `noise` uncertainties.
 
-        Args:
-            features: `(B, C, H, W)` or `(B, C)`.
-            noise: Standard normals `(B, S)`; 0 for samples that stay as they are.
-        """
-        own = self.statistics(features)
-        # What one worker's network makes not finite must not become so for all.
-        everyone = gather_over_workers(own).nan_to_num(0.0, 0.0, 0.0)
-        uncertainty = everyone.var(dim=0, unbiased=False).sqrt()
-        other = own + noise * uncertainty
-        if self._places == 1:
-            return other.view_as(features).to(features.dtype)
-        own_mean, own_deviation = (part[..., None, None] for part in own.chunk(2, dim=1))
-        mean, deviation = (part[..., None, None] for part in other.chunk(2, dim=1))
-        normal = (features.float() - own_mean) / own_deviation
-        return (deviation * normal + mean).to(features.dtype)
+def spread(statistics: Tensor) -> Tensor:
+    """Returns the standard deviations `(S,)` of statistics `(B, S)` over all workers' samples."""
+    # What one worker's network makes not finite must not become so for all.
+    everyone = gather_over_workers(statistics).nan_to_num(0.0, 0.0, 0.0)
+    return everyone.std(dim=0, correction=0)
 
 
 def refined_reference(

@@ -14,6 +14,7 @@ import torch
 from dynat_ray.config import RunConfig
 from dynat_ray.data import load_split
 from dynat_ray.distributed import final_table, shard_workers
+from dynat_ray.distributed.evaluator import Workers, cluster_workers
 from dynat_ray.evaluation.answers import read_answers
 from dynat_ray.evaluation.results import OUTCOMES
 from dynat_ray.evaluation.shards import FinishedShard, Shard, run_shards
@@ -29,7 +30,8 @@ class Cluster:
         self.asked: dict[str, Any] = {}
         self.shards = 0
         self.dies_after = 1 << 30
-        monkeypatch.setattr(final_table, "cluster_total", lambda kind: resources.get(kind, 0))
+        asked_of = "dynat_ray.distributed.cluster.cluster_total"
+        monkeypatch.setattr(asked_of, lambda kind: resources.get(kind, 0))
         monkeypatch.setattr(shard_workers, "run_shards_on_ray", self._run)
 
     def _run(
@@ -64,7 +66,8 @@ def measure(folder: Path, config: RunConfig, workers: int, attacks: list[str]) -
 def table_of(
     folder: Path, images: Any, labels: Any, config: RunConfig, *how: Any
 ) -> dict[str, Any]:
-    attacks, workers = how
+    attacks, most = how
+    workers = cluster_workers(config.cluster, most)
     outcomes = final_table.measure(folder, images, labels, config, attacks, workers=workers)
     return final_table.table_of(outcomes)
 
@@ -160,11 +163,12 @@ def test_a_table_goes_on_with_another_number_of_workers(
 
 
 def test_a_run_leaves_what_became_of_every_test_image(
-    small_config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
+    small_config: RunConfig, folder: Path
 ) -> None:
-    Cluster(monkeypatch, CPU=1)
     settings = {"eval.attacks": ["clean", "pgd-2", "square"], "eval.samples": 12}
-    results = final_table.measure_run(override(small_config, settings), folder.parent, workers=1)
+    here = Workers(1, on_ray=False)
+    config = override(small_config, settings)
+    results = final_table.measure_run(config, folder.parent, workers=here)
     found = read_answers(folder.parent / OUTCOMES, ["clean", "pgd-2", "square"], model="last")
     for attack, answers in found.items():
         entry = results["last"][attack]

@@ -10,7 +10,7 @@ import torch
 
 import dynat_ray
 from dynat_ray.config import RunConfig
-from dynat_ray.distributed import final_table
+from dynat_ray.distributed import training_run
 from dynat_ray.distributed.evaluator import Workers
 from dynat_ray.distributed.training_run import run
 from dynat_ray.errors import UserError
@@ -71,7 +71,7 @@ def test_one_and_one_epoch_on_two_workers_equal_two(
     small_config: RunConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Its table is not what is looked at, and workers for it take seconds to start.
-    monkeypatch.setattr(final_table, "_workers", lambda *_: Workers(1, on_ray=False))
+    monkeypatch.setattr(training_run, "cluster_workers", lambda *_: Workers(1, on_ray=False))
     parts = tmp_path / "parts"
     run(changed(small_config, train__epochs=1), parts)
     with pytest.raises(UserError, match="--resume"):

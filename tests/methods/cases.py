@@ -91,3 +91,14 @@ def loss_of(method: Method[Any], network: nn.Module, batch: Batch) -> tuple[Tens
     return result.loss, Step(
         prepared.adversarial, prepared.weights, part.record, prepared.extras, passes
     )
+
+
+def require_equal(network: Classifier, loss: Tensor, expected: Tensor) -> None:
+    """Requires that two losses and their gradients are alike, within 1e-5."""
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    parameters = list(network.parameters())
+    for one, other in zip(
+        *(torch.autograd.grad(each, parameters, allow_unused=True) for each in (loss, expected)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
 from dynat_ray.methods.aalp import contributions, keep_probabilities
-from dynat_ray.methods.features import channel_axis, per_channel
+from dynat_ray.methods.features import by_channel, channel_axis, per_channel
 from dynat_ray.models import Classifier, build_model, save_model
-from tests.methods.cases import KEYS, loss_of, make, tiny_classifier
+from tests.methods.cases import KEYS, loss_of, make, require_equal, tiny_classifier
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -32,17 +32,6 @@ def test_hat(network: Classifier, batch: Batch, smoothing: float) -> None:
         + 0.5 * F.cross_entropy(far, helper_labels)
     )
     require_equal(network, loss, expected)
-
-
-def require_equal(network: Classifier, loss: torch.Tensor, expected: torch.Tensor) -> None:
-    """Requires that two losses and their gradients are alike."""
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
-    parameters = list(network.parameters())
-    for one, other in zip(
-        *(torch.autograd.grad(each, parameters, allow_unused=True) for each in (loss, expected)),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_hat_says_what_is_missing(network: Classifier, tmp_path: object) -> None:
@@ -68,11 +57,12 @@ def test_alp(network: Classifier, batch: Batch) -> None:
 
 
 def test_aalp_weighs_pairs_by_the_adversarial_confidence(network: Classifier, batch: Batch) -> None:
-    method = make("aalp", guided_dropout=False, pairing=0.3)
+    method = make("aalp", guided_dropout=False, pairing=0.3, clean_share=0.25)
     method.attach(network)
     loss, prepared = loss_of(method, network, batch)
     clean, attacked = network(torch.cat([batch.images, prepared.adversarial])).chunk(2)
-    expected = F.cross_entropy(attacked, batch.labels)
+    expected = 0.75 * F.cross_entropy(attacked, batch.labels)
+    expected = expected + 0.25 * F.cross_entropy(clean, batch.labels)
     for n, label in enumerate(batch.labels):
         weight = attacked[n].softmax(dim=0)[label].detach()
         expected = expected + 0.3 / 12 * weight * F.mse_loss(clean[n], attacked[n])
@@ -95,7 +85,7 @@ def test_contributions_are_what_the_logit_loses_without_a_channel(
 
 
 def test_aalp_drops_the_same_channels_of_both_images(network: Classifier, batch: Batch) -> None:
-    method = make("aalp", min_keep=0.3, weights=False, pairing=0.3)
+    method = make("aalp", min_keep=0.3, weights=False, pairing=0.3, clean_share=0.0)
     method.attach(network)
     loss, prepared = loss_of(method, network, batch)
     mask = prepared.extras["mask"]
@@ -122,7 +112,10 @@ def test_the_channels_of_any_model_are_found(name: str, axis: int) -> None:
     assert channel_axis(network) == axis
     features = network.features(torch.rand(2, 3, 16, 16))
     values = torch.rand(2, network.backbone.num_features)
-    assert (features * per_channel(values, axis, features.dim())).shape == features.shape
+    times = features * per_channel(values, axis, features.dim())
+    torch.testing.assert_close(
+        by_channel(times, axis).sum(dim=2), values * by_channel(features, axis).sum(dim=2)
+    )
 
 
 def test_keys_decide_the_mask(network: Classifier, batch: Batch) -> None:

@@ -49,9 +49,12 @@ def step(
     return stepper.step(batch, 0, 0, 8).loss
 
 
-def test_attention_has_second_derivatives() -> None:
+@pytest.mark.parametrize("name", ["deep_defense", "uad_at"])
+def test_attention_has_second_derivatives(name: str) -> None:
     model = small_model("vit_tiny_patch16_224", {"patch_size": 4, "depth": 1, "embed_dim": 48})
-    assert bool(step(model, make("deep_defense"), TrainConfig()).isfinite())
+    method = make(name)
+    method.attach(model)
+    assert bool(step(model, method, TrainConfig()).isfinite())
 
 
 def test_statistics_move_once_where_activations_are_computed_again() -> None:

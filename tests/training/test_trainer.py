@@ -221,14 +221,11 @@ def test_a_set_smaller_than_a_batch_trains(small_config: RunConfig, tmp_path: Pa
         ({"method.name": "uad_at", "train.compile": True}, "train.compile"),
         ({"train.micro_batch_size": 1}, "two samples"),
         ({"train.batch_size": 5, "cluster.workers": 3}, "train.batch_size to 6"),
-        ({"method.name": "uad_at", "model.name": "swin_tiny_patch4_window7_224"}, "feature"),
     ],
 )
 def test_what_a_method_or_model_lacks_is_said_before_training(
     small_config: RunConfig, settings: dict[str, Any], words: str
 ) -> None:
-    if "model.name" in settings:
-        settings = settings | {"model.kwargs": {"window_size": 1, "patch_size": 1}}
     config = override(small_config, settings)
     with pytest.raises(UserError, match=words):
         check_run(config, load_info(config.data.path))
