@@ -1,9 +1,10 @@
-"""A sampled attack whose stages take a few passes instead of thousands."""
+"""Attacks that take a few passes instead of thousands."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -27,4 +28,17 @@ def quick_attacks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry._FIXED, QUICK, Attack(QUICK, stages, costly=True, sampled=2))
         patch.setitem(registry._FIXED, WHOLE, Attack(WHOLE, stages, costly=True))
+        yield
+
+
+@contextmanager
+def square_queries(count: int) -> Iterator[None]:
+    """Has Square make so many queries within `autoattack`, of the 5,000 that it else makes."""
+    whole = registry.get_attack("autoattack")
+    stages = tuple(
+        replace(stage, queries=count) if isinstance(stage, Square) else stage
+        for stage in whole.stages
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry._FIXED, whole.name, replace(whole, stages=stages))
         yield

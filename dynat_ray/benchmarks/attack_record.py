@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from dynat_ray.attacks.registry import get_attack
 from dynat_ray.data import DatasetInfo, load_info, load_split
-from dynat_ray.distributed.evaluator import Workers, evaluated
+from dynat_ray.distributed.evaluator import ShardRunner, Workers, evaluated
 from dynat_ray.evaluation.identity import checksum_samples, identify
 from dynat_ray.evaluation.outcomes import Outcome
 from dynat_ray.evaluation.plan import EvaluationPlan
@@ -95,14 +96,14 @@ def record_attack(
     order = np.random.default_rng(0).permutation(info.counts["test"])[:images]
     threat = Threat(config.threat.norm, config.threat.eps)
     blocks: list[Record] = []
-    for start in range(0, len(order), _BLOCK):
-        positions = order[start : start + _BLOCK]
-        size = config.data.image_size
-        pixels, labels = load_split(path, "test", image_size=size, positions=positions)
-        file = folder / f"images-{start:06d}.jsonl"
-        who = Workers(workers, on_ray=workers > 1)
-        blocks.append(_block((network, info), (pixels, labels), threat, file, who))
-        yield _together(blocks)
+    with Workers(workers, on_ray=workers > 1).ready() as run_shards:
+        for start in range(0, len(order), _BLOCK):
+            positions = order[start : start + _BLOCK]
+            size = config.data.image_size
+            pixels, labels = load_split(path, "test", image_size=size, positions=positions)
+            file = folder / f"images-{start:06d}.jsonl"
+            blocks.append(_block((network, info), (pixels, labels), threat, file, run_shards))
+            yield _together(blocks)
 
 
 def _block(
@@ -110,7 +111,7 @@ def _block(
     samples: tuple[Tensor, Tensor],
     threat: Threat,
     file: Path,
-    workers: Workers,
+    run_shards: ShardRunner,
 ) -> Record:
     count = len(samples[1])
     plan = EvaluationPlan(
@@ -131,7 +132,7 @@ def _block(
         identity=identity,
         state_path=file,
         resume=True,
-        workers=workers,
+        workers=nullcontext(run_shards),
     ) as found:
         outcome = found.attacks[threat][_ATTACK.name]
     with open_state(file, identity, resume=True) as state:

@@ -94,7 +94,7 @@ def _room_for_two() -> bool:
 
 def _two_workers(model: str, width: int) -> float:
     """Returns how much faster two Ray workers do shards than one, once they have started."""
-    from dynat_ray.distributed.shard_workers import run_shards_on_ray
+    from dynat_ray.distributed.shard_workers import ShardWorkers
 
     network, pixels, labels = _random(model, width, _SHARDS * _SHARD)
     shards = plan_shards(
@@ -105,10 +105,10 @@ def _two_workers(model: str, width: int) -> float:
     )
     rates = {}
     for workers in (1, 2):
-        ends = [
-            time.perf_counter()
-            for _ in run_shards_on_ray(network, pixels, labels, shards, seed=0, workers=workers)
-        ]
+        with ShardWorkers(workers) as started:
+            ends = [
+                time.perf_counter() for _ in started.run(network, pixels, labels, shards, seed=0)
+            ]
         # The first shard of each has the worker's start in it.
         rates[workers] = (len(ends) - workers) / (ends[-1] - ends[workers - 1])
     return rates[2] / rates[1]

@@ -155,15 +155,16 @@ def _results(config: RunConfig, folder: Path, device: torch.device) -> dict[str,
     labels = load_labels(config.data.path, "test").numpy()
     positions = balanced_subset(labels, config.data.limit)
     images, true = load_split(config.data.path, "test", positions=positions)
-    found = final_table.measure(
-        folder / f"model_{MODEL}",
-        images,
-        true,
-        config,
-        config.eval.attacks,
-        workers=Workers(1, on_ray=False),
-        device=device,
-    )
+    with Workers(1, on_ray=False).ready() as run_shards:
+        found = final_table.measure(
+            folder / f"model_{MODEL}",
+            images,
+            true,
+            config,
+            config.eval.attacks,
+            run_shards,
+            device,
+        )
     write_run_samples(folder / OUTCOMES, {MODEL: found}, positions, true.numpy())
     lines = read_metrics(folder / "metrics.jsonl")
     results = {

@@ -89,6 +89,8 @@ def _start() -> None:
     os.environ.setdefault(
         "RAY_worker_maximum_startup_concurrency", str(max(_QUIET_PROCESSES, os.cpu_count() or 1))
     )
+    # Nobody drains the one machine that there is: no training needs a process that looks for it.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     stay_on_loopback()
     with _own_environment():
         _start_local()
@@ -174,6 +176,12 @@ def cluster_total(kind: str) -> float:
     """Returns how much of a resource (`CPU`, `GPU`) all nodes have."""
     connect()
     return float(ray.cluster_resources().get(kind, 0))
+
+
+def is_one_machine() -> bool:
+    """Returns whether the cluster has no other node than this process's own."""
+    connect()
+    return sum(node["Alive"] for node in ray.nodes()) == 1
 
 
 def cluster_limit(kind: str) -> float:

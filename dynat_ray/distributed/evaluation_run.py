@@ -95,7 +95,7 @@ def evaluate(
         identity=identity,
         state_path=beside(request.out, _STATE),
         resume=resume,
-        workers=who,
+        workers=who.ready(),
     ) as found:
         checks += run.check_found(found)
         examples = run.find_examples(found)

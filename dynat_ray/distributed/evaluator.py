@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from dynat_ray.config import ClusterConfig
 from dynat_ray.errors import UserError
-from dynat_ray.evaluation.exact import on_cpu
 from dynat_ray.evaluation.identity import Identity
 from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome
 from dynat_ray.evaluation.plan import EvaluationPlan
@@ -29,6 +29,20 @@ from dynat_ray.storage.mirror import Mirror
 
 # To an object store, where the evaluation's folder is kept in one.
 _SECONDS_BETWEEN_PUSHES = 60
+
+
+class ShardRunner(Protocol):
+    """Does shards and yields them as they finish, see `run_shards`."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        shards: Sequence[Shard],
+        *,
+        seed: int,
+    ) -> Iterator[FinishedShard]: ...
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,21 @@ class Workers:
     count: int
     on_ray: bool
     gpu: bool | None = None
+
+    @contextmanager
+    def ready(self) -> Iterator[ShardRunner]:
+        """Gives what does shards, of one evaluation after the other.
+
+        Ray workers start with the first shards, which takes seconds, and end with the context.
+        """
+        if not self.on_ray:
+            yield _run_here
+            return
+        # Ray takes seconds to import and to start, which one worker need not wait for.
+        from dynat_ray.distributed.shard_workers import ShardWorkers
+
+        with ShardWorkers(self.count, self.gpu) as workers:
+            yield workers.run
 
 
 @dataclass(frozen=True)
@@ -76,19 +105,22 @@ def default_workers() -> Workers:
 
 
 def cluster_workers(cluster: ClusterConfig, most: int) -> Workers:
-    """Returns up to `most` Ray workers: fewer where the cluster has not as many GPUs, or CPUs.
+    """Returns who shares the work of a cluster: on GPUs where there are any.
 
-    It may have fewer GPUs than the CPUs that trained, and nodes may have gone.
+    There are fewer than `most` where the cluster has fewer GPUs than the CPUs that trained, or
+    nodes have gone. A single one without a GPU, on one machine, is this process: a Ray worker would
+    have no more than it has, and start for seconds.
 
     Args:
         cluster: Says whether they may have GPUs, where there are any.
         most: How many share the work, at most.
     """
-    from dynat_ray.distributed.cluster import cluster_total
+    from dynat_ray.distributed.cluster import cluster_total, is_one_machine
 
     gpus = 0 if cluster.gpu is False else int(cluster_total("GPU"))
     count = max(1, min(most, gpus or int(cluster_total("CPU"))))
-    return Workers(count, on_ray=True, gpu=gpus > 0)
+    alone = count == 1 and not gpus and is_one_machine()
+    return Workers(count, on_ray=not alone, gpu=gpus > 0)
 
 
 @contextmanager
@@ -101,7 +133,7 @@ def evaluated(
     identity: Identity,
     state_path: Path,
     resume: bool,
-    workers: Workers,
+    workers: AbstractContextManager[ShardRunner],
 ) -> Iterator[Evaluated]:
     """Evaluates a model; inside, nobody else can write to the same state.
 
@@ -113,61 +145,40 @@ def evaluated(
         identity: What the outcomes follow from; a state of another one is not gone on with.
         state_path: File of finished shards.
         resume: Go on with what it holds, if there is any.
-        workers: Who does the shards.
+        workers: Do the shards, and end when all are done: `Workers.ready`.
 
     Raises:
-        UserError: As in `open_state` and `run_shards_on_ray`.
+        UserError: As in `open_state` and `ShardWorkers.run`.
     """
     with open_state(state_path, identity, resume=resume) as state:
         finished: list[FinishedShard] = []
 
-        def finish(shards: Sequence[Shard]) -> None:
+        def finish(shards: Sequence[Shard], run: ShardRunner) -> None:
             known, left = state.take_over(shards)
             finished.extend(known)
             with progress_bar(plan.samples, shards) as show:
                 for shard, outcomes in known:
                     show(shard, outcomes)
-                done = _execute(model, images, labels, left, plan.seed, workers)
+                done = run(model, images, labels, left, seed=plan.seed)
                 for shard, outcomes in _kept(done, state, state_path):
                     finished.append((shard, outcomes))
                     show(shard, outcomes)
 
-        finish(plan.shards())
-        finish(plan.second_round(finished))
+        with workers as run:
+            finish(plan.shards(), run)
+            finish(plan.second_round(finished), run)
         state.end()
         yield Evaluated(plan.outcomes(finished), plan.probed(finished), state.seconds)
 
 
-def _execute(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    shards: Sequence[Shard],
-    seed: int,
-    workers: Workers,
+def _run_here(
+    model: nn.Module, images: Tensor, labels: Tensor, shards: Sequence[Shard], *, seed: int
 ) -> Iterator[FinishedShard]:
-    if not shards:
-        return
-    if not workers.on_ray:
-        with _one_thread():
-            yield from run_shards(model, images, labels, shards, seed=seed)
-        return
-    # Ray takes seconds to import and to start, which one worker need not wait for.
-    from dynat_ray.distributed.shard_workers import run_shards_on_ray
-
-    with on_cpu(model):
-        yield from run_shards_on_ray(
-            model, images, labels, shards, seed=seed, workers=workers.count, gpu=workers.gpu
-        )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One CPU thread, as each of many workers has: results depend on it in their last bits."""
+    """Does shards on one CPU thread, as each of many workers: their last bits depend on it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        yield from run_shards(model, images, labels, shards, seed=seed)
     finally:
         torch.set_num_threads(threads)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from dynat_ray.acceleration.switch import cpu_kernels
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.config import RunConfig
 from dynat_ray.data import balanced_subset, load_info, load_split
-from dynat_ray.distributed.evaluator import Workers, evaluated
+from dynat_ray.distributed.evaluator import ShardRunner, Workers, evaluated
 from dynat_ray.evaluation.identity import checksum_samples, identify, identity_key
 from dynat_ray.evaluation.outcomes import Outcome
 from dynat_ray.evaluation.plan import EvaluationPlan
@@ -44,13 +45,14 @@ def measure_run(config: RunConfig, folder: Path, *, workers: Workers) -> dict[st
     lines = read_metrics(folder / "metrics.jsonl")
     best_epoch = max((line["epoch"] for line in lines if line["best"]), default=lines[-1]["epoch"])
     found: dict[str, Mapping[str, Outcome]] = {}
-    for name, model_folder in (("best", "model"), ("last", "model_last")):
-        if name == "last" and best_epoch == lines[-1]["epoch"]:
-            found["last"] = found["best"]
-            break
-        found[name] = measure(
-            folder / model_folder, images, labels, config, config.eval.attacks, workers=workers
-        )
+    with workers.ready() as run_shards:
+        for name, model_folder in (("best", "model"), ("last", "model_last")):
+            if name == "last" and best_epoch == lines[-1]["epoch"]:
+                found["last"] = found["best"]
+                break
+            found[name] = measure(
+                folder / model_folder, images, labels, config, config.eval.attacks, run_shards
+            )
     write_run_samples(folder / OUTCOMES, found, np.arange(len(labels)), labels.numpy())
     seconds = sum(line["seconds"] for line in lines)
     images_seen = sum(line["seconds"] * line["images_per_second"] for line in lines)
@@ -68,8 +70,7 @@ def measure(
     labels: Tensor,
     config: RunConfig,
     attacks: Sequence[str],
-    *,
-    workers: Workers,
+    run_shards: ShardRunner,
     device: torch.device | None = None,
 ) -> Mapping[str, Outcome]:
     """Returns what became of every image under each attack.
@@ -84,7 +85,7 @@ def measure(
         config: For the threat, `eval.samples` and `eval.second_stage` (what costly attacks see),
             and the seed.
         attacks: Names.
-        workers: Who shares the work.
+        run_shards: Of those who share the work, see `Workers.ready`.
         device: Where, if it is this process; None: the CPU.
     """
     model, info = load_model(model_folder).to(device), load_info(config.data.path)
@@ -110,7 +111,7 @@ def measure(
             identity=identity,
             state_path=model_folder.parent / _STATES / f"{identity_key(identity)}.jsonl",
             resume=True,
-            workers=workers,
+            workers=nullcontext(run_shards),
         ) as found,
     ):
         (outcomes,) = found.attacks.values()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +26,8 @@ import dynat_ray.config as settings
 from dynat_ray.distributed.mirror_follower import Follower
 from dynat_ray.distributed.notices import ListeningTorch, StopOnSignal
 from dynat_ray.distributed.progress import ProgressPrinter
-from dynat_ray.distributed.worker import TrainingEnd, run_worker
+from dynat_ray.distributed.training_end import TrainingEnd
+from dynat_ray.distributed.worker import run_worker
 from dynat_ray.errors import Stopped, UserError, disk_error
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS
 from dynat_ray.storage.mirror import Mirror
@@ -172,13 +175,29 @@ def _train_options(
 def _run(trainer: TorchTrainer) -> TrainingEnd:
     """Returns how the training ended; raises what a worker raised."""
     try:
-        result = trainer.fit()
+        with _own_interrupt():
+            result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         failures = getattr(error, "worker_failures", {})
         for rank, failure in sorted(failures.items()):
             raise _as_user_error(rank, failure) from error
         raise
     return result.return_value or TrainingEnd()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Gives Ctrl-C back its meaning at the end.
+
+    Ray Train takes it to abort the training and leaves it so: afterwards nothing would happen
+    twice, and the process that controlled the training would stay as long as this one.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _as_user_error(rank: int, failure: Exception) -> Exception:

@@ -176,19 +176,15 @@ def _judge_finalists(plan: Plan, folder: Path) -> None:
     if not waiting:
         return
     images, labels, indices = load_validation_images(search.default)
-    for trial in waiting:
-        print(f"trial {trial.number} under {attack} on the validation split", flush=True)
-        own = trial_folder(folder, trial.number)
-        outcomes = measure(
-            own / "model",
-            images,
-            labels,
-            search.default,
-            list(dict.fromkeys(["clean", attack])),
-            workers=cluster_workers(search.default.cluster, plan.workers),
-        )
-        write_run_samples(own / VALIDATION_OUTCOMES, {"best": outcomes}, indices, labels.numpy())
-        write_trial(folder, replace(trial, validation=table_of(outcomes)))
+    attacks = list(dict.fromkeys(["clean", attack]))
+    with cluster_workers(search.default.cluster, plan.workers).ready() as run_shards:
+        for trial in waiting:
+            print(f"trial {trial.number} under {attack} on the validation split", flush=True)
+            own = trial_folder(folder, trial.number)
+            outcomes = measure(own / "model", images, labels, search.default, attacks, run_shards)
+            found = {"best": outcomes}
+            write_run_samples(own / VALIDATION_OUTCOMES, found, indices, labels.numpy())
+            write_trial(folder, replace(trial, validation=table_of(outcomes)))
 
 
 def load_validation_images(config: RunConfig) -> tuple[Tensor, Tensor, NDArray[np.int64]]:

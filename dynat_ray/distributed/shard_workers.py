@@ -17,6 +17,7 @@ from dynat_ray.acceleration.switch import cpu_kernels, cpu_kernels_choice
 from dynat_ray.config import CpuKernels
 from dynat_ray.distributed.cluster import cluster_total
 from dynat_ray.errors import UserError
+from dynat_ray.evaluation.exact import on_cpu
 from dynat_ray.evaluation.shards import (
     FinishedShard,
     Shard,
@@ -29,81 +30,106 @@ from dynat_ray.evaluation.shards import (
 _RESTARTS = 3
 
 
-def run_shards_on_ray(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    shards: Sequence[Shard],
-    *,
-    seed: int,
-    workers: int,
-    gpu: bool | None = None,
-) -> Iterator[FinishedShard]:
-    """Does shards on Ray workers, with a GPU or a CPU each.
+class ShardWorkers:
+    """Ray workers that do the shards of one evaluation after the other, with a GPU or a CPU each.
 
-    Every worker takes the next shard from one queue when it has finished its last. A worker that
-    is lost (killed, or its node gone) is replaced and its shard is done again; since a shard's
-    outcome follows from its arguments alone, nothing shows.
+    They start when there are shards, which takes seconds, and end with the context. Every worker
+    takes the next shard from one queue when it has finished its last. A worker that is lost
+    (killed, or its node gone) is replaced and its shard is done again; since a shard's outcome
+    follows from its arguments alone, nothing shows.
 
     Args:
-        model: On the CPU.
-        images: uint8 `(N, C, H, W)`, or float32 in [0, 1].
-        labels: int64 `(N,)`.
-        shards: What to do.
-        seed: Of the evaluation.
-        workers: How many, at least 1.
+        count: How many, at least 1, of which no more start than there are shards.
         gpu: Whether they have GPUs; None: if the cluster has any.
-
-    Yields:
-        Shards as they finish, in any order.
-
-    Raises:
-        UserError: The cluster has fewer CPUs or GPUs than `workers`; a shard's own error; a
-            shard whose worker died every time.
     """
-    if gpu is None:
-        gpu = cluster_total("GPU") > 0
-    _require_present(workers, gpu)
-    _carry_own_modules(model)
-    shared = ray.put(model)
-    actors = _start_workers(min(workers, len(shards)), gpu)
-    waiting, running = deque(shards), {}
 
-    def deal(actor: Any) -> None:
-        shard = waiting.popleft()
-        own = samples_of(shard, images, labels)
-        running[actor.evaluate.remote([shared], *own, shard, seed)] = actor, shard
+    def __init__(self, count: int, gpu: bool | None = None) -> None:
+        self._count, self._gpu = count, gpu
+        self._actors: list[Any] = []
 
-    try:
-        for actor in actors:
-            deal(actor)
-        while running:
-            (answer, *_), _ = ray.wait(list(running), num_returns=1)
-            actor, shard = running.pop(answer)
-            outcomes = _fetch(answer, shard)
-            # Before whoever takes the outcomes spends time on them.
-            if waiting:
-                deal(actor)
-            yield shard, outcomes
-    finally:
-        for actor in actors:
+    def __enter__(self) -> ShardWorkers:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end()
+
+    def run(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        shards: Sequence[Shard],
+        *,
+        seed: int,
+    ) -> Iterator[FinishedShard]:
+        """Does shards.
+
+        Args:
+            model: Waits on the CPU meanwhile, so that workers have all of a GPU.
+            images: uint8 `(N, C, H, W)`, or float32 in [0, 1].
+            labels: int64 `(N,)`.
+            shards: What to do.
+            seed: Of the evaluation.
+
+        Yields:
+            Shards as they finish, in any order.
+
+        Raises:
+            UserError: The cluster has fewer CPUs or GPUs than there are to be workers; a shard's
+                own error; a shard whose worker died every time.
+        """
+        if not shards:
+            return
+        self._start(len(shards))
+        _carry_own_modules(model)
+        with on_cpu(model):
+            shared = ray.put(model)
+            waiting, running = deque(shards), {}
+
+            def deal(actor: Any) -> None:
+                shard = waiting.popleft()
+                own = samples_of(shard, images, labels)
+                answer = actor.evaluate.remote([shared], *own, shard, seed, cpu_kernels_choice())
+                running[answer] = actor, shard
+
+            try:
+                for actor in self._actors[: len(shards)]:
+                    deal(actor)
+                while running:
+                    (answer, *_), _ = ray.wait(list(running), num_returns=1)
+                    actor, shard = running.pop(answer)
+                    outcomes = _fetch(answer, shard)
+                    # Before whoever takes the outcomes spends time on them.
+                    if waiting:
+                        deal(actor)
+                    yield shard, outcomes
+            finally:
+                if running:  # Nobody takes what they are doing.
+                    self._end()
+
+    def _start(self, shards: int) -> None:
+        """Has a worker for each of so many shards, as far as there are to be workers."""
+        gpu = cluster_total("GPU") > 0 if self._gpu is None else self._gpu
+        _require_present(self._count, gpu)
+        start = ray.remote(
+            num_cpus=1,
+            num_gpus=1 if gpu else 0,
+            max_restarts=_RESTARTS,
+            max_task_retries=_RESTARTS,
+        )(_ShardWorker)
+        more = min(self._count, shards) - len(self._actors)
+        self._actors += [start.remote(gpu) for _ in range(more)]
+
+    def _end(self) -> None:
+        for actor in self._actors:
             ray.kill(actor)
+        self._actors = []
 
 
 def _require_present(workers: int, gpu: bool) -> None:
     kind, present = ("GPUs", cluster_total("GPU")) if gpu else ("CPUs", cluster_total("CPU"))
     if workers > present:
         raise UserError(f"{workers} workers were asked for, but the cluster has {present:g} {kind}")
-
-
-def _start_workers(count: int, gpu: bool) -> list[Any]:
-    start = ray.remote(
-        num_cpus=1,
-        num_gpus=1 if gpu else 0,
-        max_restarts=_RESTARTS,
-        max_task_retries=_RESTARTS,
-    )(_ShardWorker)
-    return [start.remote(gpu, cpu_kernels_choice()) for _ in range(count)]
 
 
 def _carry_own_modules(model: nn.Module) -> None:
@@ -134,22 +160,21 @@ def _fetch(answer: Any, shard: Shard) -> ShardOutcomes:
 
 
 class _ShardWorker:
-    """Holds the model on one worker.
+    """Holds a model on one worker.
 
-    The model comes with the first call and not when the actor is made: Ray could not start an
-    actor again whose own arguments lie in the object store, and warns of it.
+    It comes with the first call and not when the actor is made: Ray could not start an actor again
+    whose own arguments lie in the object store, and warns of it.
 
     Args:
         gpu: Whether it has one.
-        cpu_kernels: What holds in the process that deals.
     """
 
-    def __init__(self, gpu: bool, cpu_kernels: CpuKernels) -> None:
-        self._cpu_kernels: CpuKernels = cpu_kernels
+    def __init__(self, gpu: bool) -> None:
         self._device = "cuda" if gpu and torch.cuda.is_available() else "cpu"
         # Results depend in their last bits on how many threads share an operation.
         torch.set_num_threads(1)
         self._model: nn.Module | None = None
+        self._stored: Any = None
 
     def evaluate(
         self,
@@ -158,13 +183,20 @@ class _ShardWorker:
         labels: Tensor,
         shard: Shard,
         seed: int,
+        kernels: CpuKernels,
     ) -> ShardOutcomes:
-        if self._model is None:
+        with cpu_kernels(kernels):
+            return evaluate_shard(self._loaded(shared[0]), images, labels, shard, seed=seed)
+
+    def _loaded(self, stored: Any) -> nn.Module:
+        """Returns the model that lies in the object store, which is fetched once."""
+        if self._model is None or stored != self._stored:
+            self._model = None
             try:
-                model: nn.Module = ray.get(shared[0])
+                model: nn.Module = ray.get(stored)
             except RayError as error:
                 reason = str(error).strip().splitlines()[-1]
                 raise UserError(f"the model can't be loaded on a worker: {reason}") from error
             self._model = model.to(self._device).to(memory_format=torch.channels_last)
-        with cpu_kernels(self._cpu_kernels):
-            return evaluate_shard(self._model, images, labels, shard, seed=seed)
+            self._stored = stored
+        return self._model

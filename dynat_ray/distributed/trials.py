@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 # isort: split
-import ray.train
 from ray.exceptions import RayActorError
 from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -20,10 +18,11 @@ from dynat_ray.data import load_info
 from dynat_ray.distributed.mirror_follower import fetch_measured
 from dynat_ray.distributed.placement_groups import GROUP, remove_group_later
 from dynat_ray.distributed.ray_trainer import fit, resolve_workers
+from dynat_ray.distributed.tune_reports import SPENT, ReportToTune, tune_report
 from dynat_ray.errors import UserError
 from dynat_ray.report import write_report
 from dynat_ray.searching.proposals import Proposals
-from dynat_ray.searching.ranking import OBJECTIVES
+from dynat_ray.searching.search_objectives import OBJECTIVES
 from dynat_ray.searching.study import Search, read_search
 from dynat_ray.searching.trial_records import (
     DEFAULT_TRIAL,
@@ -44,9 +43,6 @@ from dynat_ray.training.final_models import is_trained
 from dynat_ray.training.setup import check_run
 
 _ROBUST = OBJECTIVES["robust"]
-# Rungs are counted in epochs, or in units of compute: a report may be repeated after a failure, or
-# come without accuracy.
-_SPENT = "spent"
 
 
 def trial_config(search: Search, trial: Trial) -> RunConfig:
@@ -77,7 +73,7 @@ def run_trial(proposal: dict[str, Any]) -> None:
             facts = {"workers": str(low), "device": "cuda" if gpu else "cpu", "loader": loader}
             command = f"trial {trial.number} of the search {search_folder}"
             write_environment(folder, facts, command)
-            fit(config, folder, callbacks=[_ReportToTune(length)], quiet=True)
+            fit(config, folder, callbacks=[ReportToTune(length)], quiet=True)
         write_report(folder)
         if mirror := Mirror.of(folder):
             mirror.push()
@@ -93,36 +89,6 @@ def run_trial(proposal: dict[str, Any]) -> None:
         if mirror := Mirror.of(folder):
             with suppress(UserError):  # The command sends it again when it ends.
                 mirror.push()
-
-
-class _ReportToTune(TuneReportCallback):
-    """Sends what an epoch measured on to Tune."""
-
-    def __init__(self, length: RunLength) -> None:
-        super().__init__()
-        self._length = length
-
-    def after_report(
-        self,
-        run_context: Any,
-        metrics: list[dict[str, Any]],
-        checkpoint: ray.train.Checkpoint | None,
-    ) -> None:
-        if "epoch" not in metrics[0]:
-            return  # A checkpoint inside an epoch measures nothing.
-        report = tune_report(metrics[0], self._length) | {GROUP: metrics[0][GROUP]}
-        super().after_report(run_context, [report], None)
-
-
-def tune_report(line: dict[str, Any], length: RunLength) -> dict[str, Any]:
-    """Returns what Tune needs of a line of `metrics.jsonl`: how far the trial is, and accuracies.
-
-    Args:
-        line: The line; it has no accuracies where none were measured.
-        length: Of the trial, for what that is counted in.
-    """
-    measured = {name: line[name] for name in OBJECTIVES.values() if line[name] is not None}
-    return {_SPENT: length.spent(line), **measured}
 
 
 class Proposer(Searcher):
@@ -203,7 +169,7 @@ class EarlyStopper(ASHAScheduler):
         self, folder: Path, length: RunLength, first_rung: float, reduction: float
     ) -> None:
         super().__init__(
-            time_attr=_SPENT,
+            time_attr=SPENT,
             metric=_ROBUST,
             mode="max",
             # Ray's types say whole numbers; it compares and multiplies them.
@@ -231,7 +197,7 @@ class EarlyStopper(ASHAScheduler):
         """Returns whether the trial goes on."""
         action = super().on_trial_result(tune_controller, trial, result)
         number = trial.config["number"]
-        if number == DEFAULT_TRIAL or self._length.is_reached(result.get(_SPENT, 0.0)):
+        if number == DEFAULT_TRIAL or self._length.is_reached(result.get(SPENT, 0.0)):
             return str(TrialScheduler.CONTINUE)
         if action == TrialScheduler.STOP:
             write_trial(self._folder, replace(read_trial(self._folder, number), state="stopped"))

@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from dynat_ray.distributed.notices import WorkerNotices
 from dynat_ray.distributed.placement_groups import GROUP, current_group
 from dynat_ray.distributed.progress import add_note
 from dynat_ray.distributed.ray_internals import silence_reports
+from dynat_ray.distributed.training_end import TrainingEnd
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_folders
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.run_folder import read_run_config
@@ -95,19 +95,6 @@ class RaySession:
 
     def saved(self) -> None:
         self._notices.saved()
-
-
-@dataclass(frozen=True)
-class TrainingEnd:
-    """How a training ended.
-
-    Attributes:
-        error: What the user can correct; empty: nothing.
-        stopped: Before its last epoch, because a signal came.
-    """
-
-    error: str = ""
-    stopped: bool = False
 
 
 def run_worker(arguments: dict[str, str]) -> TrainingEnd:

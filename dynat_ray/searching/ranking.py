@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dynat_ray.searching.search_objectives import OBJECTIVES
 from dynat_ray.searching.trial_records import DEFAULT_TRIAL, Trial
-
-OBJECTIVES = {"robust": "validation_robust_accuracy", "clean": "validation_clean_accuracy"}
 
 
 def objective_values(trial: Trial, objectives: Sequence[str]) -> tuple[float, ...] | None:

@@ -10,7 +10,7 @@ import yaml
 
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError, unknown_name
-from dynat_ray.searching.ranking import OBJECTIVES
+from dynat_ray.searching.search_objectives import OBJECTIVES
 from dynat_ray.searching.space import Space, parse_space
 from dynat_ray.settings import Settings, build_config, flatten, read_sections
 from dynat_ray.storage.resumable_folder import FolderKind, open_folder

@@ -44,8 +44,9 @@ def _run(
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """Returns what the program printed, `environment.json` and `evaluation.json`."""
     # Wide enough for Winograd's algorithm, if it were there.
-    wide = {"model.kwargs": {"base_width": 16}, "train.epochs": 1, "data.limit": 96}
-    given = json.dumps({**SMALL, **wide, "data.path": str(digits), **settings})
+    wide = {"model.name": "preact_resnet10", "model.kwargs": {"base_width": 16}}
+    short = {"train.epochs": 1, "data.limit": 96, "data.path": str(digits)}
+    given = json.dumps({**SMALL, **wide, **short, **settings})
     finished = run_python(
         *("-c", _PROGRAM, str(folder), given, *arguments),
         env={**os.environ, "PYTHONPATH": str(package), "CUDA_VISIBLE_DEVICES": ""},

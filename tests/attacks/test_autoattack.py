@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -12,18 +14,23 @@ from dynat_ray.errors import UserError
 from dynat_ray.evaluation import evaluate_attacks
 from dynat_ray.evaluation.shards import Shard, evaluate_shard, shard_seed
 from dynat_ray.perturb.threat import Threat
+from tests.quick_attack import square_queries
 from tests.victim import EPS, Victim, train_victim
 
 
-@pytest.fixture(scope="module")
-def robust_few() -> Victim:
-    """Tells four classes apart: the fewest for which no loss is another than in the literature."""
-    return train_victim(4, steps=100, eps=EPS)
+@pytest.fixture
+def queries(request: pytest.FixtureRequest) -> Iterator[int]:
+    """How many Square makes within our AutoAttack."""
+    with square_queries(request.param):
+        yield request.param
 
 
-def library(model: torch.nn.Module, norm: Norm, eps: float, seed: int, version: str) -> AutoAttack:
+def library(
+    model: torch.nn.Module, norm: Norm, eps: float, seed: int, version: str, queries: int
+) -> AutoAttack:
     """The library's attack, with as many target classes as there are at most."""
     attack = AutoAttack(model, norm=norm, eps=eps, seed=seed, version=version)
+    attack.square.n_queries = queries
     with torch.no_grad():
         wrong = model(torch.zeros(1, 1, 8, 8)).shape[1] - 1
     attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, wrong)
@@ -31,15 +38,17 @@ def library(model: torch.nn.Module, norm: Norm, eps: float, seed: int, version: 
 
 
 @pytest.mark.parametrize(
-    ("kind", "version", "norm", "eps"),
+    ("kind", "version", "norm", "eps", "queries"),
     [
-        ("robust", "standard", "Linf", EPS),
-        ("robust_few", "standard", "L2", 0.8),
-        ("plain", "rand", "Linf", EPS),
+        ("robust", "standard", "Linf", EPS, 5000),
+        # Under L2 ours is the library's.
+        ("robust_few", "standard", "L2", 0.8, 500),
+        ("plain", "rand", "Linf", EPS, 5000),
     ],
+    indirect=["queries"],
 )
 def test_a_shard_is_exactly_what_the_library_does(
-    request: pytest.FixtureRequest, kind: str, version: str, norm: Norm, eps: float
+    request: pytest.FixtureRequest, kind: str, version: str, norm: Norm, eps: float, queries: int
 ) -> None:
     victim: Victim = request.getfixturevalue(kind)
     images, labels = victim.images[:16], victim.labels[:16]
@@ -47,21 +56,22 @@ def test_a_shard_is_exactly_what_the_library_does(
     threat = Threat(norm, eps)
     shard = Shard(5, (threat,), np.arange(16), (name,))
     ours = evaluate_shard(victim.model, images, labels, shard, seed=3)[threat][name]
-    direct = library(victim.model, norm, eps, shard_seed(3, 5), version)
+    direct = library(victim.model, norm, eps, shard_seed(3, 5), version, queries)
     with torch.random.fork_rng():
         _, predicted = direct.run_standard_evaluation(images, labels, batch_size=100)
     assert ours.predicted.tolist() == predicted.tolist()
     assert 0 < (ours.fooled_by == -1).sum() < 16
 
 
-def test_sharded_autoattack_agrees_with_the_library(robust_few: Victim) -> None:
+@pytest.mark.parametrize("queries", [500], indirect=True)
+def test_sharded_autoattack_agrees_with_the_library(robust_few: Victim, queries: int) -> None:
     """Other seeds and other batches may decide a sample on the edge otherwise, hardly any."""
     images, labels = robust_few.images[:40], robust_few.labels[:40]
     eps = 0.25
     found = evaluate_attacks(
         robust_few.model, images, labels, ["autoattack"], Threat("Linf", eps), batch_size=20
     )["autoattack"]
-    direct = library(robust_few.model, "Linf", eps, 0, "standard")
+    direct = library(robust_few.model, "Linf", eps, 0, "standard", queries)
     with torch.random.fork_rng():
         _, predicted = direct.run_standard_evaluation(images, labels, batch_size=200)
     agreeing = found.correct == (predicted == labels).numpy()

@@ -113,21 +113,21 @@ def test_a_model_may_be_changed_between_two_evaluations(robust: Victim) -> None:
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 @pytest.mark.parametrize("attack", ["fgsm", "pgd-5", "cw", "apgd-ce", "apgd-t", "fab-t"])
 def test_a_gradient_that_is_nan_somewhere_stops_no_attack(
-    robust: Victim, attack: str, norm: Norm
+    robust_few: Victim, attack: str, norm: Norm
 ) -> None:
     class Broken(torch.nn.Module):
         """The gradient of the first pixel is NaN."""
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             first = images[:, 0, 0, :1]
-            logits: torch.Tensor = robust.model(images) + 0 * (first - first.detach()).sqrt()
+            logits: torch.Tensor = robust_few.model(images) + 0 * (first - first.detach()).sqrt()
             return logits
 
-    eps = EPS if norm == "Linf" else L2_EPS
-    images, labels = robust.images[:48], robust.labels[:48]
+    eps = 0.25 if norm == "Linf" else L2_EPS
+    images, labels = robust_few.images[:48], robust_few.labels[:48]
     broken, honest = (
         evaluate_attacks(model, images, labels, [attack], Threat(norm, eps))[attack].accuracy
-        for model in (Broken(), robust.model)
+        for model in (Broken(), robust_few.model)
     )
     assert broken == pytest.approx(honest, abs=5.0)
     assert broken < 95

@@ -73,7 +73,7 @@ def _entries(
         identity={"model": "a", **plan.settings()},
         state_path=path,
         resume=resume,
-        workers=Workers(1, on_ray=False),
+        workers=Workers(1, on_ray=False).ready(),
     ) as found:
         return [
             {**outcome.entry(), "predicted": outcome.predicted.tolist()}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -21,6 +23,7 @@ from dynat_ray.evaluation.shards import FinishedShard, Shard, run_shards
 from dynat_ray.settings import override
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.trainer import train
+from tests.quick_attack import WHOLE, quick_attacks
 
 
 class Cluster:
@@ -32,17 +35,28 @@ class Cluster:
         self.dies_after = 1 << 30
         asked_of = "dynat_ray.distributed.cluster.cluster_total"
         monkeypatch.setattr(asked_of, lambda kind: resources.get(kind, 0))
-        monkeypatch.setattr(shard_workers, "run_shards_on_ray", self._run)
+        monkeypatch.setattr("dynat_ray.distributed.cluster.is_one_machine", lambda: False)
+        monkeypatch.setattr(shard_workers, "ShardWorkers", self._start)
+
+    def _start(self, workers: int, gpu: bool) -> AbstractContextManager[Any]:
+        self.asked = {"workers": workers, "gpu": gpu}
+        return nullcontext(SimpleNamespace(run=self._run))
 
     def _run(
-        self, model: Any, images: Any, labels: Any, shards: list[Shard], **asked: Any
+        self, model: Any, images: Any, labels: Any, shards: Sequence[Shard], *, seed: int
     ) -> Iterator[FinishedShard]:
-        self.asked = asked
         for shard in shards:
             if self.shards == self.dies_after:
                 raise KeyboardInterrupt
             self.shards += 1
-            yield from run_shards(model, images, labels, [shard], seed=asked["seed"])
+            yield from run_shards(model, images, labels, [shard], seed=seed)
+
+
+@pytest.fixture(autouse=True)
+def quick() -> Iterator[None]:
+    """Has `WHOLE`, a costly attack that costs little."""
+    with quick_attacks():
+        yield
 
 
 def test_shards_follow_from_the_settings_alone(small_config: RunConfig) -> None:
@@ -67,8 +81,8 @@ def table_of(
     folder: Path, images: Any, labels: Any, config: RunConfig, *how: Any
 ) -> dict[str, Any]:
     attacks, most = how
-    workers = cluster_workers(config.cluster, most)
-    outcomes = final_table.measure(folder, images, labels, config, attacks, workers=workers)
+    with cluster_workers(config.cluster, most).ready() as run:
+        outcomes = final_table.measure(folder, images, labels, config, attacks, run)
     return final_table.table_of(outcomes)
 
 
@@ -96,17 +110,41 @@ def test_it_takes_no_more_than_there_is_and_no_gpu_that_the_run_may_not_have(
     assert (cluster.asked["workers"], cluster.asked["gpu"]) == (workers, on_gpu)
 
 
+@pytest.mark.parametrize(
+    ("resources", "most", "on_ray"),
+    [
+        ({"CPU": 16}, 1, False),
+        ({"CPU": 1}, 8, False),
+        ({"CPU": 16}, 2, True),
+        # This process may not see the GPU.
+        ({"CPU": 16, "GPU": 1}, 2, True),
+    ],
+)
+def test_one_worker_without_a_gpu_is_this_process_on_a_machine_by_itself(
+    small_config: RunConfig,
+    monkeypatch: pytest.MonkeyPatch,
+    resources: dict[str, int],
+    most: int,
+    on_ray: bool,
+) -> None:
+    Cluster(monkeypatch, **resources)
+    config = override(small_config, {"cluster.gpu": "auto"})
+    assert cluster_workers(config.cluster, most).on_ray
+    monkeypatch.setattr("dynat_ray.distributed.cluster.is_one_machine", lambda: True)
+    assert cluster_workers(config.cluster, most).on_ray == on_ray
+
+
 def test_what_the_others_reach_on_the_images_of_a_costly_attack(
     small_config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Cluster(monkeypatch, CPU=2)
     config = override(small_config, {"eval.samples": 12})
-    found = measure(folder, config, 1, ["clean", "pgd-2", "square"])
+    found = measure(folder, config, 1, ["clean", "pgd-2", WHOLE])
     assert "same_samples" not in found["clean"]
-    assert found["square"]["samples"] == 12
-    same = found["square"]["same_samples"]
+    assert found[WHOLE]["samples"] == 12
+    same = found[WHOLE]["same_samples"]
     assert list(same) == ["clean", "pgd-2"]
-    assert same["clean"] >= same["pgd-2"] >= found["square"]["accuracy"]
+    assert same["clean"] >= same["pgd-2"] >= found[WHOLE]["accuracy"]
     alone = measure(folder, override(config, {"eval.samples": 0}), 1, ["clean", "pgd-2"])
     assert alone["clean"]["accuracy"] == found["clean"]["accuracy"]
 
@@ -144,7 +182,7 @@ def test_a_table_goes_on_with_another_number_of_workers(
     small_config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = override(small_config, {"eval.batch_size": 256, "eval.samples": 30})
-    attacks = ["pgd-2", "square"]
+    attacks = ["pgd-2", WHOLE]
     elsewhere = folder.parent / "elsewhere"
     shutil.copytree(folder, elsewhere / "model")
     Cluster(monkeypatch, CPU=7)
@@ -165,15 +203,15 @@ def test_a_table_goes_on_with_another_number_of_workers(
 def test_a_run_leaves_what_became_of_every_test_image(
     small_config: RunConfig, folder: Path
 ) -> None:
-    settings = {"eval.attacks": ["clean", "pgd-2", "square"], "eval.samples": 12}
+    settings = {"eval.attacks": ["clean", "pgd-2", WHOLE], "eval.samples": 12}
     here = Workers(1, on_ray=False)
     config = override(small_config, settings)
     results = final_table.measure_run(config, folder.parent, workers=here)
-    found = read_answers(folder.parent / OUTCOMES, ["clean", "pgd-2", "square"], model="last")
+    found = read_answers(folder.parent / OUTCOMES, ["clean", "pgd-2", WHOLE], model="last")
     for attack, answers in found.items():
         entry = results["last"][attack]
         assert len(answers.index) == entry["samples"]
         assert 100 * answers.right.mean() == pytest.approx(entry["accuracy"], abs=1e-3)
     assert found["clean"].index.tolist() == list(range(results["last"]["clean"]["samples"]))
-    assert len(found["square"].index) == 12
+    assert len(found[WHOLE].index) == 12
     assert pq.read_table(folder.parent / OUTCOMES)["model"].unique().to_pylist() == ["best", "last"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from dynat_ray.acceleration.switch import cpu_kernels, cpu_kernels_choice
 from dynat_ray.attacks.registry import get_attacks
-from dynat_ray.distributed.shard_workers import run_shards_on_ray
+from dynat_ray.distributed.shard_workers import ShardWorkers
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.plan import plan_shards
 from dynat_ray.evaluation.shards import FinishedShard, Shard, run_shards
@@ -55,6 +56,13 @@ def _plain(finished: list[FinishedShard]) -> dict[int, dict[str, list[int]]]:
     }
 
 
+@pytest.fixture(scope="module")
+def workers(local_ray: None) -> Iterator[ShardWorkers]:
+    """Two, for one evaluation after the other."""
+    with ShardWorkers(2) as workers:
+        yield workers
+
+
 @pytest.fixture
 def images() -> Tensor:
     return torch.rand(29, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -69,14 +77,14 @@ def shards() -> list[Shard]:
 
 
 def test_many_workers_give_what_one_process_gives_though_one_dies(
-    tmp_path: Path, images: Tensor, shards: list[Shard]
+    workers: ShardWorkers, tmp_path: Path, images: Tensor, shards: list[Shard]
 ) -> None:
     marker = tmp_path / "died"
     model = Mortal(marker)
     labels = model(images).argmax(dim=1)
     alone = _plain(list(run_shards(model, images, labels, shards, seed=2)))
     assert not marker.exists()
-    together = _plain(list(run_shards_on_ray(model, images, labels, shards, seed=2, workers=2)))
+    together = _plain(list(workers.run(model, images, labels, shards, seed=2)))
     assert marker.exists()
     assert together == alone
     fooled = sum(
@@ -89,24 +97,33 @@ def test_many_workers_give_what_one_process_gives_though_one_dies(
     assert 0 < fooled < len(images)
 
 
-def test_a_users_mistake_on_a_worker_arrives_as_such(images: Tensor, shards: list[Shard]) -> None:
+def test_a_users_mistake_on_a_worker_arrives_as_such(
+    workers: ShardWorkers, images: Tensor, shards: list[Shard]
+) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     nn.init.constant_(model[1].weight, float("nan"))
     labels = torch.zeros(29, dtype=torch.long)
     with pytest.raises(UserError, match="not finite for 5 of 5") as caught:
-        list(run_shards_on_ray(model, images, labels, shards[-1:], seed=0, workers=2))
+        list(workers.run(model, images, labels, shards[-1:], seed=0))
     assert "\n" not in str(caught.value)
 
 
-def test_more_workers_than_the_cluster_has(images: Tensor, shards: list[Shard]) -> None:
+def test_more_workers_than_the_cluster_has(
+    local_ray: None, images: Tensor, shards: list[Shard]
+) -> None:
     labels = torch.zeros(29, dtype=torch.long)
-    running = run_shards_on_ray(nn.Flatten(), images, labels, shards, seed=0, workers=10_000)
-    with pytest.raises(UserError, match="10000 workers were asked for, but the cluster has"):
-        next(running)
+    with ShardWorkers(10_000) as workers:
+        running = workers.run(nn.Flatten(), images, labels, shards, seed=0)
+        with pytest.raises(UserError, match="10000 workers were asked for, but the cluster has"):
+            next(running)
 
 
 def test_a_model_from_the_working_directory_reaches_the_workers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: Tensor, shards: list[Shard]
+    workers: ShardWorkers,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    images: Tensor,
+    shards: list[Shard],
 ) -> None:
     (tmp_path / "own_network.py").write_text(
         "from torch import nn\n"
@@ -122,7 +139,7 @@ def test_a_model_from_the_working_directory_reaches_the_workers(
     model = importlib.import_module("own_network").Network()
     labels = model(images).argmax(dim=1)
     alone = _plain(list(run_shards(model, images, labels, shards, seed=2)))
-    together = run_shards_on_ray(model, images, labels, shards, seed=2, workers=1)
+    together = workers.run(model, images, labels, shards, seed=2)
     assert _plain(list(together)) == alone
 
 
@@ -137,17 +154,22 @@ def _import_nothing() -> None:
     importlib.import_module("no_such_module_anywhere")
 
 
-def test_a_model_that_workers_cannot_load(images: Tensor, shards: list[Shard]) -> None:
+def test_a_model_that_workers_cannot_load(
+    workers: ShardWorkers, images: Tensor, shards: list[Shard]
+) -> None:
     labels = torch.zeros(29, dtype=torch.long)
-    running = run_shards_on_ray(Unreachable(), images, labels, shards, seed=0, workers=1)
+    running = workers.run(Unreachable(), images, labels, shards, seed=0)
     with pytest.raises(UserError, match=r"can't be loaded on a worker.*no_such_module_anywhere"):
         next(running)
 
 
-def test_workers_use_cpu_kernels_as_their_caller_does(images: Tensor) -> None:
+def test_workers_use_cpu_kernels_as_their_caller_does(
+    workers: ShardWorkers, images: Tensor
+) -> None:
+    """They may have been started under another choice, or have just been ended by a failure."""
     labels = torch.zeros(len(images), dtype=torch.int64)
     threat = Threat("Linf", 0.0)
     shards = plan_shards(len(images), get_attacks(["clean"]), [threat], batch_size=29)
     with cpu_kernels("off"):
-        ((_, outcomes),) = run_shards_on_ray(Switched(), images, labels, shards, seed=0, workers=1)
+        ((_, outcomes),) = workers.run(Switched(), images, labels, shards, seed=0)
     assert outcomes[threat]["clean"].predicted.tolist() == [1] * len(images)

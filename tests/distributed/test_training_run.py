@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from dynat_ray.settings import override
 from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.storage.run_folder import read_run_config
 from tests.distributed.listening import LOOPBACK, listening
+from tests.processes import run_side_by_side
+from tests.training.test_two_workers import _train_all
 
 EVALUATION = {"eval.attacks": ["clean", "pgd-5", "apgd-t"], "eval.samples": 40}
 
@@ -35,12 +38,20 @@ def changed(config: RunConfig, **settings: object) -> RunConfig:
     return override(config, EVALUATION | keys)
 
 
-def test_a_run_from_settings_to_report(
+def test_a_run_in_two_parts_from_settings_to_report(
     small_config: RunConfig, whole: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    interrupt = signal.getsignal(signal.SIGINT)
+    with pytest.MonkeyPatch.context() as patch:
+        # Its table is not what is looked at, and workers for it take seconds to start.
+        patch.setattr(training_run, "cluster_workers", lambda *_: Workers(1, on_ray=False))
+        run(changed(small_config, train__epochs=1), whole)
+    with pytest.raises(UserError, match="--resume"):
+        run(changed(small_config, train__epochs=2), whole)
     with listening("RayTrainWorker") as places:
-        results = run(changed(small_config, train__epochs=2), whole)
+        results = run(changed(small_config, train__epochs=2), whole, resume=True)
     output = capfd.readouterr()
+    assert signal.getsignal(signal.SIGINT) is interrupt, "Ctrl-C would mean what Ray makes of it"
     assert [line["epoch"] for line in read_metrics(whole / "metrics.jsonl")] == [0, 1]
     assert output.out.count("epoch ") >= 2
     assert "loader memory" in output.out
@@ -68,18 +79,14 @@ def test_a_run_from_settings_to_report(
 
 
 def test_one_and_one_epoch_on_two_workers_equal_two(
-    small_config: RunConfig, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_config: RunConfig, whole: Path, tmp_path: Path
 ) -> None:
-    # Its table is not what is looked at, and workers for it take seconds to start.
-    monkeypatch.setattr(training_run, "cluster_workers", lambda *_: Workers(1, on_ray=False))
-    parts = tmp_path / "parts"
-    run(changed(small_config, train__epochs=1), parts)
-    with pytest.raises(UserError, match="--resume"):
-        run(changed(small_config, train__epochs=2), parts)
-    run(changed(small_config, train__epochs=2), parts, resume=True)
-    assert [line["epoch"] for line in read_metrics(parts / "metrics.jsonl")] == [0, 1]
+    """And what Ray does of them equals what two processes do without."""
+    plain = {"plain": (changed(small_config, train__epochs=2), tmp_path / "plain")}
+    run_side_by_side(_train_all, plain, str(tmp_path / "meeting"), processes=2)
     one, other = (
-        dynat_ray.load_model(folder / "model_last").state_dict() for folder in (whole, parts)
+        dynat_ray.load_model(folder / "model_last").state_dict()
+        for folder in (whole, tmp_path / "plain")
     )
     for name, value in one.items():
         assert torch.equal(value, other[name]), name

@@ -16,10 +16,9 @@ from dynat_ray.distributed.placement_groups import GROUP
 from dynat_ray.distributed.trials import (
     EarlyStopper,
     Proposer,
-    _ReportToTune,
     trial_config,
-    tune_report,
 )
+from dynat_ray.distributed.tune_reports import ReportToTune, tune_report
 from dynat_ray.searching.study import open_search
 from dynat_ray.searching.trial_records import Trial, read_trial, read_trials, trial_folder
 from dynat_ray.storage.mirror import set_mirror_address
@@ -67,7 +66,7 @@ def test_a_checkpoint_inside_an_epoch_is_no_report(monkeypatch: pytest.MonkeyPat
         "after_report",
         lambda self, context, metrics, checkpoint: told.extend(metrics),
     )
-    callback = _ReportToTune.__new__(_ReportToTune)
+    callback = ReportToTune.__new__(ReportToTune)
     callback._length = RunLength(8)
     callback.after_report(None, [{GROUP: "x"}], None)
     callback.after_report(None, [metrics_line(1, 90.0, 50.0) | {GROUP: "x"}], None)

@@ -14,6 +14,7 @@ from dynat_ray.training.checkpoint import read_checkpoint
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.trainer import train
 from tests.processes import run_python
+from tests.small_run import DEEPER
 
 CPU = torch.device("cpu")
 # Larger than metrics and samples, smaller than a checkpoint.
@@ -41,7 +42,7 @@ run(main)
 
 @pytest.fixture
 def config(small_config: RunConfig) -> RunConfig:
-    return override(small_config, {"train.epochs": 2})
+    return override(small_config, DEEPER | {"train.epochs": 2})
 
 
 def test_the_checkpoint_before_stays_whole_and_the_run_goes_on(

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.faults
 
 SETTINGS = {
     "data.limit": 0,
+    "model.name": "preact_resnet10",
     "model.kwargs": {"base_width": 16},
     "attack.steps": 10,
     "optim.schedule": "cosine",

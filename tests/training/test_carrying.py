@@ -21,6 +21,7 @@ from dynat_ray.training.session import LocalSession
 from dynat_ray.training.setup import check_run
 from dynat_ray.training.step import StepPart
 from dynat_ray.training.trainer import train
+from tests.small_run import DEEPER
 
 EPS = 0.1
 CPU = torch.device("cpu")
@@ -137,7 +138,7 @@ def test_one_step_carried_along_finds_more_than_one_step(
     small_config: RunConfig, tmp_path: Path
 ) -> None:
     """Attacks of an eighth of eps reach much further when they add up over the epochs."""
-    settings = {
+    settings = DEEPER | {
         "attack.steps": 1,
         "attack.step_size": small_config.threat.eps / 8,
         "attack.random_start": "none",

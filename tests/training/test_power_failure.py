@@ -41,6 +41,8 @@ TINY = {
     "data.limit": 20,
     "data.val_fraction": 0.2,
     "attack.steps": 1,
+    "model.name": "mlp",
+    "model.kwargs": {},
     "train.batch_size": 16,
 }
 # Nothing that was not brought to the disk is there, or a part of it.

@@ -23,6 +23,7 @@ from dynat_ray.training import checkpoint
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.setup import check_run
 from dynat_ray.training.trainer import train
+from tests.small_run import DEEPER
 from tests.training.stopped_session import Stopped, StopsAfterReports
 
 CPU = torch.device("cpu")
@@ -40,7 +41,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_a_run_leaves_what_it_should(small_config: RunConfig, tmp_path: Path) -> None:
-    run(small_config, tmp_path)
+    run(override(small_config, DEEPER), tmp_path)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["epoch"] for line in lines] == [0, 1]
     assert all(math.isfinite(line["loss"]) for line in lines)
@@ -156,7 +157,8 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
 
 def test_a_checkpoint_of_another_model_is_refused(small_config: RunConfig, tmp_path: Path) -> None:
     run(small_config, tmp_path, train__epochs=1)
-    other = {"model.kwargs": {"base_width": 16}, "train.epochs": 2}
+    wider = small_config.model.kwargs | {"channels": [8, 24]}
+    other = {"model.kwargs": wider, "train.epochs": 2}
     with pytest.raises(UserError, match="does not fit"):
         train(override(small_config, other), LocalSession(tmp_path, CPU))
 
@@ -219,8 +221,8 @@ def test_a_set_smaller_than_a_batch_trains(small_config: RunConfig, tmp_path: Pa
         ({"method.name": "hat", "method.standard_model": "nowhere"}, "nowhere"),
         ({"method.name": "deep_defense"}, "model.init_from"),
         ({"method.name": "uad_at", "train.compile": True}, "train.compile"),
-        ({"train.micro_batch_size": 1}, "two samples"),
-        ({"train.batch_size": 5, "cluster.workers": 3}, "train.batch_size to 6"),
+        (DEEPER | {"train.micro_batch_size": 1}, "two samples"),
+        (DEEPER | {"train.batch_size": 5, "cluster.workers": 3}, "train.batch_size to 6"),
     ],
 )
 def test_what_a_method_or_model_lacks_is_said_before_training(
