@@ -10,6 +10,8 @@ SMALL = {
     "data.limit": 100,
     "model.kwargs": {"base_width": 8},
     "attack.steps": 2,
+    # Few images stand, so that AutoAttack ends soon.
+    "threat.eps": 0.5,
     "attack.first_steps": 0,
     "train.epochs": 2,
     "train.batch_size": 50,

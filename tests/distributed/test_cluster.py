@@ -36,6 +36,10 @@ def test_a_local_ray_listens_on_loopback_only() -> None:
     assert [each for each in addresses if not each[1].startswith(loopback)] == []
 
 
+def test_on_one_machine_no_training_has_a_process_that_looks_for_drained_nodes() -> None:
+    assert os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] == "0"
+
+
 def test_nodes_that_may_come_count(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = ClusterConfig(workers=64, gpu=True)
     with pytest.raises(UserError, match="64 workers need 64 GPUs, but the cluster has 0"):
