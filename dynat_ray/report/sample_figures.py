@@ -35,7 +35,8 @@ def budgets_and_steps(run: Run) -> str | None:
     steps = [each["attack_steps"] for each in columns]
     eps = run.config.threat.eps * scale
     top = 1.08 * max(eps, *(values.max() for values in budgets), 1e-6)
-    most = max(int(run.config.attack.steps), *(int(values.max()) for values in steps))
+    planned = run.config.method.most_steps(run.config.attack.steps)
+    most = max(planned, *(int(values.max()) for values in steps))
 
     def paint(figure: Figure) -> None:
         left, right = figure.subplots(1, 2)
