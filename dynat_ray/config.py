@@ -200,7 +200,7 @@ class TrainConfig(Section, section="train"):
         micro_batch_size: Most samples a worker puts through the model at once; a larger share of
             the global batch is accumulated. 0: no bound.
         seed: Seed of everything random.
-        precision: `float32`, or `bf16` autocast where the device has it (never in evaluation).
+        precision: `float32`, or `bf16` autocast (float32 where a device lacks it, and to evaluate).
         channels_last: Memory format of images and weights.
         compile: `torch.compile` for the attack and the training graph; slower on a CPU.
         cpu_kernels: The C++ kernels for training on a CPU: `auto`, where they are faster, or `off`.
@@ -249,7 +249,7 @@ class EvalConfig(Section, section="eval"):
         attacks: Attacks of the final table, on the test split.
         samples: Class-balanced number of test images that AutoAttack sees; 0: all. The cheaper
             attacks see all of them.
-        second_stage: In `autoattack-sampled` the survivors of APGD that FAB and Square see; 0: all.
+        second_stage: Of APGD's survivors those that `autoattack-sampled` tries further; 0: all.
         every_epochs: Epochs between two measurements on the validation split.
         steps: PGD steps of that measurement.
         batch_size: Images per forward pass when evaluating.

@@ -41,7 +41,7 @@ from dynat_ray.value_types import (
 )
 from dynat_ray.weighting import fragility, mean_over_attacked, softmax_weights
 
-# With one or two a network soon learns to stand steps of that length alone.
+# One or two long steps may end in catastrophic overfitting (Andriushchenko and Flammarion 2020).
 _LEAST_STEPS = 3
 
 
@@ -61,7 +61,7 @@ class DynATSettings(MethodSettings):
         eps_max_ratio: Largest budget factor.
         misclassified: (b) Wrong clean samples are left `clean`, which spares their attacks, or are
             attacked with the `uniform` budget eps.
-        steps_ratio: (c) Steps of an attack as a part of `attack.steps`, in (0, 1], at least three
+        steps_ratio: Steps of an attack as a part of `attack.steps`, in (0, 1], at least three
             (or all); each is as much longer, at most eps. What they spare can go into epochs.
         early_stop: (c) Stop a sample's attack once it has won by `stop_margin`.
         stop_margin: Adversarial gap `max_{k != y} p'_k - p'_y`, in [-1, 1], at which it stops.
