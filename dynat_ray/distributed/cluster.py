@@ -15,6 +15,9 @@ _QUIET = {
 }
 _QUIET_PROCESSES = 8
 _STARTS = 3
+# For a machine that is there, and for a cluster whose head is.
+_CONNECT_SECONDS = 10.0
+_PATIENCE = 60.0
 # Paths of sockets have at most 103 characters on some systems, and Ray adds 68 to its folder's.
 _LONGEST_BASE = 23
 _TIMED_OUT = "timed out during startup"
@@ -25,9 +28,9 @@ for _name, _value in _QUIET.items():
 
 import logging  # noqa: E402
 import secrets  # noqa: E402
+import socket  # noqa: E402
 import stat  # noqa: E402
 import tempfile  # noqa: E402
-import threading  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
 from contextlib import contextmanager, suppress  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -35,6 +38,7 @@ from pathlib import Path  # noqa: E402
 import ray  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
+from dynat_ray import interrupt  # noqa: E402
 from dynat_ray.distributed.ray_internals import (  # noqa: E402
     autoscaling_limits,
     forget_token,
@@ -43,7 +47,6 @@ from dynat_ray.distributed.ray_internals import (  # noqa: E402
     stay_on_loopback,
 )
 from dynat_ray.errors import UserError  # noqa: E402
-from dynat_ray.interrupt import interrupt_on_sigterm  # noqa: E402
 
 
 def connect() -> None:
@@ -65,16 +68,20 @@ def connect() -> None:
             f"{error.message}; Ray looks for the cluster's token in RAY_AUTH_TOKEN, in the file "
             "that RAY_AUTH_TOKEN_PATH names, and in ~/.ray/auth_token"
         ) from None
-    if threading.current_thread() is threading.main_thread():
-        interrupt_on_sigterm()
+    # Ray puts its own handler in the place of ours.
+    interrupt.take_signals_back()
+    interrupt.at_end(ray.shutdown)
 
 
 def _start() -> None:
     address = os.environ.get("RAY_ADDRESS")
     if address:
         hide_messages(_CHATTER)
+        _require_listener(address)
+        silent = f"the Ray cluster at RAY_ADDRESS={address} does not answer in {_PATIENCE:g} s"
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            with interrupt.time_limit(_PATIENCE, f"{silent}; look whether its head is alive"):
+                ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except ValueError:
             raise UserError(
                 f"RAY_ADDRESS={address} is no address of a cluster, such as auto or HOST:6379 (the "
@@ -94,6 +101,20 @@ def _start() -> None:
     stay_on_loopback()
     with _own_environment():
         _start_local()
+
+
+def _require_listener(address: str) -> None:
+    """Raises `UserError` if nobody listens at `HOST:PORT`, for which Ray itself would wait long."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"nobody answers at RAY_ADDRESS={address}: {error}; start the cluster, or unset "
+            "RAY_ADDRESS to run on this machine alone"
+        ) from None
 
 
 def _start_local() -> None:

@@ -38,6 +38,7 @@ from dynat_ray.evaluation.robustbench import robustbench_entry
 from dynat_ray.evaluation.samples import Samples, load_samples
 from dynat_ray.evaluation.subject import Subject, require_fit
 from dynat_ray.evaluation.transfer import check_transfer
+from dynat_ray.interrupt import going_on
 from dynat_ray.radius import format_radius
 from dynat_ray.report.difference_rows import (
     DifferenceRow,
@@ -50,6 +51,7 @@ from dynat_ray.report.evaluation_page import write_evaluation_page
 from dynat_ray.report.evaluation_text import accuracy_table, probe_lines
 from dynat_ray.report.side_by_side import Evaluation
 from dynat_ray.shown_text import shown_text
+from dynat_ray.storage.lease import lease
 
 _STATE = ".state.jsonl"
 
@@ -78,8 +80,21 @@ def evaluate(
         The JSON file.
 
     Raises:
-        UserError: What the user can correct; `others` are of other images, radii or attacks.
+        UserError: What the user can correct; `others` are of other images, radii or attacks;
+            another process writes the same evaluation.
     """
+    with lease(request.out, "evaluation", wait=resume), going_on("--resume"):
+        return _evaluate(subject, request, workers, resume, surrogate, others)
+
+
+def _evaluate(
+    subject: Subject,
+    request: Request,
+    workers: int | None,
+    resume: bool,
+    surrogate: nn.Module | None,
+    others: Sequence[Evaluation],
+) -> Path:
     started = time.monotonic()
     run = _EvaluationRun(subject, request, surrogate)
     require_comparable(run.plan.settings(), run.samples.data.checksum, others)
