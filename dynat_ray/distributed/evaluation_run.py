@@ -189,7 +189,13 @@ class _EvaluationRun:
 
     def check_model(self) -> list[Check]:
         """Checks what attacks will rest on."""
-        return check_model(self.model, *self._checked, batch_size=self.plan.batch_size)
+        return check_model(
+            self.model,
+            *self._checked,
+            classes=self.samples.data.num_classes,
+            differentiable=self.samples.differentiable,
+            batch_size=self.plan.batch_size,
+        )
 
     def identify(self, checks: Sequence[Check]) -> Identity:
         """Returns what must be equal when the evaluation goes on, given the model's checks."""
@@ -208,7 +214,8 @@ class _EvaluationRun:
             radius = format_radius(threat.eps, threat.norm) if several else ""
             checks += check_outcomes(outcomes, radius)
         largest, plan = self.plan.threats[-1], self.plan
-        if largest.eps > 0 and any(attack.costly for attack in plan.attacks):
+        costly = any(attack.costly for attack in plan.attacks)
+        if largest.eps > 0 and costly and self.samples.differentiable:
             at: dict[str, Any] = {"seed": plan.seed, "batch_size": plan.batch_size}
             checks += check_attacks(self.model, *self._checked, largest, **at)
             checks += check_transfer(
@@ -219,7 +226,7 @@ class _EvaluationRun:
     def find_examples(self, found: Evaluated) -> list[Example]:
         """Returns pictures of images that some attack fooled at the radius that is shown."""
         threat, samples = self._request.shown, self.samples
-        if threat.eps == 0:
+        if threat.eps == 0 or not samples.differentiable:
             return []
         fooled = [o.positions[o.fooled_by >= 0] for o in found.attacks[threat].values()]
         return find_examples(
