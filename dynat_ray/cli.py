@@ -96,9 +96,9 @@ def run(main: Callable[[Sequence[str]], Path | str]) -> NoReturn:
         main: Takes the arguments after the program's name; returns the path to print. Raises
             `UserError` (printed as one `error:` line on stderr) for what the user can correct.
     """
-    interrupt.listen()
     _show_what_can_be_shown()
     try:
+        interrupt.run()
         _require_text(sys.argv[1:])
         written = main(sys.argv[1:])
     except UserError as error:

@@ -35,6 +35,7 @@ class _Command:
 
     Attributes:
         listening: It is a command.
+        running: It is past its imports; before, there is nothing to end but the process.
         number: The first signal that came; 0: none.
         when: That came.
         graceful: The main thread looks for signals itself.
@@ -47,6 +48,7 @@ class _Command:
     """
 
     listening: bool = False
+    running: bool = False
     number: int = 0
     when: float = 0.0
     graceful: bool = False
@@ -73,6 +75,22 @@ def listen() -> None:
     # A child that is told to end must not tell its parent so, from its first moment on.
     os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_forget)
     threading.Thread(target=_watch, args=(read,), daemon=True).start()
+
+
+def is_being_started(package: str) -> bool:
+    """Returns whether the interpreter is about to run a module of a package (`python -m`)."""
+    if sys.argv[:1] != ["-m"] or "-m" not in sys.orig_argv:
+        return False
+    module = sys.orig_argv[sys.orig_argv.index("-m") + 1]
+    return module.startswith(f"{package}.")
+
+
+def run() -> None:
+    """Says that the command begins: a signal interrupts it from now on."""
+    listen()
+    _command.running = True
+    if _command.number:
+        raise KeyboardInterrupt
 
 
 def take_signals_back() -> None:
@@ -195,7 +213,7 @@ def time_limit(seconds: float, error: str) -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    if not _command.graceful and not _command.raised:
+    if _command.running and not _command.graceful and not _command.raised:
         _command.raised = True
         # Of all exceptions Ray passes on this one alone while it waits for something.
         raise KeyboardInterrupt
@@ -209,6 +227,8 @@ def _watch(read: int) -> None:
             now = time.monotonic()
             if not _command.number:
                 _command.number, _command.when = number, now
+                if not _command.running:
+                    end_stopped()
                 threading.Thread(target=_tell, daemon=True).start()
                 threading.Thread(target=_end_in_time, daemon=True).start()
             elif now - _command.when > _ONE_SIGNAL:

@@ -22,6 +22,18 @@ def this_place() -> str:
         return socket.gethostname()
 
 
+def descendants() -> set[int]:
+    """Returns the numbers of the processes that this one and its own have started and that live."""
+    parents: dict[int, int] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        if fields := _stat(folder.name):
+            parents[int(folder.name)] = int(fields[1])
+    found = {os.getpid()}
+    while more := {process for process, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {os.getpid()}
+
+
 def begin_of(process: int) -> str:
     """Returns when a living process of this place began, in the system's own measure.
 
@@ -42,10 +54,16 @@ def begin_of(process: int) -> str:
         except PermissionError:
             pass
         return "alive"
+    fields = _stat(process)
+    return fields[19] if fields else ""
+
+
+def _stat(process: int | str) -> list[str]:
+    """Returns what the system says of a living process after its name; empty: there is none."""
     try:
         text = Path(f"/proc/{process}/stat").read_text(errors="replace")
     except OSError:
-        return ""
+        return []
     # The name of the program, in brackets, may hold anything.
     fields = text[text.rindex(")") + 1 :].split()
-    return "" if fields[0] in _DEAD else fields[19]
+    return [] if fields[0] in _DEAD else fields

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.programs import said, started
+from tests.programs import said, started, started_module
 
 BEGIN = """
 import os, signal, sys, threading, time
@@ -148,3 +148,13 @@ def test_names_that_a_terminal_can_not_show(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, b"r?n\n"), done.stderr
+
+
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+def test_also_while_it_imports(tmp_path: Path, number: int, status: int) -> None:
+    """PyTorch takes seconds; one that never comes back stands in for it."""
+    (tmp_path / "torch.py").write_text("print('ready', flush=True)\nimport time\ntime.sleep(60)\n")
+    program = started_module("dynat_ray.train", path=tmp_path)
+    program.send_signal(number)
+    _, errors = said(program)
+    assert (program.returncode, errors) == (status, ["stopped"])

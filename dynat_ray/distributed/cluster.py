@@ -28,6 +28,7 @@ for _name, _value in _QUIET.items():
 
 import logging  # noqa: E402
 import secrets  # noqa: E402
+import signal  # noqa: E402
 import socket  # noqa: E402
 import stat  # noqa: E402
 import tempfile  # noqa: E402
@@ -39,6 +40,7 @@ import ray  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from dynat_ray import interrupt  # noqa: E402
+from dynat_ray.distributed.head_watch import watch_head  # noqa: E402
 from dynat_ray.distributed.ray_internals import (  # noqa: E402
     autoscaling_limits,
     forget_token,
@@ -47,6 +49,7 @@ from dynat_ray.distributed.ray_internals import (  # noqa: E402
     stay_on_loopback,
 )
 from dynat_ray.errors import UserError  # noqa: E402
+from dynat_ray.processes import descendants  # noqa: E402
 
 
 def connect() -> None:
@@ -71,6 +74,7 @@ def connect() -> None:
     # Ray puts its own handler in the place of ours.
     interrupt.take_signals_back()
     interrupt.at_end(ray.shutdown)
+    watch_head()
 
 
 def _start() -> None:
@@ -119,6 +123,7 @@ def _require_listener(address: str) -> None:
 
 def _start_local() -> None:
     for _ in range(_STARTS):
+        before = descendants()
         try:
             # With its dashboard, though nobody looks at it: the State API is a part of that.
             ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
@@ -128,6 +133,10 @@ def _start_local() -> None:
             if _TIMED_OUT not in str(error):
                 raise
             ray.shutdown()
+            # It forgets what it has started so far, which would take the next attempt's time.
+            for process in descendants() - before:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
     raise UserError(
         f"Ray did not start on this machine in {_STARTS} attempts of half a minute: other work "
         "takes all of its cores; end some of it, or start a cluster (ray start --head) and set "

@@ -72,6 +72,20 @@ class ListeningTorch(TorchConfig):
         return _ListeningBackend
 
 
+class FlagDown(ray.train.UserCallback):
+    """Takes back that a training has begun when its workers have died; the next ones say so anew.
+
+    Args:
+        stopping: The flag of the training.
+    """
+
+    def __init__(self, stopping: StopFlag) -> None:
+        self._stopping = stopping
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        self._stopping.end(saved=False)
+
+
 class WorkerNotices:
     """What one worker is to do: go on, write a checkpoint, end.
 

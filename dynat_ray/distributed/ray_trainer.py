@@ -22,7 +22,8 @@ from ray.train.torch import TorchTrainer
 
 import dynat_ray.config as settings
 from dynat_ray.distributed.mirror_follower import Follower
-from dynat_ray.distributed.notices import ListeningTorch
+from dynat_ray.distributed.notices import FlagDown, ListeningTorch
+from dynat_ray.distributed.place_watch import PlaceWatch
 from dynat_ray.distributed.progress import ProgressPrinter
 from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.distributed.stopping import until_stopped
@@ -123,14 +124,18 @@ def fit(
         },
         torch_config=ListeningTorch(timeout_s=_COLLECTIVE_TIMEOUT),
         scaling_config=_scaling(config.cluster, workers),
-        run_config=_train_options(config.cluster, workers, run_folder, mirror, callbacks),
+        run_config=_train_options(
+            config.cluster, workers, run_folder, mirror, [*callbacks, FlagDown(own)]
+        ),
     )
+    places = PlaceWatch(own, workers.fewest, config.cluster.cpus_per_worker, workers.gpu)
     with (
+        places,
         # It ends last, when everything is here.
         nullcontext() if quiet else ProgressPrinter(run_folder, config),
         nullcontext() if mirror is None else Follower(mirror),
     ):
-        end = until_stopped(lambda: _run(trainer), stop)
+        end = until_stopped(lambda: _run(trainer), stop, lambda: places.hopeless)
     if end.error:
         raise UserError(end.error)
     if end.stopped:

@@ -49,6 +49,10 @@ class StopFlag:
         """Says that a training has begun: it has something to save from now on."""
         self._say(_TRAINS)
 
+    def is_up(self) -> bool:
+        """Returns whether the training has begun and not ended."""
+        return bool(read_flag(self._own))
+
     def end(self, *, saved: bool) -> None:
         """Says that it has ended.
 

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 
 from dynat_ray import interrupt
 from dynat_ray.distributed.stop_flag import StopFlag
-from dynat_ray.errors import Stopped
+from dynat_ray.errors import Stopped, UserError
 
 Result = TypeVar("Result")
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -21,26 +21,30 @@ _SECONDS_BETWEEN_LOOKS = 0.1
 _SECONDS_TO_HEAR = 8.0
 
 
-def until_stopped(work: Callable[[], Result], flag: StopFlag) -> Result:
+def until_stopped(
+    work: Callable[[], Result], flag: StopFlag, hopeless: Callable[[], str] = str
+) -> Result:
     """Returns what `work` returns, or raises what it raises.
 
     Args:
         work: It waits for trainings; a signal leaves it behind.
         flag: What they look for.
+        hopeless: Says why it can wait no longer; empty: it can.
 
     Raises:
         Stopped: A signal came, and the trainings have saved what they had.
+        UserError: What `hopeless` says.
     """
-    if not interrupt.is_command():
-        # A trial or a compared run: its command hears the signal.
-        return work()
     waiting = _Waiting(work)
     with interrupt.graceful():
         waiting.start()
         while waiting.is_alive() and not interrupt.received():
             waiting.join(_SECONDS_BETWEEN_LOOKS)
+            if reason := hopeless():
+                raise UserError(reason)
         saved = _save(flag) if interrupt.received() else 0
-        flag.remove()
+        if interrupt.is_command():
+            flag.remove()
     if interrupt.received():
         raise Stopped("" if saved == 0 else "a checkpoint is written")
     return waiting.result()

@@ -159,11 +159,11 @@ def require_fit(model: nn.Module, data: DatasetInfo, images: Tensor) -> None:
                 f"the model was made for images of {made_for} {what}, but data set '{data.name}' "
                 f"has {found}; give the data it was trained on with --data"
             )
-    for place, (made_for, found) in enumerate(zip(model.label_names, data.classes, strict=False)):
+    for place, (own, name) in enumerate(zip(model.label_names, data.classes, strict=False)):
         # One name has two forms in Unicode, of which file systems keep one or the other.
-        if normalize("NFC", made_for) != normalize("NFC", found):
+        if normalize("NFC", own) != normalize("NFC", name):
             raise UserError(
-                f"class {place} of the model is '{shown_text(made_for, 60)}', but that of data set "
-                f"'{shown_text(data.name, 60)}' is '{shown_text(found, 60)}'; give data with the "
+                f"class {place} of the model is '{shown_text(own, 60)}', but that of data set "
+                f"'{shown_text(data.name, 60)}' is '{shown_text(name, 60)}'; give data with the "
                 "classes that it was trained on, in the same order, with --data"
             )

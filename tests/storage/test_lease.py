@@ -30,7 +30,7 @@ from pathlib import Path
 from dynat_ray import interrupt
 from dynat_ray.storage.lease import lease
 
-interrupt.listen()
+interrupt.run()
 with lease(Path(sys.argv[1]), "run", wait=True), interrupt.graceful():
     print("ready", flush=True)
     while not interrupt.received():
