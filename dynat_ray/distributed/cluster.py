@@ -20,6 +20,8 @@ _CONNECT_SECONDS = 10.0
 _PATIENCE = 60.0
 # Paths of sockets have at most 103 characters on some systems, and Ray adds 68 to its folder's.
 _LONGEST_BASE = 23
+# Python's own sockets, which Ray's dashboard has there, add 32.
+_LONGEST_TMPDIR = 70
 _TIMED_OUT = "timed out during startup"
 # A message about every small machine on which several runs start side by side.
 _CHATTER = "maximum expected startup concurrency"
@@ -110,7 +112,7 @@ def _start() -> None:
 def _require_listener(address: str) -> None:
     """Raises `UserError` if nobody listens at `HOST:PORT`, for which Ray itself would wait long."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or "/" in host or not port.isdecimal():
         return
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
@@ -151,9 +153,11 @@ def _own_environment() -> Iterator[None]:
     Ray's processes inherit both and this one remembers them, so that they need not stay in the
     environment, where a later cluster or command would take them for the user's.
     """
-    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR")
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR", "TMPDIR")
     before = {name: os.environ.get(name) for name in names}
     os.environ["RAY_TMPDIR"] = str(_private_folder())
+    if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_TMPDIR:
+        os.environ["TMPDIR"] = os.environ["RAY_TMPDIR"]
     _set_token()
     try:
         yield

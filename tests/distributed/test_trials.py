@@ -157,8 +157,12 @@ def test_trials_that_were_begun_come_before_new_ones(tmp_path: Path, add_trial: 
 
 def test_trial_0_is_the_default_setting(tmp_path: Path) -> None:
     search = make_search()
-    proposer = Proposer(tmp_path, search, StopFlag())
-    assert proposer.suggest("a") == {"folder": str(tmp_path), "number": 0}
+    proposer = Proposer(tmp_path, search, StopFlag("stop"))
+    assert proposer.suggest("a") == {
+        "folder": str(tmp_path),
+        "number": 0,
+        "stop": "stop",
+    }
     assert trial_config(search, read_trial(tmp_path, 0)) == search.default
     proposer.suggest("b")
     other = read_trial(tmp_path, 1)
