@@ -22,8 +22,8 @@ from typing import NoReturn
 
 USER_MISTAKE = 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# From the signal to the end of the process, 15 with what `_clean_up` may take.
-_SECONDS_TO_END = 12.0
+# From the signal on; the rest of 15 is for `_clean_up`, which may take so long for each of its own.
+_SECONDS_TO_END = 11.0
 _SECONDS_TO_CLEAN_UP = 2.5
 # A terminal, a job and whoever watches over it may pass on one and the same signal.
 _ONE_SIGNAL = 0.5
@@ -61,6 +61,7 @@ class _Command:
 
 
 _command = _Command()
+_cleaning_up = threading.Lock()
 
 
 def listen() -> None:
@@ -249,16 +250,18 @@ def _end_in_time() -> None:
 
 
 def _clean_up() -> None:
-    """Calls what `at_end` was told, as far as that takes no longer than it may."""
-
-    def call() -> None:
+    """Calls what `at_end` was told, and goes on to the next where one takes longer than it may."""
+    # The main thread and the one that watches may both come to end the command.
+    with _cleaning_up:
         while _command.at_end:
-            with suppress(Exception):
-                _command.at_end.pop()()
+            thread = threading.Thread(target=_call, args=[_command.at_end.pop()], daemon=True)
+            thread.start()
+            thread.join(_SECONDS_TO_CLEAN_UP)
 
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(_SECONDS_TO_CLEAN_UP)
+
+def _call(clean_up: Callable[[], object]) -> None:
+    with suppress(Exception):
+        clean_up()
 
 
 def _forget() -> None:

@@ -21,8 +21,12 @@ def ready():
 
 """
 SLEEPS = """
+interrupt._SECONDS_TO_CLEAN_UP = 0.5
+
 def main(arguments):
     interrupt.at_end(lambda: print("cleaned", flush=True))
+    # It does not come back; the others still have their turn.
+    interrupt.at_end(lambda: time.sleep(60))
     with interrupt.going_on("--name", "one", "--resume"):
         ready()
         time.sleep(60)

@@ -19,6 +19,8 @@ Result = TypeVar("Result")
 _SECONDS_BETWEEN_LOOKS = 0.1
 # In which a training begins to save: its longest step is shorter.
 _SECONDS_TO_HEAR = 8.0
+# In which it has saved, also to a store; its workers may have died in the middle of it.
+_SECONDS_TO_SAVE = 600.0
 
 
 def until_stopped(
@@ -56,9 +58,10 @@ def _save(flag: StopFlag) -> int:
     asked = time.monotonic()
     while True:
         deaf, saving, saved = flag.left()
-        if saving:
+        waited = time.monotonic() - asked
+        if saving and waited < _SECONDS_TO_SAVE:
             interrupt.take_your_time()
-        elif not deaf or time.monotonic() - asked > _SECONDS_TO_HEAR:
+        elif not deaf or waited > _SECONDS_TO_HEAR:
             return saved
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 
