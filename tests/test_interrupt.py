@@ -12,15 +12,26 @@ import pytest
 
 from tests.programs import said, started, started_module
 
+# Without PyTorch, which `cli` imports; what `cli.run` does on signals.
 BEGIN = """
 import os, signal, sys, threading, time
-from dynat_ray import cli, interrupt
+from dynat_ray import interrupt
+from dynat_ray.errors import Stopped
 
 def ready():
     print("ready", flush=True)
 
+def run(main):
+    try:
+        interrupt.run()
+        print(main(sys.argv[1:]))
+    except Stopped as stopped:
+        interrupt.say_stopped(str(stopped))
+        interrupt.end_stopped()
+
 """
 SLEEPS = """
+from dynat_ray import cli
 interrupt._SECONDS_TO_CLEAN_UP = 0.5
 
 def main(arguments):
@@ -46,7 +57,7 @@ def main(arguments):
     while True:
         ctypes.CDLL(None).sleep(60)
 
-cli.run(main)
+run(main)
 """
 SAVES = """
 interrupt._SECONDS_TO_END = 0.2
@@ -59,10 +70,9 @@ def main(arguments):
         interrupt.take_your_time()
         time.sleep(1)
         print("saved", flush=True)
-    from dynat_ray.errors import Stopped
     raise Stopped("a checkpoint is written")
 
-cli.run(main)
+run(main)
 """
 FORKS = """
 def main(arguments):
@@ -75,14 +85,14 @@ def main(arguments):
     time.sleep(0.5)
     return "written"
 
-cli.run(main)
+run(main)
 """
 LIMITED = """
 def main(arguments):
     with interrupt.time_limit(0.2, "nobody answers"):
         time.sleep(60)
 
-cli.run(main)
+run(main)
 """
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
@@ -144,7 +154,7 @@ def test_a_wait_that_has_a_limit() -> None:
 
 
 def test_names_that_a_terminal_can_not_show(tmp_path: Path) -> None:
-    program = BEGIN + "cli.run(lambda arguments: arguments[0])"
+    program = "from dynat_ray import cli; cli.run(lambda arguments: arguments[0])"
     done = subprocess.run(
         [sys.executable, "-c", program, "rün"],
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
