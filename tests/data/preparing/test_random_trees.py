@@ -52,7 +52,7 @@ def picture(kind: str, mode: str, seed: int) -> bytes:
     file = io.BytesIO()
     try:
         image.save(file, kind)
-    except OSError:
+    except (OSError, ValueError):
         file = io.BytesIO()
         Image.fromarray(pixels[..., :3]).save(file, kind)
     return file.getvalue()
