@@ -155,6 +155,15 @@ def test_limit_takes_a_balanced_part(write_folder: WriteFolder, tmp_path: Path) 
     assert labels.bincount().tolist() == [3, 3, 3]
 
 
+def test_the_advised_larger_limit_works(write_folder: WriteFolder, tmp_path: Path) -> None:
+    root = write_folder()
+    with pytest.raises(
+        UserError, match="has no usable test images; give more, or a larger --limit"
+    ):
+        prepare_dataset(f"folder:{root}", tmp_path / "out", limit=2, progress=False)
+    assert prepare_dataset(f"folder:{root}", tmp_path / "out", limit=3, progress=False)
+
+
 def test_preparing_again_replaces_a_data_set(write_folder: WriteFolder, tmp_path: Path) -> None:
     root, out = write_folder(), tmp_path / "out"
     prepare_dataset(f"folder:{root}", out, progress=False)
