@@ -30,7 +30,7 @@ def unreached_pixels(model: nn.Module, channels: int, size: tuple[int, int]) -> 
     """
     generator = torch.Generator().manual_seed(_SEED)
     missed = torch.ones(size, dtype=torch.bool)
-    with _without_zeros(model, generator):
+    with torch.enable_grad(), _without_zeros(model, generator):
         for count in _TRIES:
             images = torch.rand(count, channels, *size, generator=generator).requires_grad_()
             logits = model(images)
