@@ -10,7 +10,6 @@ from dynat_ray.cli import ArgumentParser, run
 from dynat_ray.data import DatasetInfo
 from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.errors import UserError
-from dynat_ray.interrupt import interrupt_on_sigterm
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.mirror import is_address
 from dynat_ray.user_path import user_path
@@ -78,5 +77,4 @@ def _summary(info: DatasetInfo) -> str:
 
 
 if __name__ == "__main__":
-    interrupt_on_sigterm()
     run(main)
