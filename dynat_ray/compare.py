@@ -107,20 +107,25 @@ def main(argv: Sequence[str]) -> str:
 
     # Ray takes seconds to import: after the settings are known to be right.
     from dynat_ray.distributed.comparison import compare
-    from dynat_ray.storage.places import open_place
+    from dynat_ray.storage.places import choose_place, open_place
     from dynat_ray.storage.run_folder import default_name
 
     name = options.name or default_name(options.recipe, "compare")
     where = common.cluster.storage, options.out, name
+    chosen = choose_place(*where)
+
+    def plan(folder: Path) -> list[ComparedRun]:
+        return _plan(common.train.seed, options.seeds, variants, layers, folder)
+
+    waiting = dict.fromkeys(each.config.method.name for each in plan(chosen.folder) if each.after)
+    if chosen.address and waiting:
+        raise UserError(
+            f"{' and '.join(waiting)} start from the model of another run, which workers can "
+            "read in a folder only; give --out a folder that all machines share, or leave "
+            "them out of --methods"
+        )
     with open_place("comparison", *where, resume=options.resume) as place:
-        runs = _plan(common.train.seed, options.seeds, variants, layers, place.folder)
-        waiting = dict.fromkeys(each.config.method.name for each in runs if each.after)
-        if place.address and waiting:
-            raise UserError(
-                f"{' and '.join(waiting)} start from the model of another run, which workers can "
-                "read in a folder only; give --out a folder that all machines share, or leave "
-                "them out of --methods"
-            )
+        runs = plan(place.folder)
         table = compare(
             common,
             runs,
