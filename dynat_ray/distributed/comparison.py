@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dynat_ray.distributed.cluster import connect, require_shared_storage, side_by_side
+from dynat_ray.distributed.capacity import side_by_side
+from dynat_ray.distributed.cluster import connect, require_shared_storage
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.json_file import read_json
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from dynat_ray.distributed.cluster import (
-    cluster_limit,
-    cluster_total,
-    connect,
-    require_cluster,
-    side_by_side,
-)
+from dynat_ray.distributed.capacity import has_gpus, places, require_places
+from dynat_ray.distributed.cluster import connect
 
 # isort: split
 import ray.train
@@ -25,10 +23,13 @@ from ray.train.torch import TorchTrainer
 import dynat_ray.config as settings
 from dynat_ray.distributed.mirror_follower import Follower
 from dynat_ray.distributed.notices import ListeningTorch, StopOnSignal
-from dynat_ray.distributed.progress import ProgressPrinter
+from dynat_ray.distributed.progress import ProgressPrinter, add_note
+from dynat_ray.distributed.restarts import Restarts
 from dynat_ray.distributed.training_end import TrainingEnd
+from dynat_ray.distributed.waiting_for_nodes import wait_for_nodes
 from dynat_ray.distributed.worker import run_worker
 from dynat_ray.errors import Stopped, UserError, disk_error
+from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.training.device import KEEP_FREED_MEMORY
@@ -63,23 +64,16 @@ def resolve_workers(cluster: settings.ClusterConfig) -> Workers:
     """Returns how many workers a run has on this cluster, and whether each has a GPU.
 
     Raises:
-        UserError: The cluster has fewer CPUs or GPUs.
+        UserError: The cluster has no room for them, now or later.
     """
-    # Where Ray starts nodes itself, none may be there yet.
-    gpus = int(cluster_total("GPU") or cluster_limit("GPU"))
-    gpu = gpus > 0 if cluster.gpu == "auto" else cluster.gpu
+    # What a run gets must not follow from which nodes happen to be there yet.
+    gpu = has_gpus() if cluster.gpu == "auto" else cluster.gpu
     wanted = cluster.worker_range()
     if wanted is None:
-        by_cpu = min(2, int(cluster_total("CPU")) // cluster.cpus_per_worker)
-        wanted = (gpus, gpus) if gpu else (max(1, by_cpu), max(1, by_cpu))
+        fitting = max(1, places(cluster.cpus_per_worker, gpu))
+        wanted = (fitting, fitting) if gpu else (min(2, fitting),) * 2
     # An elastic run starts with the workers that there are.
-    require_cluster(wanted[0], cluster.cpus_per_worker, gpu)
-    if side_by_side(wanted[0], cluster.cpus_per_worker, gpu) == 0:
-        raise UserError(
-            f"{wanted[0]} workers with {cluster.cpus_per_worker} CPUs each fit on no nodes of this "
-            "cluster: a worker can't be spread over several; set cluster.workers or "
-            "cluster.cpus_per_worker lower"
-        )
+    require_places(wanted[0], cluster.cpus_per_worker, gpu)
     return Workers(*wanted, gpu)
 
 
@@ -109,25 +103,29 @@ def fit(
     if mirror is not None:
         mirror.push()
     stop = StopOnSignal()
-    trainer = TorchTrainer(
-        # Ray's static types are those of its older API.
-        run_worker,  # type: ignore[arg-type]
-        train_loop_config={
-            "run_folder": str(run_folder),
-            "address": "" if mirror is None else mirror.address,
-            "stop_flag": stop.flag,
-        },
-        torch_config=ListeningTorch(timeout_s=_COLLECTIVE_TIMEOUT),
-        scaling_config=_scaling(config.cluster, workers),
-        run_config=_train_options(config.cluster, workers, run_folder, mirror, callbacks),
-    )
+
+    def trainer() -> TorchTrainer:
+        return TorchTrainer(
+            # Ray's static types are those of its older API.
+            run_worker,  # type: ignore[arg-type]
+            train_loop_config={
+                "run_folder": str(run_folder),
+                "address": "" if mirror is None else mirror.address,
+                "stop_flag": stop.flag,
+            },
+            torch_config=ListeningTorch(timeout_s=_COLLECTIVE_TIMEOUT),
+            scaling_config=_scaling(config.cluster, workers),
+            run_config=_train_options(config.cluster, workers, run_folder, mirror, callbacks),
+        )
+
     with (
         stop,
         # It ends last, when everything is here.
         nullcontext() if quiet else ProgressPrinter(run_folder, config),
         nullcontext() if mirror is None else Follower(mirror),
     ):
-        end = _run(trainer)
+        note = partial(add_note, run_folder) if mirror is None else _print_note
+        end = _until_its_end(trainer, config.cluster, workers, stop, note)
     if end.error:
         raise UserError(end.error)
     # After a signal that the workers no longer saw, the command must not go on to the evaluation.
@@ -164,7 +162,8 @@ def _train_options(
         name=CHECKPOINTS,
         storage_path=storage_path,
         storage_filesystem=storage,
-        failure_config=FailureConfig(max_failures=cluster.max_failures),
+        # See `Restarts`, which counts them.
+        failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),  # type: ignore[call-arg]
         checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
         callbacks=list(callbacks),  # type: ignore[arg-type]
         logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
@@ -172,17 +171,40 @@ def _train_options(
     )
 
 
-def _run(trainer: TorchTrainer) -> TrainingEnd:
-    """Returns how the training ended; raises what a worker raised."""
-    try:
-        with _own_interrupt():
-            result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        failures = getattr(error, "worker_failures", {})
-        for rank, failure in sorted(failures.items()):
-            raise _as_user_error(rank, failure) from error
-        raise
-    return result.return_value or TrainingEnd()  # type: ignore[attr-defined]
+def _until_its_end(
+    trainer: Callable[[], TorchTrainer],
+    cluster: settings.ClusterConfig,
+    workers: Workers,
+    stop: StopOnSignal,
+    note: Callable[[str], None],
+) -> TrainingEnd:
+    """Trains, and again after whatever a restart may help against; raises what it may not."""
+    restarts, minutes = Restarts(cluster), cluster.start_minutes
+    while True:
+        wait_for_nodes(
+            workers.fewest,
+            cluster.cpus_per_worker,
+            workers.gpu,
+            minutes=minutes,
+            stopped=lambda: stop.received,
+        )
+        if stop.received:
+            return TrainingEnd(stopped=True)
+        try:
+            with _own_interrupt():
+                result = trainer().fit()
+            return result.return_value or TrainingEnd()  # type: ignore[attr-defined]
+        except ray.train.TrainingFailedError as error:
+            sentence = restarts.allow(error)
+            if not sentence:
+                raise _cause_of(error) from error
+            note(sentence)
+            # Machines that were there once come back, some time.
+            minutes = math.inf
+
+
+def _print_note(message: str) -> None:
+    print(f"note: {shown_text(message)}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -198,6 +220,14 @@ def _own_interrupt() -> Iterator[None]:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
+
+
+def _cause_of(error: ray.train.TrainingFailedError) -> Exception:
+    """Returns what the first worker that failed raised, if one did: a user's mistake as such."""
+    failures = getattr(error, "worker_failures", {})
+    for rank, failure in sorted(failures.items()):
+        return _as_user_error(rank, failure)
+    return error
 
 
 def _as_user_error(rank: int, failure: Exception) -> Exception:

@@ -12,7 +12,8 @@ from torch import Tensor
 from dynat_ray.atomic_files import atomic_write_text
 from dynat_ray.config import RunConfig
 from dynat_ray.data import load_labels, load_split
-from dynat_ray.distributed.cluster import require_shared_storage, side_by_side
+from dynat_ray.distributed.capacity import side_by_side
+from dynat_ray.distributed.cluster import require_shared_storage
 from dynat_ray.distributed.evaluator import cluster_workers
 from dynat_ray.distributed.final_table import measure, table_of
 from dynat_ray.distributed.ray_trainer import resolve_workers

@@ -11,13 +11,14 @@ import ray
 import yaml
 
 ROOT = Path(__file__).parents[2]
-WORDS = r"\b(?:REGISTRY|DIGEST|AMI|FILE_SYSTEM|SECURITY_GROUP|ACCOUNT|BUCKET|USER|\w+_ADDRESS)\b"
+_NAMES = "REGISTRY|DIGEST|AMI|FILE_SYSTEM|SECURITY_GROUP|ACCOUNT|BUCKET|USER|SUBNET|ZONE"
+WORDS = rf"\b(?:{_NAMES}|NODE_CLASS|QUEUE|CORES|GPUS|\w+_ADDRESS)\b"
 DOCKERFILE = (ROOT / "cluster" / "Dockerfile").read_text()
 
 
 def test_its_ray_is_the_clusters() -> None:
     (version,) = re.findall(r"^ARG RAY_VERSION=(.+)$", DOCKERFILE, re.MULTILINE)
-    job = yaml.safe_load((ROOT / "cluster" / "kuberay" / "rayjob.yaml").read_text())
+    job = yaml.safe_load((ROOT / "cluster" / "kuberay" / "base" / "rayjob.yaml").read_text())
     assert version == ray.__version__ == job["spec"]["rayClusterSpec"]["rayVersion"]
 
 
@@ -76,7 +77,7 @@ def test_all_images_are_named_by_digest() -> None:
         for line in file.read_text().splitlines()
         if re.match(r"[\s-]*image:", line)
     ]
-    assert len(found) == 7
+    assert len(found) == 9
     assert set(found) == {"REGISTRY/dynat-ray@sha256:DIGEST"}
 
 

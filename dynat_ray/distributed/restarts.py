@@ -1,0 +1,68 @@
+"""Whether a training that failed starts again: machines come and go, errors of the program repeat.
+
+Ray Train counts a machine that goes without notice as an error of the program. So it is told to
+restart nothing itself.
+"""
+
+from __future__ import annotations
+
+from dynat_ray.distributed.cluster import living_nodes
+
+# isort: split
+import ray.train
+from ray.exceptions import RayActorError
+
+from dynat_ray.config import ClusterConfig
+
+
+class Restarts:
+    """Counts the restarts of one run, errors and lost machines apart.
+
+    Args:
+        limits: Of the run.
+    """
+
+    def __init__(self, limits: ClusterConfig) -> None:
+        self._limits = limits
+        self._errors = self._machines = 0
+        self._nodes = living_nodes()
+
+    def allow(self, failure: Exception) -> str:
+        """Returns a sentence on why the training starts again; empty: it may not.
+
+        Args:
+            failure: What ended the training.
+        """
+        before, self._nodes = self._nodes, living_nodes()
+        gone = sorted(before[node] for node in before.keys() - self._nodes.keys())
+        if gone or _is_preemption(failure):
+            self._machines += 1
+            what = f"machine {', '.join(gone)} was lost" if gone else "a machine goes"
+            return _sentence(what, self._machines, self._limits.max_preemption_failures)
+        if not isinstance(failure, ray.train.WorkerGroupError):
+            return ""  # Ray's own: what can be tried again, it has.
+        self._errors += 1
+        return _sentence(_first_error(failure), self._errors, self._limits.max_failures)
+
+
+def _is_preemption(failure: Exception) -> bool:
+    """Returns whether Ray was told that a machine of the training goes."""
+    failures = getattr(failure, "worker_failures", {}).values()
+    return isinstance(failure, ray.train.PreemptionError) or any(
+        isinstance(each, RayActorError) and each.preempted for each in failures
+    )
+
+
+def _first_error(failure: ray.train.WorkerGroupError) -> str:
+    """Returns what the first worker that failed said, in a line."""
+    rank, error = min(failure.worker_failures.items(), key=lambda each: each[0])
+    if isinstance(error, RayActorError):
+        return f"the process of worker {rank} died, perhaps for want of memory"
+    return f"worker {rank} failed: {str(error).strip().splitlines()[-1].strip()}"
+
+
+def _sentence(cause: str, count: int, limit: int) -> str:
+    if limit != -1 and count > limit:
+        return ""
+    most = "" if limit == -1 else f" of at most {limit}"
+    return f"{cause}; restart {count}{most}, from the last checkpoint"
