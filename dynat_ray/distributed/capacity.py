@@ -15,10 +15,12 @@ from dynat_ray.distributed.cluster import connect
 # isort: split
 import ray
 
-from dynat_ray.distributed.ray_internals import starts_nodes
+from dynat_ray.distributed.ray_internals import HEAD_NODE, starts_nodes
 from dynat_ray.errors import UserError
 
 LIMITS = "DYNAT_RAY_CLUSTER_LIMITS"
+# What a run's own process on the head and its training's controller were seen to take.
+_BYTES_PER_RUN = 900_000_000
 _KIND = re.compile(r"(\d+)x(?:CPU=(\d+))(?:,GPU=(\d+))?")
 
 
@@ -136,7 +138,9 @@ def require_places(workers: int, cpus_per_worker: int, gpu: bool) -> None:
 
 
 def side_by_side(workers: int, cpus_per_worker: int, gpu: bool) -> int:
-    """Returns how many groups of workers fit on the cluster at once, or on what it may grow to.
+    """Returns how many runs fit on the cluster at once, or on what it may grow to.
+
+    Each has a group of workers, and processes of its own on the head.
 
     Args:
         workers: Of one group.
@@ -144,4 +148,10 @@ def side_by_side(workers: int, cpus_per_worker: int, gpu: bool) -> int:
         gpu: A GPU each.
     """
     groups = places(cpus_per_worker, gpu) // workers
-    return max(groups, 1) if grows_unknown() else groups
+    return min(max(groups, 1) if grows_unknown() else groups, _runs_on_head())
+
+
+def _runs_on_head() -> int:
+    """Returns how many runs' own processes the head's memory holds."""
+    heads = [node["Resources"] for node in ray.nodes() if HEAD_NODE in node["Resources"]]
+    return max(1, int(heads[0].get("memory", 0) // _BYTES_PER_RUN)) if heads else 1

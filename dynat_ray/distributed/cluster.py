@@ -9,8 +9,6 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # A report counts once the controller has polled it, so this bounds what a crash can cost.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 _QUIET_PROCESSES = 8

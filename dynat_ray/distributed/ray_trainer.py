@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import threading
@@ -37,6 +38,12 @@ from dynat_ray.training.session import CHECKPOINTS_KEPT
 
 # A run on fewer nodes than it may have looks for more this often; each change costs a restart.
 _SECONDS_BETWEEN_RESIZES = 60.0
+# Ray Train's controller asks each worker how it is. A report counts once it has heard of it, so
+# this bounds what a crash can cost; with many workers it must not be asking all the time.
+_POLLING = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+_POLLING_GIVEN = os.environ.get(_POLLING)
+_SHORTEST_SECONDS_BETWEEN_POLLS = 0.5
+_POLLS_PER_SECOND = 64
 # Workers may wait for one another this long (validation of unequal parts, a slow disk).
 _COLLECTIVE_TIMEOUT = 3600
 
@@ -102,6 +109,7 @@ def fit(
     mirror = Mirror.of(run_folder)
     if mirror is not None:
         mirror.push()
+    os.environ[_POLLING] = _POLLING_GIVEN or str(_seconds_between_polls(workers.most))
     stop = StopOnSignal()
 
     def trainer() -> TorchTrainer:
@@ -134,6 +142,10 @@ def fit(
             "a checkpoint is written; the same command with --name "
             f"{run_folder.name} --resume goes on from it"
         )
+
+
+def _seconds_between_polls(workers: int) -> float:
+    return max(_SHORTEST_SECONDS_BETWEEN_POLLS, workers / _POLLS_PER_SECOND)
 
 
 def _scaling(cluster: settings.ClusterConfig, workers: Workers) -> ScalingConfig:

@@ -9,7 +9,8 @@ from dynat_ray.config import ClusterConfig
 from dynat_ray.distributed import capacity, waiting_for_nodes
 from dynat_ray.distributed.capacity import LIMITS, NodeKind, parse_limits, side_by_side
 from dynat_ray.distributed.evaluator import default_workers
-from dynat_ray.distributed.ray_trainer import resolve_workers
+from dynat_ray.distributed.ray_internals import HEAD_NODE
+from dynat_ray.distributed.ray_trainer import _seconds_between_polls, resolve_workers
 from dynat_ray.distributed.waiting_for_nodes import WaitingWords
 from dynat_ray.errors import UserError
 
@@ -27,6 +28,13 @@ def there_are(
     monkeypatch.setattr(capacity, "present_nodes", lambda: kinds)
     monkeypatch.setattr(capacity, "connect", lambda: None)
     monkeypatch.setattr(capacity, "starts_nodes", lambda: grows)
+    head_has(monkeypatch, 64)
+
+
+def head_has(monkeypatch: pytest.MonkeyPatch, gigabytes: float) -> None:
+    """Has the head so much memory, beside a node that has more."""
+    resources = [{"memory": 1e13}, {"memory": 1e9 * gigabytes, HEAD_NODE: 1.0}]
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Resources": each} for each in resources])
 
 
 def test_limits_name_kinds_of_nodes() -> None:
@@ -72,6 +80,19 @@ def test_a_cluster_that_grows_to_nobody_knows_what(monkeypatch: pytest.MonkeyPat
         resolve_workers(ClusterConfig())
     assert resolve_workers(ClusterConfig(workers=8, gpu=True)) == (8, 8, True)
     assert side_by_side(8, 1, gpu=True) == 1
+
+
+def test_the_heads_memory_bounds_how_many_runs_go_side_by_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(LIMITS, "512xCPU=8,GPU=1")
+    for gigabytes, runs in ((64, 71), (9, 10), (0.1, 1)):
+        head_has(monkeypatch, gigabytes)
+        assert side_by_side(1, 1, gpu=True) == runs
+
+
+def test_the_controller_polls_no_more_than_64_workers_a_second() -> None:
+    assert [_seconds_between_polls(workers) for workers in (1, 32, 64, 512)] == [0.5, 0.5, 1, 8]
 
 
 def test_waiting_has_words_and_an_end(
