@@ -17,8 +17,9 @@ import ray
 
 from dynat_ray.config import RunConfig
 from dynat_ray.distributed.ray_internals import HEAD_NODE
-from dynat_ray.distributed.ray_trainer import resolve_workers
+from dynat_ray.distributed.ray_trainer import Workers, resolve_workers
 from dynat_ray.distributed.training_run import resolve, run, with_absolute_paths
+from dynat_ray.distributed.waiting_for_nodes import wait_for_nodes
 from dynat_ray.errors import UserError
 from dynat_ray.report.comparison_page import run_folder, write_comparison
 from dynat_ray.settings import build_config, dump_config, flatten, override, read_settings
@@ -115,6 +116,7 @@ def compare(
         print(f"[{number}/{len(runs)}] {ended.name}: {words}", flush=True)
         write_comparison(folder, seeds, first=first)
 
+    _wait_for_first_run(common, runs, folder, workers)
     errors = _Schedule(runs, folder, slots, on_end).finish()
     table = write_comparison(folder, seeds, first=first)
     if errors:
@@ -144,6 +146,19 @@ def _at_equal_compute(
     return override(common, compute), [
         replace(each, config=override(each.config, compute)) for each in runs
     ]
+
+
+def _wait_for_first_run(
+    common: RunConfig, runs: Sequence[ComparedRun], folder: Path, workers: Workers
+) -> None:
+    """Waits for the nodes of one run, if one is left: what runs say while they wait is lost."""
+    if not all(_is_done(r.config, run_folder(folder, r.label, r.seed)) for r in runs):
+        wait_for_nodes(
+            workers.fewest,
+            common.cluster.cpus_per_worker,
+            workers.gpu,
+            minutes=common.cluster.start_minutes,
+        )
 
 
 def _open(folder: Path, common: RunConfig, *, resume: bool) -> None:

@@ -47,18 +47,28 @@ class Restarts:
 
 def _is_preemption(failure: Exception) -> bool:
     """Returns whether Ray was told that a machine of the training goes."""
-    failures = getattr(failure, "worker_failures", {}).values()
     return isinstance(failure, ray.train.PreemptionError) or any(
-        isinstance(each, RayActorError) and each.preempted for each in failures
+        error.preempted for error in _deaths(failure).values()
     )
 
 
+def _deaths(failure: Exception) -> dict[int, RayActorError]:
+    """Returns, by rank, the workers whose process died."""
+    failures: dict[int, Exception] = getattr(failure, "worker_failures", {})
+    # Ray Train finds most of them when it asks a worker how it is.
+    found = {
+        rank: getattr(error, "health_check_failure", error) for rank, error in failures.items()
+    }
+    return {rank: error for rank, error in found.items() if isinstance(error, RayActorError)}
+
+
 def _first_error(failure: ray.train.WorkerGroupError) -> str:
-    """Returns what the first worker that failed said, in a line."""
-    rank, error = min(failure.worker_failures.items(), key=lambda each: each[0])
-    if isinstance(error, RayActorError):
-        return f"the process of worker {rank} died, perhaps for want of memory"
-    return f"worker {rank} failed: {str(error).strip().splitlines()[-1].strip()}"
+    """Returns what went wrong first, in a line: where a process dies, the others only follow."""
+    if deaths := _deaths(failure):
+        return f"the process of worker {min(deaths)} died, perhaps for want of memory"
+    rank = min(failure.worker_failures)
+    last_line = str(failure.worker_failures[rank]).strip().splitlines()[-1].strip()
+    return f"worker {rank} failed: {last_line}"
 
 
 def _sentence(cause: str, count: int, limit: int) -> str:

@@ -31,7 +31,7 @@ NAMES = {
     "ray._private.worker:global_worker.connected": "forget_token",
     "ray._private.worker:print_to_stdstream": "hide_messages",
     "ray._private.ray_constants:DEBUG_AUTOSCALING_STATUS": "starts_nodes",
-    "ray._raylet:GcsClient.get_cluster_status": "starts_nodes",
+    "ray._raylet:GcsClient": "starts_nodes",
     "ray.core.generated.autoscaler_pb2:GetClusterStatusReply.FromString": "starts_nodes",
     "ray.experimental.internal_kv:_internal_kv_get": "starts_nodes",
     "ray.experimental.internal_kv:_internal_kv_put": "set_flag",

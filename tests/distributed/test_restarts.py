@@ -42,6 +42,23 @@ def test_an_error_that_repeats_ends_the_run(nodes: Callable[..., None]) -> None:
     ]
 
 
+def found_dead(death: RayActorError) -> Exception:
+    """As Ray Train reports a worker that no longer answers."""
+    error = RuntimeError("a health check failed\n" * 9)
+    error.health_check_failure = death  # type: ignore[attr-defined]
+    return error
+
+
+def test_a_process_that_died_is_named_before_those_that_lost_it(
+    nodes: Callable[..., None],
+) -> None:
+    counted = Restarts(ClusterConfig())
+    error = ray.train.WorkerGroupError(
+        "", {0: RuntimeError("connection closed by peer"), 1: found_dead(ActorDiedError())}
+    )
+    assert counted.allow(error).startswith("the process of worker 1 died, perhaps for want of mem")
+
+
 def test_lost_machines_are_not_errors(nodes: Callable[..., None]) -> None:
     counted = Restarts(ClusterConfig(max_failures=0, max_preemption_failures=2))
     died = failed(ActorDiedError())
@@ -51,7 +68,7 @@ def test_lost_machines_are_not_errors(nodes: Callable[..., None]) -> None:
     )
     # A process that dies on a machine that stays is one.
     assert counted.allow(died) == ""
-    told = ray.train.WorkerGroupError("", {0: RayActorError(preempted=True)})
+    told = ray.train.WorkerGroupError("", {0: found_dead(RayActorError(preempted=True))})
     assert counted.allow(told).startswith("a machine goes; restart 2 of at most 2")
     nodes("a", "b")
     assert counted.allow(told) == ""
