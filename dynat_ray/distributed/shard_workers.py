@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dynat_ray.acceleration.switch import cpu_kernels, cpu_kernels_choice
 from dynat_ray.config import ClusterConfig, CpuKernels
 from dynat_ray.distributed.capacity import has_gpus, require_places
-from dynat_ray.distributed.waiting_for_nodes import WaitingWords
+from dynat_ray.distributed.waiting_for_nodes import WaitingWords, nodes_may_come
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.exact import on_cpu
 from dynat_ray.evaluation.shards import (
@@ -134,6 +134,8 @@ class ShardWorkers:
         self._actors += [start.remote(gpu) for _ in range(more)]
 
     def _wait_for_one(self, ready: list[Any]) -> None:
+        if not nodes_may_come():
+            return
         words = WaitingWords(1, 1, bool(self._gpu), self._minutes)
         while not ray.wait(ready, num_returns=1, timeout=1)[0]:
             words.look()

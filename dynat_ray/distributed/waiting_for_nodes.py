@@ -44,7 +44,7 @@ def wait_for_nodes(
     Raises:
         UserError: It took longer.
     """
-    if is_one_machine() and not may_grow():
+    if not nodes_may_come():
         return
     bundle = {"CPU": float(cpus_per_worker)} | ({"GPU": 1.0} if gpu else {})
     group = placement_group([bundle] * workers)
@@ -55,6 +55,11 @@ def wait_for_nodes(
     finally:
         remove_placement_group(group)
     words.end()
+
+
+def nodes_may_come() -> bool:
+    """Returns whether there is anything to wait for: more machines than this one, now or later."""
+    return may_grow() or not is_one_machine()
 
 
 class WaitingWords:

@@ -22,6 +22,14 @@ def test_its_ray_is_the_clusters() -> None:
     assert version == ray.__version__ == job["spec"]["rayClusterSpec"]["rayVersion"]
 
 
+def test_the_page_names_the_image_that_it_is_built_on() -> None:
+    (version,) = re.findall(r"^ARG RAY_VERSION=(.+)$", DOCKERFILE, re.MULTILINE)
+    (python,) = re.findall(r"^ARG PYTHON=(.+)$", DOCKERFILE, re.MULTILINE)
+    page = (ROOT / "cluster" / "README.md").read_text()
+    assert f"rayproject/ray:{version}-{python}-gpu " in page
+    assert f"'ray[default]=={version}'" in page
+
+
 def test_what_it_copies_is_there_and_not_ignored() -> None:
     copied = re.findall(r"^COPY --chown=\S+ (.+) \S+$", DOCKERFILE, re.MULTILINE)
     ignored = (ROOT / "cluster" / "Dockerfile.dockerignore").read_text().splitlines()

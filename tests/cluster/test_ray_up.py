@@ -8,11 +8,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import boto3
 import jsonschema
 import pytest
 import ray
 import yaml
+from moto import mock_aws
 from ray.autoscaler._private.aws.config import _create_default_ssh_inbound_rules
+from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from dynat_ray.distributed.capacity import LIMITS, NodeKind, parse_limits
@@ -165,3 +168,25 @@ def test_aws_workers_are_on_spot_and_as_many_as_needed() -> None:
     assert workers["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert workers["min_workers"] < workers["max_workers"] <= content["max_workers"]
     assert types[content["head_node_type"]]["resources"] == {"CPU": 0, "GPU": 0}
+
+
+def test_aws_sees_the_roles_of_head_and_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself gives a role to the head alone; runs on `s3://` are written by workers."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "none")
+    content = read("aws.yaml")
+    region = content["provider"]["region"]
+    with mock_aws():
+        iam, ec2 = boto3.client("iam"), boto3.client("ec2", region_name=region)
+        subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+        image = ec2.describe_images()["Images"][0]["ImageId"]
+        group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
+        provider = AWSNodeProvider(content["provider"], content["cluster_name"])
+        for name, kind in content["available_node_types"].items():
+            profile = kind["node_config"]["IamInstanceProfile"]["Name"]
+            iam.create_instance_profile(InstanceProfileName=profile)
+            filled = {"ImageId": image, "SecurityGroupIds": [group], "SubnetIds": [subnet]}
+            provider.create_node(kind["node_config"] | filled, {"ray-user-node-type": name}, 1)
+        found = [each for r in ec2.describe_instances()["Reservations"] for each in r["Instances"]]
+    roles = {each["IamInstanceProfile"]["Arn"].rpartition("/")[2] for each in found}
+    assert roles == {"dynat-ray-head", "dynat-ray-worker"}
