@@ -76,6 +76,13 @@ def present_nodes() -> list[NodeKind]:
     return [NodeKind(1, int(each.get("CPU", 0)), int(each.get("GPU", 0))) for each in resources]
 
 
+def cluster_limit(kind: str) -> float:
+    """Returns how much of a resource all nodes have, or can have once those to come are there."""
+    to_come = parse_limits(os.environ.get(LIMITS, ""))
+    each = [(node.number, node.cpus if kind == "CPU" else node.gpus) for node in to_come]
+    return max(cluster_total(kind), sum(number * amount for number, amount in each))
+
+
 def places(cpus_per_worker: int, gpu: bool) -> int:
     """Returns how many workers fit on the cluster, or on what it may grow to.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ import ray
 from dynat_ray.config import RunConfig
 from dynat_ray.distributed.ray_internals import HEAD_NODE
 from dynat_ray.distributed.ray_trainer import Workers, resolve_workers
+from dynat_ray.distributed.stop_flag import StopFlag
+from dynat_ray.distributed.stopping import until_stopped
 from dynat_ray.distributed.training_run import resolve, run, with_absolute_paths
 from dynat_ray.distributed.waiting_for_nodes import wait_for_nodes
 from dynat_ray.errors import UserError
 from dynat_ray.report.comparison_page import run_folder, write_comparison
 from dynat_ray.settings import build_config, dump_config, flatten, override, read_settings
+from dynat_ray.storage.lease import lease
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.resumable_folder import FolderKind, open_folder
 from dynat_ray.storage.run_folder import config_settings, read_run_config
@@ -116,8 +120,8 @@ def compare(
         print(f"[{number}/{len(runs)}] {ended.name}: {words}", flush=True)
         write_comparison(folder, seeds, first=first)
 
-    _wait_for_first_run(common, runs, folder, workers)
-    errors = _Schedule(runs, folder, slots, on_end).finish()
+    wait = partial(_wait_for_first_run, common, runs, folder, workers)
+    errors = _run_all(runs, folder, slots, on_end, wait)
     table = write_comparison(folder, seeds, first=first)
     if errors:
         raise UserError(
@@ -146,6 +150,24 @@ def _at_equal_compute(
     return override(common, compute), [
         replace(each, config=override(each.config, compute)) for each in runs
     ]
+
+
+def _run_all(
+    runs: Sequence[ComparedRun],
+    folder: Path,
+    slots: int,
+    on_end: Callable[[int, ComparedRun, str], None],
+    wait: Callable[[], None],
+) -> list[str]:
+    """Does all runs, after `wait`; returns a sentence for each that failed."""
+    stop = StopFlag()
+    schedule = _Schedule(runs, folder, slots, on_end, stop)
+
+    def work() -> list[str]:
+        wait()
+        return schedule.finish()
+
+    return until_stopped(work, stop)
 
 
 def _wait_for_first_run(
@@ -178,6 +200,7 @@ class _Schedule:
         folder: Of the comparison.
         slots: How many run side by side.
         on_end: Called after each run with how many have ended, the run, and how it ended.
+        stop: Of the command.
     """
 
     def __init__(
@@ -186,7 +209,9 @@ class _Schedule:
         folder: Path,
         slots: int,
         on_end: Callable[[int, ComparedRun, str], None],
+        stop: StopFlag,
     ) -> None:
+        self._stop = stop
         self._folder, self._slots, self._on_end = folder, slots, on_end
         self._waiting = list(runs)
         self._running: dict[Any, ComparedRun] = {}
@@ -221,7 +246,7 @@ class _Schedule:
                 self._end(each, "")
             else:
                 command = f"{each.name} of the comparison {self._folder}"
-                answer = self._start.remote(asdict(each.config), str(folder), command)
+                answer = self._start.remote(asdict(each.config), str(folder), command, self._stop)
                 self._running[answer] = each
 
     def _end(self, run: ComparedRun, error: str) -> None:
@@ -237,11 +262,12 @@ def _is_done(config: RunConfig, folder: Path) -> bool:
     return dump_config(there) == dump_config(config)
 
 
-def _one_run(content: dict[str, Any], folder: str, command: str) -> str:
+def _one_run(content: dict[str, Any], folder: str, command: str, stop: StopFlag) -> str:
     """Runs in a process of its own; returns what the user can correct, empty if all went well."""
     config = build_config([flatten(content)])
     try:
-        run(config, Path(folder), resume=True, command=command)
+        with lease(Path(folder), "run", wait=True):
+            run(config, Path(folder), resume=True, command=command, stop=stop)
     except UserError as error:
         return str(error)
     return ""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,9 +21,12 @@ from ray.train.torch import TorchTrainer
 
 import dynat_ray.config as settings
 from dynat_ray.distributed.mirror_follower import Follower
-from dynat_ray.distributed.notices import ListeningTorch, StopOnSignal
+from dynat_ray.distributed.notices import FlagDown, ListeningTorch
+from dynat_ray.distributed.place_watch import PlaceWatch
 from dynat_ray.distributed.progress import ProgressPrinter, add_note
 from dynat_ray.distributed.restarts import Restarts
+from dynat_ray.distributed.stop_flag import StopFlag
+from dynat_ray.distributed.stopping import until_stopped
 from dynat_ray.distributed.training_end import TrainingEnd
 from dynat_ray.distributed.waiting_for_nodes import wait_for_nodes
 from dynat_ray.distributed.worker import run_worker
@@ -90,6 +91,7 @@ def fit(
     *,
     callbacks: Sequence[UserCallback] = (),
     quiet: bool = False,
+    stop: StopFlag | None = None,
 ) -> None:
     """Trains `config` in `run_folder`, which holds its `config.yaml`, printing a line per epoch.
 
@@ -98,10 +100,11 @@ def fit(
         run_folder: Its folder; where that stands for a place in a store, the workers write there.
         callbacks: Ray Train calls them after every epoch.
         quiet: Print nothing.
+        stop: Of the command that this training is a part of; None: it is the command.
 
     Raises:
         UserError: What the user can correct; what a worker said of it.
-        Stopped: This process received SIGTERM, and a checkpoint is written.
+        Stopped: The command received a signal, and a checkpoint is written.
     """
     connect()
     workers = resolve_workers(config.cluster)
@@ -110,38 +113,49 @@ def fit(
     if mirror is not None:
         mirror.push()
     os.environ[_POLLING] = _POLLING_GIVEN or str(_seconds_between_polls(workers.most))
-    stop = StopOnSignal()
+    stop = stop or StopFlag()
+    own = stop.of_training()
 
-    def trainer() -> TorchTrainer:
-        return TorchTrainer(
-            # Ray's static types are those of its older API.
-            run_worker,  # type: ignore[arg-type]
-            train_loop_config={
-                "run_folder": str(run_folder),
-                "address": "" if mirror is None else mirror.address,
-                "stop_flag": stop.flag,
-            },
-            torch_config=ListeningTorch(timeout_s=_COLLECTIVE_TIMEOUT),
-            scaling_config=_scaling(config.cluster, workers),
-            run_config=_train_options(config.cluster, workers, run_folder, mirror, callbacks),
-        )
-
+    trainer = partial(_trainer, config, run_folder, mirror, own, workers, callbacks)
+    watch = PlaceWatch(own, workers.fewest, config.cluster.cpus_per_worker, workers.gpu)
     with (
-        stop,
+        watch,
         # It ends last, when everything is here.
         nullcontext() if quiet else ProgressPrinter(run_folder, config),
         nullcontext() if mirror is None else Follower(mirror),
     ):
         note = partial(add_note, run_folder) if mirror is None else _print_note
-        end = _until_its_end(trainer, config.cluster, workers, stop, note)
+        work = partial(_until_its_end, trainer, config.cluster, workers, note)
+        end = until_stopped(work, stop, lambda: watch.hopeless)
     if end.error:
         raise UserError(end.error)
-    # After a signal that the workers no longer saw, the command must not go on to the evaluation.
-    if stop.received or end.stopped:
-        raise Stopped(
-            "a checkpoint is written; the same command with --name "
-            f"{run_folder.name} --resume goes on from it"
-        )
+    if end.stopped:
+        raise Stopped("a checkpoint is written")
+
+
+def _trainer(
+    config: settings.RunConfig,
+    run_folder: Path,
+    mirror: Mirror | None,
+    own: StopFlag,
+    workers: Workers,
+    callbacks: Sequence[UserCallback],
+) -> TorchTrainer:
+    return TorchTrainer(
+        # Ray's static types are those of its older API.
+        run_worker,  # type: ignore[arg-type]
+        train_loop_config={
+            "run_folder": str(run_folder),
+            "address": "" if mirror is None else mirror.address,
+            "stop_flag": own.name,
+            "training": own.training,
+        },
+        torch_config=ListeningTorch(timeout_s=_COLLECTIVE_TIMEOUT),
+        scaling_config=_scaling(config.cluster, workers),
+        run_config=_train_options(
+            config.cluster, workers, run_folder, mirror, [*callbacks, FlagDown(own)]
+        ),
+    )
 
 
 def _seconds_between_polls(workers: int) -> float:
@@ -187,7 +201,6 @@ def _until_its_end(
     trainer: Callable[[], TorchTrainer],
     cluster: settings.ClusterConfig,
     workers: Workers,
-    stop: StopOnSignal,
     note: Callable[[str], None],
 ) -> TrainingEnd:
     """Trains, and again after whatever a restart may help against; raises what it may not."""
@@ -198,13 +211,9 @@ def _until_its_end(
             cluster.cpus_per_worker,
             workers.gpu,
             minutes=minutes,
-            stopped=lambda: stop.received,
         )
-        if stop.received:
-            return TrainingEnd(stopped=True)
         try:
-            with _own_interrupt():
-                result = trainer().fit()
+            result = trainer().fit()
             return result.return_value or TrainingEnd()  # type: ignore[attr-defined]
         except ray.train.TrainingFailedError as error:
             sentence = restarts.allow(error)
@@ -217,21 +226,6 @@ def _until_its_end(
 
 def _print_note(message: str) -> None:
     print(f"note: {shown_text(message)}", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def _own_interrupt() -> Iterator[None]:
-    """Gives Ctrl-C back its meaning at the end.
-
-    Ray Train takes it to abort the training and leaves it so: afterwards nothing would happen
-    twice, and the process that controlled the training would stay as long as this one.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
 
 
 def _cause_of(error: ray.train.TrainingFailedError) -> Exception:

@@ -18,7 +18,7 @@ from dynat_ray.config import ClusterConfig, CpuKernels
 from dynat_ray.distributed.capacity import has_gpus, require_places
 from dynat_ray.distributed.waiting_for_nodes import WaitingWords, nodes_may_come
 from dynat_ray.errors import UserError
-from dynat_ray.evaluation.exact import on_cpu
+from dynat_ray.evaluation.exact import in_fast_format, on_cpu
 from dynat_ray.evaluation.shards import (
     FinishedShard,
     Shard,
@@ -215,6 +215,6 @@ class _ShardWorker:
             except RayError as error:
                 reason = str(error).strip().splitlines()[-1]
                 raise UserError(f"the model can't be loaded on a worker: {reason}") from error
-            self._model = model.to(self._device).to(memory_format=torch.channels_last)
+            self._model = in_fast_format(model.to(self._device))
             self._stored = stored
         return self._model

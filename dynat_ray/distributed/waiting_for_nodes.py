@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 
 from dynat_ray.distributed.capacity import may_grow
 from dynat_ray.distributed.cluster import is_one_machine
@@ -30,7 +29,6 @@ def wait_for_nodes(
     gpu: bool,
     *,
     minutes: float,
-    stopped: Callable[[], bool] = lambda: False,
 ) -> None:
     """Waits until the cluster has room for workers; Ray hears what for, and starts nodes.
 
@@ -39,7 +37,6 @@ def wait_for_nodes(
         cpus_per_worker: CPU cores each.
         gpu: A GPU each.
         minutes: How long, at most; `inf`: for ever.
-        stopped: Says that nobody waits any more.
 
     Raises:
         UserError: It took longer.
@@ -50,7 +47,7 @@ def wait_for_nodes(
     group = placement_group([bundle] * workers)
     words = WaitingWords(workers, cpus_per_worker, gpu, minutes)
     try:
-        while not group.wait(_SECONDS_BETWEEN_LOOKS) and not stopped():
+        while not group.wait(_SECONDS_BETWEEN_LOOKS):
             words.look()
     finally:
         remove_placement_group(group)

@@ -205,6 +205,7 @@ def _build_model(config: RunConfig, info: DatasetInfo) -> Classifier:
         )
     if config.model.init_from:
         initialise_from(model, config.model.init_from)
+    model.label_names = tuple(info.classes)
     return model
 
 
