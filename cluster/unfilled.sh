@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Refuses files of this folder that still hold a word in CAPITALS for you to fill in, or an image
 # that is not named by its digest:
-#   cluster/unfilled.sh cluster/kuberay/rayjob.yaml && kubectl apply -f cluster/kuberay/rayjob.yaml
+#   cluster/unfilled.sh cluster/kuberay/base/*.yaml && kubectl apply -k cluster/kuberay/base
 set -euo pipefail
 
-words='REGISTRY|DIGEST|AMI|FILE_SYSTEM|SECURITY_GROUP|ACCOUNT|BUCKET|USER|[A-Z0-9_]+_ADDRESS'
+words='REGISTRY|DIGEST|AMI|FILE_SYSTEM|SECURITY_GROUP|ACCOUNT|BUCKET|USER|SUBNET|ZONE'
+words+='|NODE_CLASS|QUEUE|CORES|GPUS|[A-Z0-9_]+_ADDRESS'
 left=0
 for file in "${@:?give the files to look at}"; do
     if sed 's/#.*//' "$file" | grep -nEw "$words"; then

@@ -47,10 +47,11 @@ def gather_over_workers(values: Tensor) -> Tensor:
     if world_size() == 1:
         return values
     size = torch.tensor([len(values)], device=values.device)
-    sizes = [torch.empty_like(size) for _ in range(world_size())]
+    sizes = size.new_empty(world_size())
     with working_time.at_barrier():
-        dist.all_gather(sizes, size)
-    lengths = [int(each) for each in sizes]
+        dist.all_gather_into_tensor(sizes, size)
+        # Of a GPU: all at once, since each look waits for it.
+        lengths = sizes.tolist()
     padded = values.new_zeros(max(lengths), *values.shape[1:])
     padded[: len(values)] = values
     parts = [torch.empty_like(padded) for _ in lengths]

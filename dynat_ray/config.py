@@ -271,7 +271,9 @@ class ClusterConfig(Section, section="cluster"):
         workers: A number, an elastic range such as `1..4`, or `auto`: one per GPU, else two.
         gpu: One GPU per worker; `auto`: where the cluster has any.
         cpus_per_worker: CPU cores of a worker (its loader threads included).
-        max_failures: Restarts of the worker group before giving up; -1: without end.
+        max_failures: Restarts after errors of the program before giving up; -1: without end.
+        max_preemption_failures: Restarts after machines were lost; -1: without end.
+        start_minutes: How long it waits for nodes that the cluster starts.
         storage: Where run folders go, instead of `--out`: a shared path or `s3://...`.
     """
 
@@ -279,6 +281,8 @@ class ClusterConfig(Section, section="cluster"):
     gpu: bool | Literal["auto"] = "auto"
     cpus_per_worker: PositiveInt = 1
     max_failures: MinusOneOrMore = 3
+    max_preemption_failures: MinusOneOrMore = -1
+    start_minutes: Positive = 30.0
     storage: str = ""
 
     def __post_init__(self) -> None:
@@ -291,12 +295,8 @@ class ClusterConfig(Section, section="cluster"):
             return None
         first, _, last = str(self.workers).partition("..")
         low, high = int(first), int(last or first)
-        require(
-            1 <= low <= high,
-            "cluster.workers",
-            self.workers,
-            "a number, a range such as 1..4, or auto",
-        )
+        allowed = "a number, a range such as 1..4, or auto"
+        require(1 <= low <= high, "cluster.workers", self.workers, allowed)
         return low, high
 
 

@@ -86,9 +86,8 @@ def measure(
 
 
 def _room_for_two() -> bool:
-    from dynat_ray.distributed.cluster import cluster_total, connect
+    from dynat_ray.distributed.capacity import cluster_total
 
-    connect()
     return (cluster_total("GPU") or cluster_total("CPU")) >= 2
 
 

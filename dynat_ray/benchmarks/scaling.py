@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from dynat_ray.atomic_files import atomic_write, atomic_write_text
 from dynat_ray.benchmarks.turns import spread
 from dynat_ray.data.preparing import prepare_dataset
-from dynat_ray.distributed.cluster import cluster_total, connect
+from dynat_ray.distributed.capacity import cluster_total
+from dynat_ray.distributed.cluster import connect
 from dynat_ray.distributed.ray_trainer import fit
 from dynat_ray.settings import build_config
 from dynat_ray.storage.metrics import read_metrics

@@ -9,8 +9,6 @@ _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_COLOR_PREFIX": "0",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
-    # A report counts once the controller has polled it, so this bounds what a crash can cost.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 _QUIET_PROCESSES = 8
@@ -44,7 +42,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noq
 from dynat_ray import interrupt  # noqa: E402
 from dynat_ray.distributed.head_watch import watch_head  # noqa: E402
 from dynat_ray.distributed.ray_internals import (  # noqa: E402
-    autoscaling_limits,
     forget_token,
     has_token,
     hide_messages,
@@ -206,70 +203,15 @@ def _private_folder() -> Path:
     return folder
 
 
-def cluster_total(kind: str) -> float:
-    """Returns how much of a resource (`CPU`, `GPU`) all nodes have."""
-    connect()
-    return float(ray.cluster_resources().get(kind, 0))
-
-
 def is_one_machine() -> bool:
     """Returns whether the cluster has no other node than this process's own."""
+    return len(living_nodes()) == 1
+
+
+def living_nodes() -> dict[str, str]:
+    """Returns the address of every node that is there, by its id."""
     connect()
-    return sum(node["Alive"] for node in ray.nodes()) == 1
-
-
-def cluster_limit(kind: str) -> float:
-    """Returns how much of a resource all nodes have, or can have where Ray starts nodes itself."""
-    return max(cluster_total(kind), _autoscaling_limit(kind))
-
-
-def _autoscaling_limit(kind: str) -> float:
-    """Returns how much of a resource all nodes can have where Ray starts nodes itself, else 0."""
-    connect()
-    return autoscaling_limits().get(kind, 0.0)
-
-
-def require_cluster(workers: int, cpus_per_worker: int, gpu: bool) -> None:
-    """Raises `UserError` if the cluster can never run so many workers.
-
-    Args:
-        workers: Side by side.
-        cpus_per_worker: CPU cores each.
-        gpu: A GPU each.
-    """
-    cpus, gpus = cluster_limit("CPU"), cluster_limit("GPU")
-    if gpu and workers > gpus:
-        raise UserError(
-            f"{workers} workers need {workers} GPUs, but the cluster has {gpus:g}; set "
-            "cluster.workers lower or cluster.gpu to false"
-        )
-    if workers * cpus_per_worker > cpus:
-        raise UserError(
-            f"{workers} workers with {cpus_per_worker} CPUs each need {workers * cpus_per_worker}, "
-            f"but the cluster has {cpus:g}; set cluster.workers or cluster.cpus_per_worker lower"
-        )
-
-
-def side_by_side(workers: int, cpus_per_worker: int, gpu: bool) -> int:
-    """Returns how many groups of workers fit on the cluster at once, or on what it may grow to.
-
-    A worker can't be spread over nodes, so what counts is how many fit on each that is there.
-
-    Args:
-        workers: Of one group.
-        cpus_per_worker: CPU cores each.
-        gpu: A GPU each.
-    """
-    connect()
-    places = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            here = int(node["Resources"].get("CPU", 0) // cpus_per_worker)
-            places += min(here, int(node["Resources"].get("GPU", 0))) if gpu else here
-    may_come = int(_autoscaling_limit("CPU") // cpus_per_worker)
-    if gpu:
-        may_come = min(may_come, int(_autoscaling_limit("GPU")))
-    return max(places, may_come) // workers
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
 
 def require_shared_storage(out_given: bool) -> None:

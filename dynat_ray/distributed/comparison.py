@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dynat_ray.distributed.cluster import connect, require_shared_storage, side_by_side
+from dynat_ray.distributed.capacity import side_by_side
+from dynat_ray.distributed.cluster import connect, require_shared_storage
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.json_file import read_json
 
@@ -16,10 +18,11 @@ import ray
 
 from dynat_ray.config import RunConfig
 from dynat_ray.distributed.ray_internals import HEAD_NODE
-from dynat_ray.distributed.ray_trainer import resolve_workers
+from dynat_ray.distributed.ray_trainer import Workers, resolve_workers
 from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.distributed.stopping import until_stopped
 from dynat_ray.distributed.training_run import resolve, run, with_absolute_paths
+from dynat_ray.distributed.waiting_for_nodes import wait_for_nodes
 from dynat_ray.errors import UserError
 from dynat_ray.report.comparison_page import run_folder, write_comparison
 from dynat_ray.settings import build_config, dump_config, flatten, override, read_settings
@@ -117,9 +120,8 @@ def compare(
         print(f"[{number}/{len(runs)}] {ended.name}: {words}", flush=True)
         write_comparison(folder, seeds, first=first)
 
-    stop = StopFlag()
-    schedule = _Schedule(runs, folder, slots, on_end, stop)
-    errors = until_stopped(schedule.finish, stop)
+    wait = partial(_wait_for_first_run, common, runs, folder, workers)
+    errors = _run_all(runs, folder, slots, on_end, wait)
     table = write_comparison(folder, seeds, first=first)
     if errors:
         raise UserError(
@@ -148,6 +150,37 @@ def _at_equal_compute(
     return override(common, compute), [
         replace(each, config=override(each.config, compute)) for each in runs
     ]
+
+
+def _run_all(
+    runs: Sequence[ComparedRun],
+    folder: Path,
+    slots: int,
+    on_end: Callable[[int, ComparedRun, str], None],
+    wait: Callable[[], None],
+) -> list[str]:
+    """Does all runs, after `wait`; returns a sentence for each that failed."""
+    stop = StopFlag()
+    schedule = _Schedule(runs, folder, slots, on_end, stop)
+
+    def work() -> list[str]:
+        wait()
+        return schedule.finish()
+
+    return until_stopped(work, stop)
+
+
+def _wait_for_first_run(
+    common: RunConfig, runs: Sequence[ComparedRun], folder: Path, workers: Workers
+) -> None:
+    """Waits for the nodes of one run, if one is left: what runs say while they wait is lost."""
+    if not all(_is_done(r.config, run_folder(folder, r.label, r.seed)) for r in runs):
+        wait_for_nodes(
+            workers.fewest,
+            common.cluster.cpus_per_worker,
+            workers.gpu,
+            minutes=common.cluster.start_minutes,
+        )
 
 
 def _open(folder: Path, common: RunConfig, *, resume: bool) -> None:

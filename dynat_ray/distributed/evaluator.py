@@ -53,11 +53,13 @@ class Workers:
         count: How many share the work.
         on_ray: Whether they are Ray's; else it is this process.
         gpu: Whether Ray's have a GPU each; None: if the cluster has any.
+        start_minutes: How long they wait for nodes that the cluster starts.
     """
 
     count: int
     on_ray: bool
     gpu: bool | None = None
+    start_minutes: float = ClusterConfig.start_minutes
 
     @contextmanager
     def ready(self) -> Iterator[ShardRunner]:
@@ -71,7 +73,7 @@ class Workers:
         # Ray takes seconds to import and to start, which one worker need not wait for.
         from dynat_ray.distributed.shard_workers import ShardWorkers
 
-        with ShardWorkers(self.count, self.gpu) as workers:
+        with ShardWorkers(self.count, self.gpu, self.start_minutes) as workers:
             yield workers.run
 
 
@@ -91,14 +93,14 @@ class Evaluated:
 
 
 def default_workers() -> Workers:
-    """Returns Ray workers where there are GPUs to share, else this process.
+    """Returns Ray workers where there are GPUs to share, or may come, else this process.
 
     A cluster's one GPU may be another node's, so that it takes a Ray worker too.
     """
     if "RAY_ADDRESS" in os.environ:
-        from dynat_ray.distributed.cluster import cluster_total
+        from dynat_ray.distributed.capacity import has_gpus, places
 
-        gpus = int(cluster_total("GPU"))
+        gpus = max(1, places(1, gpu=True)) if has_gpus() else 0
         return Workers(max(1, gpus), on_ray=gpus > 0)
     gpus = torch.cuda.device_count()
     return Workers(max(1, gpus), on_ray=gpus > 1)
@@ -115,12 +117,13 @@ def cluster_workers(cluster: ClusterConfig, most: int) -> Workers:
         cluster: Says whether they may have GPUs, where there are any.
         most: How many share the work, at most.
     """
-    from dynat_ray.distributed.cluster import cluster_total, is_one_machine
+    from dynat_ray.distributed.capacity import places
+    from dynat_ray.distributed.cluster import is_one_machine
 
-    gpus = 0 if cluster.gpu is False else int(cluster_total("GPU"))
-    count = max(1, min(most, gpus or int(cluster_total("CPU"))))
+    gpus = 0 if cluster.gpu is False else places(1, gpu=True)
+    count = max(1, min(most, gpus or places(1, gpu=False)))
     alone = count == 1 and not gpus and is_one_machine()
-    return Workers(count, on_ray=not alone, gpu=gpus > 0)
+    return Workers(count, on_ray=not alone, gpu=gpus > 0, start_minutes=cluster.start_minutes)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 
-from dynat_ray.distributed.cluster import cluster_limit, side_by_side
+from dynat_ray.distributed.capacity import cluster_limit, side_by_side
 from dynat_ray.distributed.polling import Poller
 from dynat_ray.distributed.stop_flag import StopFlag
 

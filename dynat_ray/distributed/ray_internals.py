@@ -10,6 +10,7 @@ Ray Train's take more than a second to import, so the functions that need them d
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -17,12 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray._private import ray_constants
-from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+from ray._raylet import (  # type: ignore[attr-defined]
+    AuthenticationTokenLoader,
+    GcsClient,
+)
+from ray.core.generated import autoscaler_pb2
 from ray.experimental import internal_kv
 
 if TYPE_CHECKING:
     import ray.train
 
+_AUTOSCALING_STATUS = ray_constants.DEBUG_AUTOSCALING_STATUS
 HEAD_NODE = "node:__internal_head__"
 """A resource that the head node alone has, 1 of it. Other nodes have names that follow from their
 addresses, so there is no public name for the one that the command runs beside."""
@@ -71,13 +77,21 @@ def hide_messages(words: str) -> None:
     ray._private.worker.print_to_stdstream = show_others
 
 
-def autoscaling_limits() -> dict[str, float]:
-    """Returns how much of each resource the cluster can grow to; empty if it can't grow.
+def starts_nodes() -> bool:
+    """Returns whether Ray starts nodes of this cluster itself.
 
-    `ray.cluster_resources` tells what is there, not what may come.
+    `ray status` says so in words only. What nodes may come it says nowhere: the one place for that
+    (`get_max_resources_from_cluster_config`) is filled by Anyscale's Ray alone.
     """
-    limits = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    return {kind: float(amount) for kind, amount in limits.items()}
+    client = GcsClient(address=ray.get_runtime_context().gcs_address)
+    # The class is made when its module is imported, so that static types do not know it.
+    reply: Any = autoscaler_pb2.GetClusterStatusReply  # type: ignore[attr-defined]
+    if reply.FromString(client.get_cluster_status()).autoscaling_state.autoscaler_state_version:
+        return True
+    # The older autoscaler leaves a report; one that only looks calls each node a type of its own.
+    report = json.loads(internal_kv._internal_kv_get(_AUTOSCALING_STATUS) or "{}")
+    types = (report.get("autoscaler_report") or {}).get("active_nodes") or {}
+    return any(not name.startswith("node_") for name in types)
 
 
 def set_flag(name: str, value: str = "set") -> None:

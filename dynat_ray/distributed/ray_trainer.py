@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from dynat_ray.distributed.cluster import (
-    cluster_limit,
-    cluster_total,
-    connect,
-    require_cluster,
-    side_by_side,
-)
+from dynat_ray.distributed.capacity import has_gpus, places, require_places
+from dynat_ray.distributed.cluster import connect
 
 # isort: split
 import ray.train
@@ -24,12 +23,15 @@ import dynat_ray.config as settings
 from dynat_ray.distributed.mirror_follower import Follower
 from dynat_ray.distributed.notices import FlagDown, ListeningTorch
 from dynat_ray.distributed.place_watch import PlaceWatch
-from dynat_ray.distributed.progress import ProgressPrinter
+from dynat_ray.distributed.progress import ProgressPrinter, add_note
+from dynat_ray.distributed.restarts import Restarts
 from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.distributed.stopping import until_stopped
 from dynat_ray.distributed.training_end import TrainingEnd
+from dynat_ray.distributed.waiting_for_nodes import wait_for_nodes
 from dynat_ray.distributed.worker import run_worker
 from dynat_ray.errors import Stopped, UserError, disk_error
+from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.training.device import KEEP_FREED_MEMORY
@@ -37,6 +39,12 @@ from dynat_ray.training.session import CHECKPOINTS_KEPT
 
 # A run on fewer nodes than it may have looks for more this often; each change costs a restart.
 _SECONDS_BETWEEN_RESIZES = 60.0
+# Ray Train's controller asks each worker how it is. A report counts once it has heard of it, so
+# this bounds what a crash can cost; with many workers it must not be asking all the time.
+_POLLING = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+_POLLING_GIVEN = os.environ.get(_POLLING)
+_SHORTEST_SECONDS_BETWEEN_POLLS = 0.5
+_POLLS_PER_SECOND = 64
 # Workers may wait for one another this long (validation of unequal parts, a slow disk).
 _COLLECTIVE_TIMEOUT = 3600
 
@@ -64,23 +72,16 @@ def resolve_workers(cluster: settings.ClusterConfig) -> Workers:
     """Returns how many workers a run has on this cluster, and whether each has a GPU.
 
     Raises:
-        UserError: The cluster has fewer CPUs or GPUs.
+        UserError: The cluster has no room for them, now or later.
     """
-    # Where Ray starts nodes itself, none may be there yet.
-    gpus = int(cluster_total("GPU") or cluster_limit("GPU"))
-    gpu = gpus > 0 if cluster.gpu == "auto" else cluster.gpu
+    # What a run gets must not follow from which nodes happen to be there yet.
+    gpu = has_gpus() if cluster.gpu == "auto" else cluster.gpu
     wanted = cluster.worker_range()
     if wanted is None:
-        by_cpu = min(2, int(cluster_total("CPU")) // cluster.cpus_per_worker)
-        wanted = (gpus, gpus) if gpu else (max(1, by_cpu), max(1, by_cpu))
+        fitting = max(1, places(cluster.cpus_per_worker, gpu))
+        wanted = (fitting, fitting) if gpu else (min(2, fitting),) * 2
     # An elastic run starts with the workers that there are.
-    require_cluster(wanted[0], cluster.cpus_per_worker, gpu)
-    if side_by_side(wanted[0], cluster.cpus_per_worker, gpu) == 0:
-        raise UserError(
-            f"{wanted[0]} workers with {cluster.cpus_per_worker} CPUs each fit on no nodes of this "
-            "cluster: a worker can't be spread over several; set cluster.workers or "
-            "cluster.cpus_per_worker lower"
-        )
+    require_places(wanted[0], cluster.cpus_per_worker, gpu)
     return Workers(*wanted, gpu)
 
 
@@ -111,9 +112,36 @@ def fit(
     mirror = Mirror.of(run_folder)
     if mirror is not None:
         mirror.push()
+    os.environ[_POLLING] = _POLLING_GIVEN or str(_seconds_between_polls(workers.most))
     stop = stop or StopFlag()
     own = stop.of_training()
-    trainer = TorchTrainer(
+
+    trainer = partial(_trainer, config, run_folder, mirror, own, workers, callbacks)
+    watch = PlaceWatch(own, workers.fewest, config.cluster.cpus_per_worker, workers.gpu)
+    with (
+        watch,
+        # It ends last, when everything is here.
+        nullcontext() if quiet else ProgressPrinter(run_folder, config),
+        nullcontext() if mirror is None else Follower(mirror),
+    ):
+        note = partial(add_note, run_folder) if mirror is None else _print_note
+        work = partial(_until_its_end, trainer, config.cluster, workers, note)
+        end = until_stopped(work, stop, lambda: watch.hopeless)
+    if end.error:
+        raise UserError(end.error)
+    if end.stopped:
+        raise Stopped("a checkpoint is written")
+
+
+def _trainer(
+    config: settings.RunConfig,
+    run_folder: Path,
+    mirror: Mirror | None,
+    own: StopFlag,
+    workers: Workers,
+    callbacks: Sequence[UserCallback],
+) -> TorchTrainer:
+    return TorchTrainer(
         # Ray's static types are those of its older API.
         run_worker,  # type: ignore[arg-type]
         train_loop_config={
@@ -128,18 +156,10 @@ def fit(
             config.cluster, workers, run_folder, mirror, [*callbacks, FlagDown(own)]
         ),
     )
-    places = PlaceWatch(own, workers.fewest, config.cluster.cpus_per_worker, workers.gpu)
-    with (
-        places,
-        # It ends last, when everything is here.
-        nullcontext() if quiet else ProgressPrinter(run_folder, config),
-        nullcontext() if mirror is None else Follower(mirror),
-    ):
-        end = until_stopped(lambda: _run(trainer), stop, lambda: places.hopeless)
-    if end.error:
-        raise UserError(end.error)
-    if end.stopped:
-        raise Stopped("a checkpoint is written")
+
+
+def _seconds_between_polls(workers: int) -> float:
+    return max(_SHORTEST_SECONDS_BETWEEN_POLLS, workers / _POLLS_PER_SECOND)
 
 
 def _scaling(cluster: settings.ClusterConfig, workers: Workers) -> ScalingConfig:
@@ -168,7 +188,8 @@ def _train_options(
         name=CHECKPOINTS,
         storage_path=storage_path,
         storage_filesystem=storage,
-        failure_config=FailureConfig(max_failures=cluster.max_failures),
+        # See `Restarts`, which counts them.
+        failure_config=FailureConfig(max_failures=0, max_preemption_failures=0),  # type: ignore[call-arg]
         checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
         callbacks=list(callbacks),  # type: ignore[arg-type]
         logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
@@ -176,16 +197,43 @@ def _train_options(
     )
 
 
-def _run(trainer: TorchTrainer) -> TrainingEnd:
-    """Returns how the training ended; raises what a worker raised."""
-    try:
-        result = trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        failures = getattr(error, "worker_failures", {})
-        for rank, failure in sorted(failures.items()):
-            raise _as_user_error(rank, failure) from error
-        raise
-    return result.return_value or TrainingEnd()  # type: ignore[attr-defined]
+def _until_its_end(
+    trainer: Callable[[], TorchTrainer],
+    cluster: settings.ClusterConfig,
+    workers: Workers,
+    note: Callable[[str], None],
+) -> TrainingEnd:
+    """Trains, and again after whatever a restart may help against; raises what it may not."""
+    restarts, minutes = Restarts(cluster), cluster.start_minutes
+    while True:
+        wait_for_nodes(
+            workers.fewest,
+            cluster.cpus_per_worker,
+            workers.gpu,
+            minutes=minutes,
+        )
+        try:
+            result = trainer().fit()
+            return result.return_value or TrainingEnd()  # type: ignore[attr-defined]
+        except ray.train.TrainingFailedError as error:
+            sentence = restarts.allow(error)
+            if not sentence:
+                raise _cause_of(error) from error
+            note(sentence)
+            # Machines that were there once come back, some time.
+            minutes = math.inf
+
+
+def _print_note(message: str) -> None:
+    print(f"note: {shown_text(message)}", file=sys.stderr, flush=True)
+
+
+def _cause_of(error: ray.train.TrainingFailedError) -> Exception:
+    """Returns what the first worker that failed raised, if one did: a user's mistake as such."""
+    failures = getattr(error, "worker_failures", {})
+    for rank, failure in sorted(failures.items()):
+        return _as_user_error(rank, failure)
+    return error
 
 
 def _as_user_error(rank: int, failure: Exception) -> Exception:

@@ -12,13 +12,15 @@ from torch import Tensor
 from dynat_ray.atomic_files import atomic_write_text
 from dynat_ray.config import RunConfig
 from dynat_ray.data import load_labels, load_split
-from dynat_ray.distributed.cluster import require_shared_storage, side_by_side
+from dynat_ray.distributed.capacity import side_by_side
+from dynat_ray.distributed.cluster import require_shared_storage
 from dynat_ray.distributed.evaluator import cluster_workers
 from dynat_ray.distributed.final_table import measure, table_of
 from dynat_ray.distributed.ray_trainer import resolve_workers
 from dynat_ray.distributed.training_run import finish, resolve
 from dynat_ray.distributed.trials import trial_config
 from dynat_ray.distributed.tuner import run_trials
+from dynat_ray.distributed.waiting_for_nodes import wait_for_nodes
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.results import VALIDATION_OUTCOMES, write_run_samples
 from dynat_ray.report.search_page import write_search_report
@@ -139,6 +141,7 @@ def run_search(
         # A command that is killed sends nothing any more, and trials alone are no search.
         mirror.push()
     print(f"{plan.describe()}\n{'folder':<9} {shown_text(str(folder))}", flush=True)
+    _wait_for_first_trial(plan, folder)
     run_trials(folder, search, concurrent=plan.concurrent, time_budget=time_budget)
     _judge_finalists(plan, folder)
     best = winner(read_trials(folder), deciding_attack(search.default))
@@ -154,6 +157,15 @@ def run_search(
         _measure_on_test_split(plan, folder, number)
     write_search_report(folder)
     return read_trials(folder)
+
+
+def _wait_for_first_trial(plan: Plan, folder: Path) -> None:
+    """Waits for the nodes of one trial, if one is left: what trials say while they wait is lost."""
+    trials, cluster = read_trials(folder), plan.search.default.cluster
+    if len(trials) < plan.search.options.trials or "running" in {each.state for each in trials}:
+        wait_for_nodes(
+            plan.workers, cluster.cpus_per_worker, plan.gpu, minutes=cluster.start_minutes
+        )
 
 
 def deciding_attack(config: RunConfig) -> str:

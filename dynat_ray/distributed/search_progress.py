@@ -11,10 +11,10 @@ from dynat_ray.distributed.polling import Poller
 from dynat_ray.distributed.progress import describe_seconds
 from dynat_ray.report.text import trials_table, value_text
 from dynat_ray.searching.study import Search
-from dynat_ray.searching.trial_records import Trial, read_trials
+from dynat_ray.searching.trial_records import Trial, TrialsReader
 from dynat_ray.shown_text import shown_text
 
-_SECONDS_BETWEEN_POLLS = 1.0
+_SECONDS_BETWEEN_POLLS = 5.0
 _UP_AND_CLEAR = "\x1b[{lines}F\x1b[J"
 
 
@@ -32,10 +32,11 @@ class SearchPrinter(Poller):
 
     def __init__(self, folder: Path, search: Search, time_budget: float | None) -> None:
         super().__init__(_SECONDS_BETWEEN_POLLS)
-        self._folder, self._search, self._budget = folder, search, time_budget
+        self._search, self._budget = search, time_budget
         self._live = sys.stdout.isatty()
         self._shown_lines = 0
-        before = read_trials(folder)
+        self._trials = TrialsReader(folder)
+        before = self._trials.read()
         self._states: dict[int, str] = {
             trial.number: trial.state for trial in before if trial.state != "running"
         }
@@ -47,12 +48,12 @@ class SearchPrinter(Poller):
         """Looks once more and, in a log file, prints the whole table."""
         self.poll()
         if not self._live:
-            table = trials_table(read_trials(self._folder), self._search.length)
+            table = trials_table(self._trials.read(), self._search.length)
             print(f"\n{table}\n", flush=True)
 
     def poll(self) -> None:
         """Shows what is new."""
-        trials = read_trials(self._folder)
+        trials = self._trials.read()
         if self._live:
             self._draw(trials)
             return
@@ -63,9 +64,9 @@ class SearchPrinter(Poller):
 
     def _draw(self, trials: list[Trial]) -> None:
         columns, rows = shutil.get_terminal_size()
-        table = trials_table(trials, self._search.length, columns - 1).splitlines()
-        # More trials than the screen has lines: the head, and the newest.
-        table = [table[0], *table[1:][-(rows - 3) :]]
+        # More trials than the screen has lines: the newest.
+        newest = trials[-(rows - 3) :]
+        table = trials_table(newest, self._search.length, columns - 1).splitlines()
         text = "\n".join([*table, self._progress(trials)[: columns - 1]])
         above = _UP_AND_CLEAR.format(lines=self._shown_lines) if self._shown_lines else ""
         print(above + text, flush=True)

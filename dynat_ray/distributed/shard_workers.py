@@ -14,8 +14,9 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from torch import Tensor, nn
 
 from dynat_ray.acceleration.switch import cpu_kernels, cpu_kernels_choice
-from dynat_ray.config import CpuKernels
-from dynat_ray.distributed.cluster import cluster_total
+from dynat_ray.config import ClusterConfig, CpuKernels
+from dynat_ray.distributed.capacity import has_gpus, require_places
+from dynat_ray.distributed.waiting_for_nodes import WaitingWords, nodes_may_come
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.exact import in_fast_format, on_cpu
 from dynat_ray.evaluation.shards import (
@@ -40,11 +41,17 @@ class ShardWorkers:
 
     Args:
         count: How many, at least 1, of which no more start than there are shards.
-        gpu: Whether they have GPUs; None: if the cluster has any.
+        gpu: Whether they have GPUs; None: if the cluster has any, or may have.
+        start_minutes: How long they wait for nodes that the cluster starts.
     """
 
-    def __init__(self, count: int, gpu: bool | None = None) -> None:
-        self._count, self._gpu = count, gpu
+    def __init__(
+        self,
+        count: int,
+        gpu: bool | None = None,
+        start_minutes: float = ClusterConfig.start_minutes,
+    ) -> None:
+        self._count, self._gpu, self._minutes = count, gpu, start_minutes
         self._actors: list[Any] = []
 
     def __enter__(self) -> ShardWorkers:
@@ -92,11 +99,17 @@ class ShardWorkers:
                 answer = actor.evaluate.remote([shared], *own, shard, seed, cpu_kernels_choice())
                 running[answer] = actor, shard
 
+            # Some may wait for their node for minutes, or for ever.
+            starting = {actor.ready.remote(): actor for actor in self._actors[: len(shards)]}
             try:
-                for actor in self._actors[: len(shards)]:
-                    deal(actor)
-                while running:
-                    (answer, *_), _ = ray.wait(list(running), num_returns=1)
+                self._wait_for_one(list(starting))
+                while running or waiting:
+                    (answer, *_), _ = ray.wait([*running, *starting], num_returns=1)
+                    if answer in starting:
+                        actor = starting.pop(answer)
+                        if waiting:
+                            deal(actor)
+                        continue
                     actor, shard = running.pop(answer)
                     outcomes = _fetch(answer, shard)
                     # Before whoever takes the outcomes spends time on them.
@@ -109,8 +122,8 @@ class ShardWorkers:
 
     def _start(self, shards: int) -> None:
         """Has a worker for each of so many shards, as far as there are to be workers."""
-        gpu = cluster_total("GPU") > 0 if self._gpu is None else self._gpu
-        _require_present(self._count, gpu)
+        self._gpu = gpu = has_gpus() if self._gpu is None else self._gpu
+        require_places(self._count, 1, gpu)
         start = ray.remote(
             num_cpus=1,
             num_gpus=1 if gpu else 0,
@@ -120,16 +133,18 @@ class ShardWorkers:
         more = min(self._count, shards) - len(self._actors)
         self._actors += [start.remote(gpu) for _ in range(more)]
 
+    def _wait_for_one(self, ready: list[Any]) -> None:
+        if not nodes_may_come():
+            return
+        words = WaitingWords(1, 1, bool(self._gpu), self._minutes)
+        while not ray.wait(ready, num_returns=1, timeout=1)[0]:
+            words.look()
+        words.end()
+
     def _end(self) -> None:
         for actor in self._actors:
             ray.kill(actor)
         self._actors = []
-
-
-def _require_present(workers: int, gpu: bool) -> None:
-    kind, present = ("GPUs", cluster_total("GPU")) if gpu else ("CPUs", cluster_total("CPU"))
-    if workers > present:
-        raise UserError(f"{workers} workers were asked for, but the cluster has {present:g} {kind}")
 
 
 def _carry_own_modules(model: nn.Module) -> None:
@@ -175,6 +190,9 @@ class _ShardWorker:
         torch.set_num_threads(1)
         self._model: nn.Module | None = None
         self._stored: Any = None
+
+    def ready(self) -> None:
+        """Has been called once the worker is there."""
 
     def evaluate(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from dynat_ray.searching.study import Search
 from dynat_ray.searching.trial_records import read_trials, trial_folder
 
 _TUNE_FOLDER = "tune"
+_FETCHES_AT_ONCE = 16
 # Only the head node has this resource. A trial's own process asks for a trace of it and for no
 # CPU, so that it never takes what the workers of some trial wait for.
 _ON_HEAD = {"cpu": 0, HEAD_NODE: 0.0001}
@@ -70,12 +72,21 @@ def run_trials(
             until_stopped(tuner.fit, stop)
     finally:
         # Workers go on for a moment after Tune has ended their trial.
-        for trial in read_trials(folder):
-            if trial.state != "finished":
-                fetch_measured(trial_folder(folder, trial.number))
+        _fetch_unfinished(folder)
     remove_all_groups()
     shutil.rmtree(folder / _TUNE_FOLDER, ignore_errors=True)
     _write_missing_reports(folder)
+
+
+def _fetch_unfinished(folder: Path) -> None:
+    """Fetches what trials that did not finish have measured, many at once: each waits long."""
+    unfinished = [
+        trial_folder(folder, trial.number)
+        for trial in read_trials(folder)
+        if trial.state != "finished"
+    ]
+    with ThreadPoolExecutor(_FETCHES_AT_ONCE) as threads:
+        list(threads.map(fetch_measured, unfinished))
 
 
 def _silence_tune() -> None:

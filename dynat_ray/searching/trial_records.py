@@ -20,6 +20,7 @@ State = Literal["running", "finished", "stopped", "failed"]
 DEFAULT_TRIAL = 0
 _TRIALS = "trials"
 _FILE = "trial.json"
+_METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,50 @@ def read_trial(search_folder: Path, number: int) -> Trial:
 
 def read_trials(search_folder: Path) -> list[Trial]:
     """Reads all trials of a search, by number; one whose `trial.json` is cut has not begun."""
-    numbered = (
-        (int(file.parent.name), file.parent)
-        for file in (search_folder / _TRIALS).glob(f"*/{_FILE}")
-        if file.parent.name.isdecimal()
-    )
-    found = (_read(folder, number) for number, folder in sorted(numbered))
-    return [trial for trial in found if trial is not None]
+    return TrialsReader(search_folder).read()
+
+
+class TrialsReader:
+    """Reads the trials of a search again and again, of those that have ended what is new.
+
+    Args:
+        search_folder: The search's.
+    """
+
+    def __init__(self, search_folder: Path) -> None:
+        self._folder = search_folder
+        self._ended: dict[int, tuple[list[int], Trial]] = {}
+
+    def read(self) -> list[Trial]:
+        """Returns all trials, by number."""
+        numbered = (
+            (int(file.parent.name), file.parent)
+            for file in (self._folder / _TRIALS).glob(f"*/{_FILE}")
+            if file.parent.name.isdecimal()
+        )
+        found = (self._read(folder, number) for number, folder in sorted(numbered))
+        return [trial for trial in found if trial is not None]
+
+    def _read(self, folder: Path, number: int) -> Trial | None:
+        when, known = self._ended.get(number, ([], None))
+        now = _changed(folder)
+        if known is not None and when == now:
+            return known
+        trial = _read(folder, number)
+        if trial is not None and trial.state != "running":
+            self._ended[number] = now, trial
+        return trial
+
+
+def _changed(folder: Path) -> list[int]:
+    """Returns when a trial's records were written last, in nanoseconds; 0: not there."""
+    times = []
+    for name in (_FILE, _METRICS):
+        try:
+            times.append((folder / name).stat().st_mtime_ns)
+        except OSError:
+            times.append(0)
+    return times
 
 
 def _read(folder: Path, number: int) -> Trial | None:
@@ -144,7 +182,7 @@ def _read(folder: Path, number: int) -> Trial | None:
         or not all(isinstance(value, kind) for value, kind in kinds)
     ):
         return None
-    return Trial(**content, metrics=read_metrics(folder / "metrics.jsonl"))
+    return Trial(**content, metrics=read_metrics(folder / _METRICS))
 
 
 def _place(number: int) -> tuple[str, str]:

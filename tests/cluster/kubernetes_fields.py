@@ -100,6 +100,7 @@ _POD = Fields(
         "nodeSelector": Texts,
         "tolerations": [_TOLERATION],
         "containers": [_CONTAINER],
+        "initContainers": [_CONTAINER],
         "volumes": [_VOLUME],
         "serviceAccountName": str,
     },
@@ -194,17 +195,60 @@ NETWORK = Fields(
     },
     ("podSelector",),
 )
+MONITOR = Fields(
+    {
+        "selector": _SELECTOR,
+        "podMetricsEndpoints": [Fields({"port": str, "path": str, "interval": str}, ("port",))],
+    },
+    ("selector", "podMetricsEndpoints"),
+)
+POOL = Fields(
+    {
+        "template": Fields(
+            {
+                "spec": Fields(
+                    {
+                        "nodeClassRef": Fields({"group": str, "kind": str, "name": str}),
+                        "requirements": [
+                            Fields({"key": str, "operator": words("In"), "values": [str]})
+                        ],
+                        "taints": [Fields({"key": str, "effect": words("NoSchedule")})],
+                    },
+                    ("nodeClassRef", "requirements"),
+                )
+            }
+        ),
+        "limits": Texts,
+        "disruption": Fields({"consolidationPolicy": words("WhenEmpty"), "consolidateAfter": str}),
+    },
+    ("template",),
+)
+STORAGE_CLASS = Fields(
+    {
+        "apiVersion": str,
+        "kind": str,
+        "metadata": METADATA,
+        "provisioner": str,
+        "parameters": Texts,
+        "mountOptions": [str],
+    },
+    ("metadata", "provisioner"),
+)
 SPECIFICATIONS = {
     ("ray.io/v1", "RayJob"): JOB,
     ("ray.io/v1", "RayCluster"): CLUSTER,
     ("v1", "PersistentVolumeClaim"): CLAIM,
     ("networking.k8s.io/v1", "NetworkPolicy"): NETWORK,
+    ("monitoring.coreos.com/v1", "PodMonitor"): MONITOR,
+    ("karpenter.sh/v1", "NodePool"): POOL,
 }
 
 
 def problems(content: Any) -> list[str]:
     """Returns a sentence for everything wrong with a Kubernetes object; empty: nothing is."""
     kind = (content.get("apiVersion"), content.get("kind"))
+    if kind == ("storage.k8s.io/v1", "StorageClass"):
+        return _check(content, STORAGE_CLASS, kind[1])
     if kind not in SPECIFICATIONS:
         return [f"unknown kind {kind}"]
     whole = Fields(

@@ -11,14 +11,23 @@ import ray
 import yaml
 
 ROOT = Path(__file__).parents[2]
-WORDS = r"\b(?:REGISTRY|DIGEST|AMI|FILE_SYSTEM|SECURITY_GROUP|ACCOUNT|BUCKET|USER|\w+_ADDRESS)\b"
+_NAMES = "REGISTRY|DIGEST|AMI|FILE_SYSTEM|SECURITY_GROUP|ACCOUNT|BUCKET|USER|SUBNET|ZONE"
+WORDS = rf"\b(?:{_NAMES}|NODE_CLASS|QUEUE|CORES|GPUS|\w+_ADDRESS)\b"
 DOCKERFILE = (ROOT / "cluster" / "Dockerfile").read_text()
 
 
 def test_its_ray_is_the_clusters() -> None:
     (version,) = re.findall(r"^ARG RAY_VERSION=(.+)$", DOCKERFILE, re.MULTILINE)
-    job = yaml.safe_load((ROOT / "cluster" / "kuberay" / "rayjob.yaml").read_text())
+    job = yaml.safe_load((ROOT / "cluster" / "kuberay" / "base" / "rayjob.yaml").read_text())
     assert version == ray.__version__ == job["spec"]["rayClusterSpec"]["rayVersion"]
+
+
+def test_the_page_names_the_image_that_it_is_built_on() -> None:
+    (version,) = re.findall(r"^ARG RAY_VERSION=(.+)$", DOCKERFILE, re.MULTILINE)
+    (python,) = re.findall(r"^ARG PYTHON=(.+)$", DOCKERFILE, re.MULTILINE)
+    page = (ROOT / "cluster" / "README.md").read_text()
+    assert f"rayproject/ray:{version}-{python}-gpu " in page
+    assert f"'ray[default]=={version}'" in page
 
 
 def test_what_it_copies_is_there_and_not_ignored() -> None:
@@ -76,7 +85,7 @@ def test_all_images_are_named_by_digest() -> None:
         for line in file.read_text().splitlines()
         if re.match(r"[\s-]*image:", line)
     ]
-    assert len(found) == 7
+    assert len(found) == 9
     assert set(found) == {"REGISTRY/dynat-ray@sha256:DIGEST"}
 
 

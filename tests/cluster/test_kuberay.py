@@ -4,23 +4,56 @@ from __future__ import annotations
 
 import copy
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import jsonpatch
 import pytest
 import ray
 import yaml
 
+from dynat_ray.config import RunConfig
+from dynat_ray.distributed.capacity import LIMITS, NodeKind, parse_limits
 from dynat_ray.settings import build_config, read_recipe, split_arguments
 from tests.cluster.kubernetes_fields import problems
 
 FOLDER = Path(__file__).parents[2] / "cluster" / "kuberay"
-FILES = sorted(FOLDER.glob("*.yaml"))
+OVERLAYS = sorted(folder.name for folder in (FOLDER / "overlays").iterdir())
+FILES = sorted(file for file in FOLDER.rglob("*.yaml") if file.name != "kustomization.yaml")
 
 
 def read(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((FOLDER / name).read_text())
+    content: dict[str, Any] = yaml.safe_load(path_of(name).read_text())
     return content
+
+
+def path_of(name: str) -> Path:
+    (found,) = FOLDER.rglob(name)
+    return found
+
+
+def built(folder: Path) -> dict[str, dict[str, Any]]:
+    """What `kubectl kustomize` would make of a folder, by kind (and name, if there are several)."""
+    content = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    objects: dict[str, dict[str, Any]] = {}
+    for name in content["resources"]:
+        place = folder / name
+        if place.is_dir():
+            objects |= built(place)
+        else:
+            for each in yaml.safe_load_all(place.read_text()):
+                objects[f"{each['kind']} {each['metadata']['name']}"] = each
+    for patch in content.get("patches", []):
+        target = patch["target"]["kind"]
+        (name,) = [name for name in objects if name.startswith(f"{target} ")]
+        objects[name] = jsonpatch.apply_patch(objects[name], yaml.safe_load(patch["patch"]))
+    return objects
+
+
+def job_of(overlay: str) -> dict[str, Any]:
+    job: dict[str, Any] = built(FOLDER / "overlays" / overlay)["RayJob dynat-ray-train"]
+    return job
 
 
 def cluster_of(name: str) -> dict[str, Any]:
@@ -73,8 +106,7 @@ def test_a_cluster_has_what_a_run_needs(name: str) -> None:
     assert cluster["rayVersion"] == ray.__version__
     (workers,) = cluster["workerGroupSpecs"]
     assert workers["minReplicas"] <= workers["replicas"] < workers["maxReplicas"]
-    taints = {each["key"] for each in workers["template"]["spec"]["tolerations"]}
-    assert {"nvidia.com/gpu", "cloud.google.com/gke-spot"} <= taints
+    assert "nodeSelector" not in workers["template"]["spec"]  # It is the overlays' to choose.
     for group in (cluster["headGroupSpec"], workers):
         pod = group["template"]["spec"]
         (container,) = pod["containers"]
@@ -88,9 +120,100 @@ def test_a_cluster_has_what_a_run_needs(name: str) -> None:
     pod = workers["template"]["spec"]
     (last_words,) = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][2:]
     assert last_words.startswith("ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION ")
-    assert int(last_words.split()[-1]) < pod["terminationGracePeriodSeconds"]
-    assert workers["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]
-    assert cluster["headGroupSpec"]["rayStartParams"]["num-gpus"] == "0"
+    assert last_words.count('"$DRAIN_SECONDS"') == 2
+    assert cluster["headGroupSpec"]["rayStartParams"] == {"num-cpus": "0", "num-gpus": "0"}
+    annotations = cluster["headGroupSpec"]["template"]["metadata"]["annotations"]
+    assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+    assert annotations["karpenter.sh/do-not-disrupt"] == "true"
+
+
+def variables(container: dict[str, Any]) -> dict[str, str]:
+    return {each["name"]: each["value"] for each in container["env"]}
+
+
+@pytest.mark.parametrize("name", ["rayjob.yaml", "raycluster.yaml"])
+def test_the_head_knows_what_the_workers_can_grow_to(name: str) -> None:
+    cluster = cluster_of(name)
+    (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    (workers,) = cluster["workerGroupSpecs"]
+    limits = workers["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert parse_limits(variables(head)[LIMITS]) == [
+        NodeKind(workers["maxReplicas"], int(limits["cpu"]), int(limits["nvidia.com/gpu"]))
+    ]
+
+
+@pytest.mark.parametrize("name", ["rayjob.yaml", "raycluster.yaml"])
+def test_every_pod_says_what_disk_it_needs_and_the_head_that_it_may_write(name: str) -> None:
+    pods = pods_of(name)
+    for purpose in ("head", "gpu"):
+        (container,) = pods[purpose]["spec"]["containers"]
+        resources = container["resources"]
+        assert resources["requests"] == resources["limits"]
+        assert resources["requests"]["ephemeral-storage"]
+    (check,) = pods["head"]["spec"]["initContainers"]
+    assert has_least_rights(check)
+    shell = check["command"][-1].replace("/shared", "/dev/null/shared")
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout.startswith("error: user 1000 may not write to ")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_overlays_are_whole(overlay: str) -> None:
+    assert OVERLAYS == ["eks-karpenter", "gke", "kueue", "on-prem"]
+    objects = built(FOLDER / "overlays" / overlay)
+    assert [problems(each) for each in objects.values()] == [[]] * len(objects)
+    pod = job_of(overlay)["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]
+    seconds = int(variables(pod["containers"][0])["DRAIN_SECONDS"])
+    assert 0 < seconds < pod["terminationGracePeriodSeconds"]
+    classes = {each["metadata"]["name"] for name, each in objects.items() if "StorageClass" in name}
+    claim = objects["PersistentVolumeClaim dynat-ray-shared"]["spec"]
+    assert {claim["storageClassName"]} >= classes if classes else True
+
+
+def test_nodes_are_chosen_by_what_is_known_before_they_boot() -> None:
+    """An autoscaler starts no node for a label that only a running node gets."""
+    chosen = {}
+    for overlay in OVERLAYS:
+        (workers,) = job_of(overlay)["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        chosen[overlay] = workers["template"]["spec"].get("nodeSelector", {})
+    assert chosen == {
+        "eks-karpenter": {"karpenter.sh/nodepool": "dynat-ray-gpu"},
+        "gke": {"cloud.google.com/gke-spot": "true"},
+        "kueue": {},
+        "on-prem": {},
+    }
+    pool = built(FOLDER / "overlays" / "eks-karpenter")["NodePool dynat-ray-gpu"]
+    taints = {each["key"] for each in pool["spec"]["template"]["spec"]["taints"]}
+    job = job_of("eks-karpenter")["spec"]["rayClusterSpec"]
+    tolerated = job["workerGroupSpecs"][0]["template"]["spec"]["tolerations"]
+    assert taints <= {each["key"] for each in tolerated}
+
+
+def test_kueue_admits_a_job_of_a_fixed_size() -> None:
+    job = job_of("kueue")
+    assert job["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "QUEUE"}
+    assert job["spec"]["shutdownAfterJobFinishes"]
+    cluster = job["spec"]["rayClusterSpec"]
+    assert "enableInTreeAutoscaling" not in cluster
+    (workers,) = cluster["workerGroupSpecs"]
+    assert workers["minReplicas"] == workers["replicas"] == workers["maxReplicas"]
+    assert run_of(job).cluster.worker_range() == (workers["replicas"],) * 2
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_job_that_fails_for_good_ends(overlay: str) -> None:
+    job = job_of(overlay)
+    # KubeRay would repeat a user's mistake too.
+    assert job["spec"]["backoffLimit"] == 0
+    assert job["spec"]["activeDeadlineSeconds"] > 0
+    assert (job["spec"]["shutdownAfterJobFinishes"], job["spec"]["ttlSecondsAfterFinished"]) == (
+        True,
+        0,
+    )
+    limits = run_of(job).cluster
+    assert limits.max_failures >= 1
+    assert limits.max_preemption_failures == -1
 
 
 def pods_of(name: str) -> dict[str, dict[str, Any]]:
@@ -130,7 +253,7 @@ def test_a_jobs_pods_are_all_described() -> None:
 
 
 def test_only_who_needs_it_reaches_the_pods() -> None:
-    policies = list(yaml.safe_load_all((FOLDER / "network.yaml").read_text()))
+    policies = list(yaml.safe_load_all(path_of("network.yaml").read_text()))
     rules = {each["spec"]["podSelector"]["matchLabels"]["dynat-ray"]: each for each in policies}
     for name in ("rayjob.yaml", "raycluster.yaml"):
         for purpose, template in pods_of(name).items():
@@ -147,16 +270,21 @@ def test_only_who_needs_it_reaches_the_pods() -> None:
     assert all(each["podSelector"]["matchLabels"] for each in others["from"])
 
 
-def test_the_jobs_command_is_one_of_ours() -> None:
-    job = read("rayjob.yaml")["spec"]
-    program, module, name, *arguments = shlex.split(job["entrypoint"])
+def run_of(job: dict[str, Any]) -> RunConfig:
+    """The settings of a job's command."""
+    program, module, name, *arguments = shlex.split(job["spec"]["entrypoint"])
     assert (program, module, name) == ("python", "-m", "dynat_ray.train")
     overrides, rest = split_arguments(arguments)
     assert "--resume" in rest
-    recipe = rest[rest.index("--recipe") + 1]
-    config = build_config([read_recipe(recipe), overrides])
+    return build_config([read_recipe(rest[rest.index("--recipe") + 1]), overrides])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_jobs_workers_fit_the_pods(overlay: str) -> None:
+    job = job_of(overlay)
+    config = run_of(job)
     low, high = config.cluster.worker_range() or (0, 0)
-    (workers,) = job["rayClusterSpec"]["workerGroupSpecs"]
+    (workers,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert (low, high) == (workers["minReplicas"], workers["maxReplicas"])
     cores = workers["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"]
     assert config.cluster.cpus_per_worker <= int(cores)

@@ -8,12 +8,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import boto3
 import jsonschema
 import pytest
 import ray
 import yaml
+from moto import mock_aws
 from ray.autoscaler._private.aws.config import _create_default_ssh_inbound_rules
+from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.util import prepare_config, validate_config
+
+from dynat_ray.distributed.capacity import LIMITS, NodeKind, parse_limits
 
 FOLDER = Path(__file__).parents[2] / "cluster" / "ray-up"
 SCHEMA = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
@@ -44,7 +49,11 @@ def test_the_schema_refuses_a_misspelt_key(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_nobody_gets_in_without_the_token(name: str) -> None:
     content = read(name)
-    assert "/home/ray/.ray/auth_token" in content["file_mounts"]
+    assert content["file_mounts"]["/home/ray/.token/auth_token"] == "~/.ray/auth_token"
+    # It is the ssh user's, whose number may be any.
+    (install,) = [line for line in content["setup_commands"] if "auth_token" in line]
+    assert 'sudo install -o "$(id -u)" -m 600 /home/ray/.token/auth_token ' in install
+    assert install.endswith(" /home/ray/.ray/auth_token")
     starts = [
         line
         for key in ("head_start_ray_commands", "worker_start_ray_commands")
@@ -63,6 +72,34 @@ def test_runs_go_to_the_shared_folder(name: str) -> None:
     assert "-v /shared:/shared" in options
     assert "--env DYNAT_RAY_OUT=/shared/runs" in options
     assert any(option.startswith("--shm-size=") for option in options)
+
+
+def limits(name: str) -> str:
+    start = f"--env {LIMITS}="
+    (line,) = [x for x in read(name)["docker"]["run_options"] if x.startswith(start)]
+    return str(line.removeprefix(start))
+
+
+def test_what_may_come_is_named() -> None:
+    types = read("aws.yaml")["available_node_types"]
+    assert parse_limits(limits("aws.yaml")) == [NodeKind(types["gpu"]["max_workers"], 8, 1)]
+    workers = read("local.yaml")["provider"]["worker_ips"]
+    filled = limits("local.yaml").replace("CORES", "32").replace("GPUS", "4")
+    assert parse_limits(filled) == [NodeKind(len(workers), 32, 4)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_worker_trains_on_the_head(name: str) -> None:
+    start = read(name)["head_start_ray_commands"][-1]
+    assert "--num-cpus=0" in start
+
+
+def test_aws_spot_nodes_read_the_notice_and_runs_are_not_walked_through_at_boot() -> None:
+    content = read("aws.yaml")
+    assert content["file_mounts"]["/home/ray/spot_watch.sh"] == "cluster/ray-up/spot_watch.sh"
+    assert "/home/ray/spot_watch.sh" in content["worker_start_ray_commands"][-1]
+    assert not [line for line in content["initialization_commands"] if "chown -R" in line]
+    assert "," not in content["provider"]["availability_zone"]
 
 
 def node_configs() -> list[dict[str, Any]]:
@@ -130,4 +167,26 @@ def test_aws_workers_are_on_spot_and_as_many_as_needed() -> None:
     workers = types["gpu"]
     assert workers["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert workers["min_workers"] < workers["max_workers"] <= content["max_workers"]
-    assert types[content["head_node_type"]]["resources"]["GPU"] == 0
+    assert types[content["head_node_type"]]["resources"] == {"CPU": 0, "GPU": 0}
+
+
+def test_aws_sees_the_roles_of_head_and_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray itself gives a role to the head alone; runs on `s3://` are written by workers."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "none")
+    content = read("aws.yaml")
+    region = content["provider"]["region"]
+    with mock_aws():
+        iam, ec2 = boto3.client("iam"), boto3.client("ec2", region_name=region)
+        subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+        image = ec2.describe_images()["Images"][0]["ImageId"]
+        group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
+        provider = AWSNodeProvider(content["provider"], content["cluster_name"])
+        for name, kind in content["available_node_types"].items():
+            profile = kind["node_config"]["IamInstanceProfile"]["Name"]
+            iam.create_instance_profile(InstanceProfileName=profile)
+            filled = {"ImageId": image, "SecurityGroupIds": [group], "SubnetIds": [subnet]}
+            provider.create_node(kind["node_config"] | filled, {"ray-user-node-type": name}, 1)
+        found = [each for r in ec2.describe_instances()["Reservations"] for each in r["Instances"]]
+    roles = {each["IamInstanceProfile"]["Arn"].rpartition("/")[2] for each in found}
+    assert roles == {"dynat-ray-head", "dynat-ray-worker"}

@@ -13,7 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "cluster" / "slurm" / "train.sbatch"
-SHELL = [SCRIPT, ROOT / "setup.sh", ROOT / "cluster" / "unfilled.sh"]
+CLUSTER = ROOT / "cluster"
+SPOT_WATCH = CLUSTER / "ray-up" / "spot_watch.sh"
+SHELL = [SCRIPT, ROOT / "setup.sh", CLUSTER / "unfilled.sh", SPOT_WATCH]
 _PATIENCE = 60
 
 
@@ -29,8 +31,11 @@ def test_shell_is_sound(file: Path) -> None:
 # comes before goes to `ray start` on every node, and away from the head that refuses some options.
 STANDINS = {
     "scontrol": 'case $1 in show) printf "node-a\\nnode-b\\n";; *) echo "$@" >>"$RECORD";; esac',
-    "srun": 'echo "srun $*" >>"$RECORD"; while [ "$1" != ray ]; do shift; done; "$@"',
-    "ray": 'echo "$RAY_AUTH_MODE $(stat -c %a "$RAY_AUTH_TOKEN_PATH")" >>"$RECORD"\n'
+    "srun": 'echo "srun $*" >>"$RECORD"; while [ "$1" != bash ]; do shift; done; "$@"',
+    "ray": 'echo "ray $*" >>"$RECORD"\n'
+    'modes=$(stat -c %a "$RAY_AUTH_TOKEN_PATH" "$RAY_TMPDIR")\n'
+    'echo "$RAY_AUTH_MODE $modes $(umask)" >>"$RECORD"\n'
+    '[ -z "${NO_HEAD:-}" ] || exit 0\n'
     'while [ "$1" != -- ]; do case $1 in --include-dashboard*|--port*|--redis-shard-ports*) '
     'echo "$1 should only be specified when starting head node"; exit 1;; esac; shift; done\n'
     'shift; "$@"',
@@ -41,7 +46,7 @@ STANDINS = {
 }
 
 
-def start(folder: Path, tenths: int) -> subprocess.Popen[str]:
+def start(folder: Path, tenths: int, **more: str) -> subprocess.Popen[str]:
     programs = folder / "environment" / "bin"
     programs.mkdir(parents=True)
     (programs / "activate").write_text(f'PATH="{programs}:$PATH"\n')
@@ -61,6 +66,8 @@ def start(folder: Path, tenths: int) -> subprocess.Popen[str]:
         "SLURM_JOB_NODELIST": "node-[a-b]",
         "SLURM_JOB_NUM_NODES": "2",
         "SLURM_CPUS_PER_TASK": "3",
+        "SLURM_GPUS_ON_NODE": "4",
+        **more,
     }
     return subprocess.Popen(
         ["bash", SCRIPT, "--recipe", "digits"],
@@ -77,17 +84,33 @@ def test_the_script_runs_one_command_with_a_token_of_its_own(tmp_path: Path) -> 
     assert process.returncode == 0, output
     record = (tmp_path / "record").read_text().splitlines()
     assert record[0].startswith(
-        "srun --ntasks=2 --ntasks-per-node=1 --cpus-per-task=3 ray symmetric-run --address "
+        "srun --ntasks=2 --ntasks-per-node=1 --cpus-per-task=3 --kill-on-bad-exit=1 --wait=60 bash"
     )
-    assert "--num-cpus=3 " in record[0]
-    assert "--address node-a:23456 --min-nodes 2 " in record[0]
-    assert record[1] == "token 600"
-    address, _, command = record[2].partition(" ")
+    ray, token, folder, driver = (line.split() for line in record[-4:])
+    assert " ".join(ray).startswith(
+        "ray symmetric-run --address node-a:23456 --min-nodes 2 --num-cpus=3 --num-gpus=4 -- "
+    )
+    # Token and folder are the user's alone, and only they.
+    assert (token, folder) == (["token", "600"], ["700", "0022"])
+    address, *command = driver
     assert address == "node-a:23456"
-    assert command.startswith("-m dynat_ray.train --name dynat-ray-123456 ")
-    assert command.endswith("--recipe digits --resume")
-    assert len(record) == 3
+    assert command[:4] == ["-m", "dynat_ray.train", "--name", "dynat-ray-123456"]
+    assert command[-3:] == ["--recipe", "digits", "--resume"]
     assert not list(tmp_path.glob(".ray-token-*")) + list(tmp_path.glob(".driver-*"))
+    assert not Path("/tmp/ray-123456").exists()
+
+
+def test_a_head_that_does_not_start_is_an_error(tmp_path: Path) -> None:
+    """`ray symmetric-run` exits with 0 then."""
+    process = start(tmp_path, tenths=1, NO_HEAD="1")
+    output, _ = process.communicate(timeout=_PATIENCE)
+    assert process.returncode == 1
+    assert "error: Ray did not start on node-a" in output
+
+
+def test_what_slurm_is_asked_for() -> None:
+    wanted = [x.split(maxsplit=1)[1] for x in SCRIPT.read_text().splitlines() if x[:7] == "#SBATCH"]
+    assert {"--mem=0", "--open-mode=append", "--requeue", "--signal=B:TERM@300"} <= set(wanted)
 
 
 def test_a_notice_reaches_the_command_and_the_job_queues_again(tmp_path: Path) -> None:
@@ -101,3 +124,27 @@ def test_a_notice_reaches_the_command_and_the_job_queues_again(tmp_path: Path) -
     assert process.returncode == 143, output
     record = (tmp_path / "record").read_text().splitlines()
     assert record[-2:] == ["told", "requeue 123456"]
+
+
+def test_a_spot_notice_drains_the_node(tmp_path: Path) -> None:
+    """AWS's metadata say nothing at first (404), then that the node goes."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    bodies = {
+        "ray": 'echo "$@" >"$RECORD"',
+        "curl": 'case "$*" in *api/token*) echo abc;; *"token: abc"*instance-action)\n'
+        '[ -e "$RECORD.asked" ] || { touch "$RECORD.asked"; exit 22; };; *) exit 22;; esac',
+    }
+    for name, body in bodies.items():
+        (programs / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (programs / name).chmod(0o755)
+    environment = {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "RECORD": str(tmp_path / "record"),
+        "POLL_SECONDS": "0.1",
+    }
+    subprocess.run(["bash", SPOT_WATCH], env=environment, check=True, timeout=_PATIENCE)
+    assert (tmp_path / "record.asked").exists()
+    words = (tmp_path / "record").read_text()
+    assert words.startswith("drain-node --reason DRAIN_NODE_REASON_PREEMPTION ")
+    assert words.endswith("--deadline-remaining-seconds 90\n")

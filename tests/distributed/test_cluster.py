@@ -13,10 +13,8 @@ import psutil
 import pytest
 import ray
 
-from dynat_ray.config import ClusterConfig
 from dynat_ray.distributed import cluster
-from dynat_ray.distributed.cluster import connect, require_everywhere, side_by_side
-from dynat_ray.distributed.ray_trainer import resolve_workers
+from dynat_ray.distributed.cluster import connect, require_everywhere
 from dynat_ray.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -38,35 +36,6 @@ def test_a_local_ray_listens_on_loopback_only() -> None:
 
 def test_on_one_machine_no_training_has_a_process_that_looks_for_drained_nodes() -> None:
     assert os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] == "0"
-
-
-def test_nodes_that_may_come_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = ClusterConfig(workers=64, gpu=True)
-    with pytest.raises(UserError, match="64 workers need 64 GPUs, but the cluster has 0"):
-        resolve_workers(wanted)
-    may_come = {"GPU": 64.0, "CPU": 512.0}
-    monkeypatch.setattr(cluster, "autoscaling_limits", lambda: may_come)
-    assert resolve_workers(wanted) == (64, 64, True)
-    assert resolve_workers(ClusterConfig()) == (64, 64, True)
-
-
-def test_groups_fit_on_nodes_that_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    def node(cpus: int, gpus: int) -> dict[str, object]:
-        return {"Alive": True, "Resources": {"CPU": cpus, "GPU": gpus}}
-
-    # A worker is not spread over nodes, however much they have together.
-    monkeypatch.setattr(ray, "nodes", lambda: [node(4, 1), node(4, 0)])
-    assert side_by_side(1, 3, gpu=False) == 2
-    assert side_by_side(1, 6, gpu=False) == 0
-    assert side_by_side(1, 1, gpu=True) == 1
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8})
-    with pytest.raises(UserError, match="1 workers with 6 CPUs each fit on no nodes"):
-        resolve_workers(ClusterConfig(workers=1, cpus_per_worker=6, gpu=False))
-    may_come = {"GPU": 8.0, "CPU": 64.0}
-    monkeypatch.setattr(cluster, "autoscaling_limits", lambda: may_come)
-    assert side_by_side(2, 6, gpu=False) == 5
-    assert side_by_side(1, 1, gpu=True) == 8
-    assert side_by_side(9, 1, gpu=True) == 0
 
 
 def test_a_path_that_one_of_two_machines_lacks(

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from dynat_ray.attacks.registry import get_attacks
-from dynat_ray.distributed import cluster as session
-from dynat_ray.distributed import evaluator
+from dynat_ray.distributed import capacity, evaluator
+from dynat_ray.distributed.capacity import NodeKind
 from dynat_ray.distributed.evaluator import Workers, default_workers, evaluated
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.plan import EvaluationPlan
@@ -43,7 +43,9 @@ def test_default_workers(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: here)
     if cluster is not None:
         monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
-        monkeypatch.setattr(session, "cluster_total", lambda kind: {"GPU": cluster}[kind])
+        kinds = [NodeKind(1, 8, cluster)]
+        monkeypatch.setattr(capacity, "present_nodes", lambda: kinds)
+        monkeypatch.setattr(capacity, "grows_unknown", lambda: False)
     assert default_workers() == Workers(workers, on_ray)
 
 

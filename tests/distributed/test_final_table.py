@@ -16,6 +16,7 @@ import torch
 from dynat_ray.config import RunConfig
 from dynat_ray.data import load_split
 from dynat_ray.distributed import final_table, shard_workers
+from dynat_ray.distributed.capacity import NodeKind
 from dynat_ray.distributed.evaluator import Workers, cluster_workers
 from dynat_ray.evaluation.answers import read_answers
 from dynat_ray.evaluation.results import OUTCOMES
@@ -33,12 +34,12 @@ class Cluster:
         self.asked: dict[str, Any] = {}
         self.shards = 0
         self.dies_after = 1 << 30
-        asked_of = "dynat_ray.distributed.cluster.cluster_total"
-        monkeypatch.setattr(asked_of, lambda kind: resources.get(kind, 0))
+        kinds = [NodeKind(1, resources.get("CPU", 0), resources.get("GPU", 0))]
+        monkeypatch.setattr("dynat_ray.distributed.capacity.present_nodes", lambda: kinds)
         monkeypatch.setattr("dynat_ray.distributed.cluster.is_one_machine", lambda: False)
         monkeypatch.setattr(shard_workers, "ShardWorkers", self._start)
 
-    def _start(self, workers: int, gpu: bool) -> AbstractContextManager[Any]:
+    def _start(self, workers: int, gpu: bool, start_minutes: float) -> AbstractContextManager[Any]:
         self.asked = {"workers": workers, "gpu": gpu}
         return nullcontext(SimpleNamespace(run=self._run))
 

@@ -30,7 +30,9 @@ NAMES = {
     "ray._raylet:AuthenticationTokenLoader.reset_cache": "forget_token",
     "ray._private.worker:global_worker.connected": "forget_token",
     "ray._private.worker:print_to_stdstream": "hide_messages",
-    "ray._private.state:state.get_max_resources_from_cluster_config": "autoscaling_limits",
+    "ray._private.ray_constants:DEBUG_AUTOSCALING_STATUS": "starts_nodes",
+    "ray._raylet:GcsClient": "starts_nodes",
+    "ray.core.generated.autoscaler_pb2:GetClusterStatusReply.FromString": "starts_nodes",
     "ray.experimental.internal_kv:_internal_kv_put": "set_flag",
     "ray.experimental.internal_kv:_internal_kv_get": "read_flag",
     "ray.experimental.internal_kv:_internal_kv_list": "flags_below",
@@ -144,17 +146,18 @@ def test_of_the_nodes_messages_some_can_be_hidden(monkeypatch: pytest.MonkeyPatc
     assert shown == ["out of memory"], message
 
 
-def test_what_a_cluster_can_grow_to(local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray.core.generated.autoscaler_pb2 import ClusterConfig
-
-    message = changed("it knows limits of a cluster that can't grow", "autoscaling_limits")
-    assert ray_internals.autoscaling_limits() == {}, message
-    config = ClusterConfig()
-    group = config.node_group_configs.add(max_count=4)
-    group.resources.update({"CPU": 8, "GPU": 2})
-    monkeypatch.setattr(ray._private.state.state, "get_cluster_config", lambda: config)
-    message = changed("it counts what a cluster can grow to in another way", "autoscaling_limits")
-    assert ray_internals.autoscaling_limits() == {"CPU": 32.0, "GPU": 8.0}, message
+def test_a_cluster_that_starts_no_nodes_is_known(
+    local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does is in `tests/faults/test_autoscaling.py`."""
+    message = changed("it says otherwise whether nodes are started", "starts_nodes")
+    assert not ray_internals.starts_nodes(), message
+    report = b'{"autoscaler_report": {"active_nodes": {"%s": 1}}}'
+    for kind, starts in ((b"node_0a1b", False), (b"gpu", True)):
+        monkeypatch.setattr(
+            ray_internals.internal_kv, "_internal_kv_get", lambda _, kind=kind: report % kind
+        )
+        assert ray_internals.starts_nodes() == starts, message
 
 
 def test_a_flag_is_seen_by_workers_until_it_is_removed(local_ray: None) -> None:

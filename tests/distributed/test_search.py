@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from dynat_ray.config import RunConfig
 from dynat_ray.distributed import placement_groups
 from dynat_ray.distributed import search as search_module
-from dynat_ray.distributed.cluster import side_by_side
+from dynat_ray.distributed.capacity import side_by_side
 from dynat_ray.distributed.search import Plan, check, run_search
 from dynat_ray.errors import UserError
 from dynat_ray.searching.space import parse_space

@@ -114,7 +114,9 @@ def test_more_workers_than_the_cluster_has(
     labels = torch.zeros(29, dtype=torch.long)
     with ShardWorkers(10_000) as workers:
         running = workers.run(nn.Flatten(), images, labels, shards, seed=0)
-        with pytest.raises(UserError, match="10000 workers were asked for, but the cluster has"):
+        with pytest.raises(
+            UserError, match="10000 workers with 1 CPU each were asked for, but the nodes of this"
+        ):
             next(running)
 
 

@@ -22,6 +22,11 @@ import psutil
 
 _PROGRAMS = Path(sys.executable).parent
 _PATIENCE = 60
+_COMMANDS = (
+    *("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands"),
+    *("head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files"),
+    *("rsync_exclude", "rsync_filter"),
+)
 
 
 def free_port() -> int:
@@ -37,9 +42,16 @@ class Head:
     Args:
         cpus: Of the node.
         environment: More variables for its processes.
+        workers: Kinds of nodes that it may start, as in a file for `ray up`; they are processes of
+            this machine.
     """
 
-    def __init__(self, cpus: int = 2, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        cpus: int = 2,
+        environment: dict[str, str] | None = None,
+        workers: dict[str, Any] | None = None,
+    ) -> None:
         # Ray's socket paths must stay short.
         self.folder = Path(tempfile.mkdtemp(prefix="head", dir="/tmp"))
         self.home = self.folder / "home"
@@ -49,6 +61,7 @@ class Head:
         self.port, self.dashboard = free_port(), f"http://127.0.0.1:{(web := free_port())}"
         self._web = web
         self._cpus = cpus
+        self._workers = workers
         self.environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "DYNAT_RAY_"))},
             "PATH": f"{_PROGRAMS}:{os.environ['PATH']}",
@@ -67,6 +80,9 @@ class Head:
             *("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
             *(f"--ray-client-server-port={free_port()}", "--object-store-memory=100000000"),
         ]
+        if self._workers:
+            command.append(f"--autoscaling-config={self._autoscaling()}")
+            self.environment |= {"RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
         self._process = subprocess.Popen(
             command,
             env=self.environment,
@@ -91,6 +107,40 @@ class Head:
             process.kill()
         self._process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _autoscaling(self) -> Path:
+        """Writes what `ray.cluster_utils.AutoscalingCluster` would.
+
+        That itself can't be used: it stops every Ray of the machine, and the file that it starts
+        from is not installed.
+        """
+        content = {
+            "cluster_name": "fake",
+            "max_workers": 8,
+            "provider": {
+                "type": "fake_multinode",
+                "use_node_id_as_ip": True,
+                "disable_node_updaters": True,
+                "disable_launch_config_check": True,
+                "gcs_address": f"127.0.0.1:{self.port}",
+            },
+            "available_node_types": {
+                "ray.head.default": {
+                    "resources": {"CPU": self._cpus},
+                    "node_config": {},
+                    "max_workers": 0,
+                },
+                **(self._workers or {}),
+            },
+            "head_node_type": "ray.head.default",
+            "upscaling_speed": 1.0,
+            "idle_timeout_minutes": 5,
+            **{key: {} for key in ("auth", "docker", "file_mounts")},
+            **{key: [] for key in _COMMANDS},
+        }
+        file = self.folder / "autoscaling.json"
+        file.write_text(json.dumps(content))
+        return file
 
     def processes(self) -> list[psutil.Process]:
         """Returns all living processes of this cluster, jobs and workers included."""

@@ -71,6 +71,8 @@ def test_a_worker_killed_in_an_epoch(jobs: Jobs, whole: list[str]) -> None:
     kill(victim := jobs.workers()[-1])
     tell("killed the worker process", victim.pid, "after the first epoch")
     assert jobs.wait(job) == "SUCCEEDED", jobs.log(job)
+    (word,) = [line for line in jobs.log(job) if "; restart 1 of at most 3, " in line]
+    assert word.startswith("note: the process of worker ")
     assert jobs.epochs("killed-worker") == [0, 1, 2]
     assert jobs.same(WHOLE, "killed-worker")
     tell("it went on; every epoch once, and the weights are those of the undisturbed run")

@@ -10,10 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from dynat_ray.errors import UserError
+from dynat_ray.searching import trial_records
 from dynat_ray.searching.space import parse_space
 from dynat_ray.searching.study import SearchOptions, open_search, read_search
 from dynat_ray.searching.trial_records import (
     Trial,
+    TrialsReader,
     begin_trial,
     read_trial,
     read_trials,
@@ -42,6 +44,30 @@ def test_trials_are_read_as_they_were_written(
     assert (default.epochs, failed.epochs, stopped.epochs) == (4, 0, 3)
     assert failed.best is None
     assert default.seconds == 8.0
+
+
+def test_of_trials_that_have_ended_a_second_look_reads_what_is_new(
+    tmp_path: Path, add_trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_trial(0, [20.0, 30.0], state="finished")
+    add_trial(1, [20.0], state="stopped")
+    add_trial(2, [20.0])
+    read: list[int] = []
+    real = trial_records._read
+
+    def count(folder: Path, number: int) -> Trial | None:
+        read.append(number)
+        return real(folder, number)
+
+    monkeypatch.setattr(trial_records, "_read", count)
+    reader = TrialsReader(tmp_path)
+    first = reader.read()
+    assert reader.read() == first
+    assert read == [0, 1, 2, 2]
+    judged = replace(first[0], validation={"clean": {"accuracy": 1.0, "samples": 2}})
+    write_trial(tmp_path, judged)
+    assert reader.read()[0] == judged
+    assert read == [0, 1, 2, 2, 0, 2]
 
 
 @pytest.mark.parametrize(
