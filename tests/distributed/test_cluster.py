@@ -13,7 +13,7 @@ import psutil
 import pytest
 import ray
 
-from dynat_ray.config import ClusterConfig
+from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.distributed import cluster
 from dynat_ray.distributed.cluster import connect, require_everywhere, side_by_side
 from dynat_ray.distributed.ray_trainer import resolve_workers
