@@ -18,7 +18,7 @@ from dynat_ray.perturb.threat import Threat
 from dynat_ray.storage.run_folder import read_run_config
 
 _IMAGES = 60
-# Of the run's eps.
+# Of the eps of the run: of digits 0, 0.05, 0.15 and 0.3.
 _MULTIPLES = (0, 1 / 3, 1, 2)
 
 

@@ -18,7 +18,8 @@ from dynat_ray.evaluation.second_stage import (
     estimate_of_these,
     wilson,
 )
-from dynat_ray.evaluation.shards import STILL_RIGHT, FinishedShard, ShardOutcome
+from dynat_ray.evaluation.shard_outcome import STILL_RIGHT, ShardOutcome
+from dynat_ray.evaluation.shards import FinishedShard
 from dynat_ray.perturb.threat import Threat
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,24 @@ class EvaluationPlan:
                 drawn = self._drawn(outcomes[name], threat)
                 outcomes[name] = with_second_stage(drawn, tried.get(name), before.get(name))
             before = outcomes if threat.eps > 0 else {}
+        self._note_inferred(found)
         return found
+
+    def _note_inferred(self, found: Mapping[Threat, dict[str, Outcome]]) -> None:
+        """Says of whom most of an attack's stages were spared at a radius of a curve."""
+        for (smaller, outcomes), (_, larger) in pairwise(found.items()):
+            for attack in self.attacks if smaller.eps > 0 else ():
+                if len(attack.stages) < 2 or attack in self._sampled:
+                    continue
+                outcome = outcomes[attack.name]
+                inferred = int(larger[attack.name].correct.sum())
+                if inferred:
+                    words = (
+                        f"{inferred} of {int(outcome.correct.sum())} right images are so since "
+                        "the attack left them right at a larger eps"
+                    )
+                    note = "; ".join(filter(None, [outcome.note, words]))
+                    outcomes[attack.name] = replace(outcome, note=note)
 
     def probed(self, finished: Sequence[FinishedShard]) -> dict[str, Outcome]:
         """Returns what came out for each probe, by name, from the finished shards."""

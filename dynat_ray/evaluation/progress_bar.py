@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 from tqdm import tqdm
 
-from dynat_ray.evaluation.shards import STILL_RIGHT, Shard, ShardOutcomes
+from dynat_ray.evaluation.shard_outcome import STILL_RIGHT
+from dynat_ray.evaluation.shards import Shard, ShardOutcomes
 from dynat_ray.perturb.threat import Threat
 
 # Called after each shard.

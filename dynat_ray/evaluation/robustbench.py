@@ -8,7 +8,7 @@ from typing import Any
 from dynat_ray.data import DatasetInfo
 from dynat_ray.evaluation.checks import Check
 from dynat_ray.evaluation.outcomes import AttackOutcomes
-from dynat_ray.evaluation.shards import WRONG_WHEN_CLEAN
+from dynat_ray.evaluation.shard_outcome import WRONG_WHEN_CLEAN
 from dynat_ray.evaluation.subject import Subject
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.threat import Threat

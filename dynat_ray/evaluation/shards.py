@@ -4,8 +4,8 @@ The samples are cut into shards. A shard's random numbers follow from (seed, sha
 and no state passes between shards, so that one worker, many workers and a resumed run give the
 same outcome for every sample.
 
-A shard holds its samples at every radius, the smallest first: what fooled a sample at one lies in
-the ball of the next, so that it is not attacked again.
+A shard holds its samples at every radius, since what is known at one spares attacks at others
+(`dynat_ray.evaluation.attacked_samples`).
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.attacks.probes import Probe
 from dynat_ray.attacks.registry import Part, get_attack, get_probe
-from dynat_ray.attacks.stages import Setting, Stage
+from dynat_ray.attacks.stages import Setting
 from dynat_ray.errors import UserError
+from dynat_ray.evaluation.attacked_samples import AttackedSamples, predict
 from dynat_ray.evaluation.exact import device_of, exact
-from dynat_ray.perturb.objectives import cw_margin
+from dynat_ray.evaluation.shard_outcome import (
+    NO_PREDICTION,
+    STILL_RIGHT,
+    WRONG_WHEN_CLEAN,
+    ShardOutcome,
+)
 from dynat_ray.perturb.threat import Threat
-
-# In `ShardOutcome.fooled_by`.
-STILL_RIGHT, WRONG_WHEN_CLEAN = -1, -2
-# In `ShardOutcome.predicted`: the logits were not finite.
-NO_PREDICTION = -1
 
 
 @dataclass(frozen=True)
@@ -52,26 +52,6 @@ class Shard:
     attacks: tuple[str, ...]
     part: Part = "whole"
     probes: bool = False
-
-
-@dataclass(frozen=True)
-class ShardOutcome:
-    """What one attack did to the samples of one shard.
-
-    Attributes:
-        predicted: Class after the attack, `(n,)`: the label exactly where the sample is still
-            right, `NO_PREDICTION` where the logits are not finite.
-        fooled_by: Stage that fooled the sample at this radius or a smaller one, `(n,)`: its place
-            in the attack's stages, `STILL_RIGHT`, or `WRONG_WHEN_CLEAN`.
-        distances: What a probe of distances measured, float64 `(n,)`, may be infinite.
-        margins: Of the first part of a sampled attack: the margin of the logits for the image that
-            its last stage made of a sample, float64 `(n,)`, 0 or less where it is wrong.
-    """
-
-    predicted: NDArray[np.int64]
-    fooled_by: NDArray[np.int64]
-    distances: NDArray[np.float64] | None = None
-    margins: NDArray[np.float64] | None = None
 
 
 # For each threat of a shard an outcome for each of its attacks.
@@ -135,7 +115,7 @@ def evaluate_shard(
     with torch.random.fork_rng(devices=devices), exact(model) as ready:
         # For models that answer at random.
         torch.manual_seed(shard_seed(seed, shard.number))
-        clean, logits = _predict(ready, images)
+        clean, logits = predict(ready, images)
         if bool((clean == NO_PREDICTION).any()):
             bad = int((clean == NO_PREDICTION).sum())
             raise UserError(
@@ -152,59 +132,13 @@ def evaluate_shard(
             }
             return {shard.threats[0]: measured}
         found: dict[Threat, dict[str, ShardOutcome]] = {threat: {} for threat in shard.threats}
+        settings = [replace(start, threat=threat) for threat in shard.threats]
+        attacked = AttackedSamples(ready, images, labels, logits)
         for name in shard.attacks:
-            attack = get_attack(name)
-            attacked = _Attacked(ready, images, labels, clean)
-            if attack.sampled and shard.part == "first":
-                attacked.margins = -cw_margin(logits, labels, None)
-            for threat in shard.threats:
-                attacked.go_on(attack.places(shard.part), replace(start, threat=threat))
-                found[threat][name] = attacked.outcome()
+            outcomes = attacked.under(get_attack(name), shard.part, settings)
+            for threat, outcome in zip(shard.threats, outcomes, strict=True):
+                found[threat][name] = outcome
         return found
-
-
-class _Attacked:
-    """What has become of a shard's samples under one attack, from radius to radius.
-
-    Attributes:
-        margins: As in `ShardOutcome`, on the device; None: they are not needed.
-    """
-
-    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, clean: Tensor) -> None:
-        self._model, self._twin = model, twin_of(model, images)
-        self._images, self._labels = images, labels
-        self._predicted = clean.clone()
-        self._fooled_by = torch.where(clean == labels, STILL_RIGHT, WRONG_WHEN_CLEAN)
-        self.margins: Tensor | None = None
-
-    def go_on(self, stages: Sequence[tuple[int, Stage]], at: Setting) -> None:
-        """Runs stages, with their places, on what is still right at the radius before."""
-        for place, stage in stages if at.threat.eps > 0 else ():
-            right = (self._fooled_by == STILL_RIGHT).nonzero().squeeze(1)
-            if len(right) == 0:
-                break
-            images, labels = self._images[right], self._labels[right]
-            adversarial = stage.perturb(self._twin, images, labels, at).detach()
-            _check_ball(stage.name, adversarial, images, at.threat)
-            # What counts is what the model itself says.
-            predicted, logits = _predict(self._model, adversarial)
-            self._predicted[right] = predicted
-            self._fooled_by[right[predicted != labels]] = place
-            if self.margins is not None:
-                self.margins[right] = -cw_margin(logits, labels, None)
-
-    def outcome(self) -> ShardOutcome:
-        """Returns how it stands."""
-        margins = None
-        if self.margins is not None:
-            known = self.margins.masked_fill(self._fooled_by != STILL_RIGHT, 0.0)
-            margins = known.double().cpu().numpy()
-        # On the CPU the tensors go on changing.
-        return ShardOutcome(
-            self._predicted.cpu().numpy().copy(),
-            self._fooled_by.cpu().numpy().copy(),
-            margins=margins,
-        )
 
 
 def _measure(
@@ -225,23 +159,6 @@ def _measure(
         fooled_by.cpu().numpy(),
         None if found.distances is None else found.distances.double().cpu().numpy(),
     )
-
-
-def _check_ball(stage: str, adversarial: Tensor, images: Tensor, threat: Threat) -> None:
-    sizes = threat.sizes(adversarial - images)
-    # Comparisons with NaN are false, so that a NaN fails here too.
-    inside = bool((sizes <= threat.eps * (1 + 1e-4) + 1e-6).all())
-    assert inside, f"{stage} left {threat}: {float(sizes.max())}"
-    assert float(adversarial.min()) >= 0, stage
-    assert float(adversarial.max()) <= 1, stage
-
-
-def _predict(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns predicted classes `(n,)`, `NO_PREDICTION` where undefined, and logits `(n, K)`."""
-    with torch.no_grad():
-        logits = model(images.contiguous(memory_format=torch.channels_last))
-    predicted = logits.argmax(dim=1)
-    return predicted.masked_fill(~logits.isfinite().all(dim=1), NO_PREDICTION), logits
 
 
 def shard_seed(seed: int, number: int) -> int:

@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from dynat_ray.atomic_files import make_folder, open_to_append, sync_folder
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.identity import Identity
-from dynat_ray.evaluation.shards import FinishedShard, Shard, ShardOutcome, ShardOutcomes
+from dynat_ray.evaluation.shard_outcome import ShardOutcome
+from dynat_ray.evaluation.shards import FinishedShard, Shard, ShardOutcomes
 
 _FORMAT = 3
 _LARGEST = 2**31

@@ -6,7 +6,8 @@ import pytest
 from dynat_ray.attacks.registry import get_attack
 from dynat_ray.evaluation.outcomes import collect
 from dynat_ray.evaluation.results import results_of
-from dynat_ray.evaluation.shards import FinishedShard, Shard, ShardOutcome
+from dynat_ray.evaluation.shard_outcome import ShardOutcome
+from dynat_ray.evaluation.shards import FinishedShard, Shard
 from dynat_ray.perturb.threat import Threat
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from dynat_ray.attacks import registry
 from dynat_ray.attacks.gradient import GradientAttack
-from dynat_ray.attacks.registry import get_attacks
+from dynat_ray.attacks.registry import Attack, get_attacks
 from dynat_ray.evaluation.outcomes import collect
-from dynat_ray.evaluation.plan import plan_shards
-from dynat_ray.evaluation.shards import Shard, evaluate_shard, shard_seed
+from dynat_ray.evaluation.plan import EvaluationPlan, plan_shards
+from dynat_ray.evaluation.shards import Shard, evaluate_shard, run_shards, shard_seed
 from dynat_ray.perturb.threat import Threat
 from tests.victim import EPS, Victim
 
@@ -181,3 +183,76 @@ def test_a_model_that_answers_at_random_does_so_from_the_shards_seed(robust: Vic
     assert _run(victim, shard) == first
     assert torch.equal(torch.get_rng_state(), before)
     assert _run(victim, shard, seed=1) != first
+
+
+STAGED = Attack(
+    "staged",
+    (
+        GradientAttack("pgd-2", steps=2),
+        GradientAttack("pgd-5", steps=5),
+        GradientAttack("cw-10", steps=10, objective="cw"),
+    ),
+)
+
+
+@pytest.fixture
+def staged(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setitem(registry._FIXED, STAGED.name, STAGED)
+    return STAGED.name
+
+
+def test_what_a_whole_attack_leaves_right_is_right_at_smaller_radii(
+    robust: Victim, staged: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[tuple[str, float], set[int]] = {}
+    images, labels = robust.images[:60], robust.labels[:60]
+    rows = {image.numpy().tobytes(): row for row, image in enumerate(images)}
+    perturb = GradientAttack.perturb
+
+    def watched(self: GradientAttack, *arguments: Any) -> torch.Tensor:
+        key = (self.name, arguments[-1].threat.eps)
+        seen[key] = {rows[image.numpy().tobytes()] for image in arguments[1]}
+        return perturb(self, *arguments)
+
+    threats = tuple(THREAT.at(factor * EPS) for factor in (0.5, 1.0, 1.5))
+    shard = Shard(0, threats, np.arange(60), (staged,))
+    alone = [
+        evaluate_shard(robust.model, images, labels, replace(shard, threats=(threat,)), seed=0)
+        for threat in threats
+    ]
+    monkeypatch.setattr(GradientAttack, "perturb", watched)
+    together = evaluate_shard(robust.model, images, labels, shard, seed=0)
+    right = []
+    for threat, single in zip(threats, alone, strict=True):
+        on_curve = together[threat][staged].fooled_by == -1
+        assert (on_curve != (single[threat][staged].fooled_by == -1)).sum() <= 1
+        right.append(set(np.flatnonzero(on_curve).tolist()))
+    assert right[2] < right[1] < right[0]
+    small, middle, large = (threat.eps for threat in threats)
+    # The first stage sees all that the smaller radius left right.
+    assert seen["pgd-2", middle] >= right[0]
+    # The others see those for whom the larger radius does not answer.
+    assert seen["pgd-5", large] >= seen["cw-10", large] >= right[2]
+    assert seen["cw-10", middle] >= right[1] - right[2]
+    assert not seen["pgd-5", middle] & right[2]
+    assert not seen["pgd-5", small] & right[1]
+
+
+def test_a_curve_says_of_how_many_images_it_infers(robust: Victim, staged: str) -> None:
+    plan = EvaluationPlan(
+        samples=60,
+        classes=robust.model(robust.images[:1]).shape[1],
+        attacks=get_attacks(["pgd-5", staged]),
+        threats=[THREAT.at(factor * EPS) for factor in (0.0, 0.5, 1.0)],
+        costly_positions=np.arange(60),
+        seed=0,
+        batch_size=60,
+    )
+    images, labels = robust.images[:60], robust.labels[:60]
+    found = plan.outcomes(list(run_shards(robust.model, images, labels, plan.shards(), seed=0)))
+    zero, small, large = (found[threat] for threat in plan.threats)
+    words = f"{int(large[staged].correct.sum())} of {int(small[staged].correct.sum())} right"
+    assert words in small[staged].note
+    assert not zero[staged].note
+    assert not large[staged].note
+    assert not small["pgd-5"].note

@@ -13,7 +13,8 @@ from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.identity import checksum_answers, checksum_code, checksum_model
 from dynat_ray.evaluation.plan import plan_shards
-from dynat_ray.evaluation.shards import Shard, ShardOutcome, ShardOutcomes
+from dynat_ray.evaluation.shard_outcome import ShardOutcome
+from dynat_ray.evaluation.shards import Shard, ShardOutcomes
 from dynat_ray.evaluation.state_file import open_state
 from dynat_ray.perturb.threat import Threat
 from tests.victim import Victim, train_victim
