@@ -23,6 +23,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchTrainer
 
 import dynat_ray.config as settings
+from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.distributed.mirror_follower import Follower
 from dynat_ray.distributed.notices import ListeningTorch, StopOnSignal
 from dynat_ray.distributed.progress import ProgressPrinter
@@ -59,7 +60,7 @@ class Workers(NamedTuple):
         return {"workers": count, "device": "cuda" if self.gpu else "cpu"}
 
 
-def resolve_workers(cluster: settings.ClusterConfig) -> Workers:
+def resolve_workers(cluster: ClusterConfig) -> Workers:
     """Returns how many workers a run has on this cluster, and whether each has a GPU.
 
     Raises:
@@ -138,7 +139,7 @@ def fit(
         )
 
 
-def _scaling(cluster: settings.ClusterConfig, workers: Workers) -> ScalingConfig:
+def _scaling(cluster: ClusterConfig, workers: Workers) -> ScalingConfig:
     """Returns how many workers there are to be, and what each of them takes."""
     fewest, most, gpu = workers
     return ScalingConfig(
@@ -151,7 +152,7 @@ def _scaling(cluster: settings.ClusterConfig, workers: Workers) -> ScalingConfig
 
 
 def _train_options(
-    cluster: settings.ClusterConfig,
+    cluster: ClusterConfig,
     workers: Workers,
     run_folder: Path,
     mirror: Mirror | None,
