@@ -66,7 +66,8 @@ class Classifier(nn.Module):
         if change_features is not None:
             return self.head(change_features(self.features(images)))
         logits: Tensor = self.backbone(self._normalised(images))
-        return leaving(logits, self, len(images))
+        # Not `len`: it would make an exported graph one of this many images.
+        return leaving(logits, self, images.shape[0])
 
     def head_names(self) -> set[str]:
         """Returns the backbone's names of the weights that make logits of features."""
@@ -102,7 +103,7 @@ class Classifier(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Returns what the trunk makes of images `(B, C, H, W)` in [0, 1], `(B, ...)`."""
         features: Tensor = self.backbone.forward_features(self._normalised(images))  # type: ignore[operator]
-        return leaving(features, self, len(images))
+        return leaving(features, self, images.shape[0])
 
     def head(self, features: Tensor) -> Tensor:
         """Returns the logits `(B, num_classes)` that the head makes of features `(B, ...)`."""

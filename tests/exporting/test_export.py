@@ -83,7 +83,7 @@ def test_the_card_says_what_was_measured_and_how(run: Path, tmp_path: Path) -> N
     header = yaml.safe_load(card.split("---")[1])
     assert header["library_name"] == "timm"
     for words in (
-        *("61.2", "54.3 to 67.8", "200", "90.0", "Linf, eps 0.15", "1,234 s", "2 cores"),
+        *("61.2", "54.3 to 67.8", "200", "90.0", "Linf, eps 0.1;", "1,234 s", "2 cores"),
         *("dynat_ray.train --recipe digits", "torch 9.9", "no certificate", "import dynat_ray"),
     ):
         assert words in card, words
@@ -161,8 +161,9 @@ class Hub(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"] or 0)).decode()
         self.server.asked.append((self.path, self.headers["Authorization"], body))  # type: ignore[attr-defined]
         answer: dict[str, Any] = {}
+        address = f"http://{self.headers['Host']}/owner/name"
         if self.path.endswith("/repos/create"):
-            answer = {"url": "http://hub/owner/name", "id": "owner/name"}
+            answer = {"url": address, "id": "owner/name"}
         elif "/preupload/" in self.path:
             files = json.loads(body)["files"]
             answer["files"] = [
@@ -170,7 +171,7 @@ class Hub(BaseHTTPRequestHandler):
                 for each in files
             ]
         elif "/commit/" in self.path:
-            answer = {"commitOid": "1" * 40, "commitUrl": "http://hub/owner/name/commit/1"}
+            answer = {"commitOid": "1" * 40, "commitUrl": f"{address}/commit/{'1' * 40}"}
         content = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
