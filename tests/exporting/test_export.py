@@ -21,6 +21,7 @@ from dynat_ray import export
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
 from dynat_ray.models import Classifier, build_model, save_model
+from dynat_ray.radius import format_radius
 from dynat_ray.settings import dump_config
 
 RESULTS = {
@@ -83,7 +84,8 @@ def test_the_card_says_what_was_measured_and_how(run: Path, tmp_path: Path) -> N
     header = yaml.safe_load(card.split("---")[1])
     assert header["library_name"] == "timm"
     for words in (
-        *("61.2", "54.3 to 67.8", "200", "90.0", "Linf, eps 0.1;", "1,234 s", "2 cores"),
+        *("61.2", "54.3 to 67.8", "200", "90.0", "1,234 s", "2 cores"),
+        f"Linf, eps {format_radius(0.1, 'Linf')}",
         *("dynat_ray.train --recipe digits", "torch 9.9", "no certificate", "import dynat_ray"),
     ):
         assert words in card, words
