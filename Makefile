@@ -19,9 +19,11 @@ train: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --durations=10
 
-# What `make test` leaves out: real clusters that lose workers, nodes and drivers.
+# What `make test` leaves out: real clusters that lose workers, nodes and drivers, and commands that
+# are killed at so many random moments.
+MOMENTS ?= 30
 faults: $(READY)
-	$(BIN)/python -m pytest -m faults -s
+	MOMENTS=$(MOMENTS) $(BIN)/python -m pytest -m faults -s
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dynat_ray import interrupt
 from dynat_ray.import_after import import_after
 from dynat_ray.plugins import load_plugins
 
@@ -34,5 +35,8 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
+if interrupt.is_being_started(__name__):
+    # PyTorch and the rest take seconds to import, in which a signal may come.
+    interrupt.listen()
 import_after("timm", "dynat_ray.models")
 load_plugins()

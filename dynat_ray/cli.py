@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dynat_ray import interrupt
 from dynat_ray.errors import Stopped, UserError, disk_error
-from dynat_ray.interrupt import SigTerm
 from dynat_ray.settings import (
     Settings,
     describe_settings,
@@ -23,9 +24,6 @@ from dynat_ray.submitted_job import explain_missing
 from dynat_ray.user_path import user_path
 from dynat_ray.value_types import check_value
 
-USER_MISTAKE = 2
-TOLD_TO_END = 143
-_INTERRUPTED = 130
 _DEFAULT_RECIPE = "digits"
 
 
@@ -115,11 +113,15 @@ def parse_with_settings(
 def run(main: Callable[[Sequence[str]], Path | str]) -> NoReturn:
     """Runs a command and exits: 0 with the path it wrote on the last line, 2 on a user's mistake.
 
+    On SIGINT it exits with 130, on SIGTERM with 143, see `dynat_ray.interrupt`.
+
     Args:
         main: Takes the arguments after the program's name; returns the path to print. Raises
             `UserError` (printed as one `error:` line on stderr) for what the user can correct.
     """
+    _show_what_can_be_shown()
     try:
+        interrupt.run()
         _require_text(sys.argv[1:])
         written = main(sys.argv[1:])
     except UserError as error:
@@ -129,13 +131,19 @@ def run(main: Callable[[Sequence[str]], Path | str]) -> NoReturn:
             _fail(disk)
         raise
     except Stopped as stopped:
-        print(f"stopped: {stopped}", file=sys.stderr)
-        sys.exit(TOLD_TO_END)
+        interrupt.say_stopped(str(stopped))
+        interrupt.end_stopped()
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(TOLD_TO_END if SigTerm.received else _INTERRUPTED)
+        interrupt.end_stopped()
     print(written, flush=True)
     sys.exit(0)
+
+
+def _show_what_can_be_shown() -> None:
+    """Has a terminal that knows fewer characters than a name has show `?` in their place."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _require_text(arguments: Sequence[str]) -> None:
@@ -151,4 +159,4 @@ def _fail(error: UserError) -> NoReturn:
     sys.stdout.flush()
     error = explain_missing(error, sys.argv[1:])
     print(f"error: {shown_text(str(error))}", file=sys.stderr)
-    sys.exit(USER_MISTAKE)
+    sys.exit(interrupt.USER_MISTAKE)

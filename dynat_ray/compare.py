@@ -111,7 +111,8 @@ def main(argv: Sequence[str]) -> str:
     from dynat_ray.storage.run_folder import default_name
 
     name = options.name or default_name(options.recipe, "compare")
-    with open_place(common.cluster.storage, options.out, name) as place:
+    where = common.cluster.storage, options.out, name
+    with open_place("comparison", *where, resume=options.resume) as place:
         runs = _plan(common.train.seed, options.seeds, variants, layers, place.folder)
         waiting = dict.fromkeys(each.config.method.name for each in runs if each.after)
         if place.address and waiting:

@@ -12,7 +12,7 @@ class UserError(ValueError):
 
 
 class Stopped(Exception):
-    """A signal has ended the command; the message says how to go on. It exits with 143."""
+    """A signal has ended the command; the message says what is kept."""
 
 
 def disk_error(error: OSError) -> UserError | None:

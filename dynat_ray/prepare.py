@@ -28,16 +28,7 @@ def main(arguments: Sequence[str]) -> Path:
         "(class folders under train/ and val/ or test/, or a .tar, .tar.xz or .zip of such), or "
         "npz:PATH (generated images: arrays image and label)",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
-    parser.add_argument(
-        "--size", type=int, metavar="N", help="resize the shorter side to N, crop the centre"
-    )
-    parser.add_argument(
-        "--limit", type=int, default=0, metavar="N", help="a class-balanced part of each split"
-    )
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="leave out unreadable images and count them"
-    )
+    _add_options(parser)
     options = parser.parse_args(arguments)
     if is_address(options.out):
         raise UserError(
@@ -45,24 +36,44 @@ def main(arguments: Sequence[str]) -> Path:
             "them into memory; give one that all machines of the cluster share"
         )
     folder = Path(options.out)
-    info = prepare_dataset(
-        options.source,
-        folder,
-        size=options.size,
-        limit=options.limit,
-        skip_bad=options.skip_bad,
-    )
-    print(_summary(info), file=sys.stderr)
+    given = {name: value for name, value in vars(options).items() if name not in ("source", "out")}
+    info = prepare_dataset(options.source, folder, **given)
+    print(_summary(info), *info.account.lines(), sep="\n", file=sys.stderr)
     return user_path(folder).resolve()
+
+
+def _add_options(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--out", required=True, metavar="DIR", help="folder to write")
+    add("--size", type=int, metavar="N", help="resize the shorter side to N, crop the centre")
+    add("--limit", type=int, default=0, metavar="N", help="a class-balanced part of each split")
+    add(
+        "--bit-depth",
+        type=int,
+        metavar="N",
+        help="bits of the values in images of more than 8, such as 12 (default: as many as the "
+        "largest value of all images takes)",
+    )
+    add(
+        "--background",
+        default="white",
+        metavar="COLOUR",
+        help="behind transparent images: a name or #RRGGBB (default: white)",
+    )
+    add("--skip-bad", action="store_true", help="leave out unreadable images and count them")
+    add(
+        "--drop-duplicates",
+        action="store_true",
+        help="leave out training images whose pixels another one or a test image has",
+    )
 
 
 def _summary(info: DatasetInfo) -> str:
     counts = ", ".join(f"{count} {split}" for split, count in info.counts.items())
     shape = " x ".join(str(each) for each in info.size) if info.size else "various sizes"
     colour = "grey" if info.channels == 1 else "RGB"
-    skipped = f", {info.skipped} unreadable left out" if info.skipped else ""
     name = shown_text(info.name, 60)
-    return f"{name}: {info.num_classes} classes, {counts}, {shape} {colour}{skipped}"
+    return f"{name}: {info.num_classes} classes, {counts}, {shape} {colour}"
 
 
 if __name__ == "__main__":

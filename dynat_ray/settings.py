@@ -23,7 +23,8 @@ from dynat_ray.errors import UserError, unknown_name
 from dynat_ray.methods import method_settings
 from dynat_ray.radius import parse_number
 from dynat_ray.section import Section, field_types
-from dynat_ray.value_types import check_value, describe_type
+from dynat_ray.strict_yaml import GivenTwice, load_yaml
+from dynat_ray.value_types import check_value, describe_type, parse_text
 
 # A setting's full key, such as `train.epochs`, to its value.
 Settings = dict[str, Any]
@@ -41,7 +42,6 @@ _LENGTHS = ("train.epochs", "train.compute")
 # Keys below this one are the user's own names.
 _FREE_KEY = "model.kwargs"
 _LARGEST_FILE = 2**20
-_MOST_VALUES = 100_000
 
 
 def recipe_names() -> list[str]:
@@ -67,44 +67,21 @@ def read_sections(path: Path) -> dict[str, Any]:
     """Returns what a YAML file holds, as it stands there.
 
     Raises:
-        UserError: It can't be read, holds no mapping, or stands for more than settings do.
+        UserError: It can't be read, gives a key twice, holds no mapping, or stands for more than
+            settings do.
     """
     try:
         with path.open(encoding="utf-8") as file:
-            content = _load_yaml(file.read(_LARGEST_FILE + 1))
+            content = load_yaml(file.read(_LARGEST_FILE + 1))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the config file {path} can't be read: {error}") from None
+    except GivenTwice as error:
+        raise UserError(f"the config file {path} {error}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"the config file {path} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"the config file {path} must hold sections such as 'train:'")
     return content
-
-
-def _load_yaml(text: str) -> object:
-    """Returns what YAML holds; aliases that multiply, or hold themselves, are refused."""
-    if len(text) > _LARGEST_FILE:
-        raise ValueError(f"it has more than {_LARGEST_FILE} characters")
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        if _expanded_size(node, {}) > _MOST_VALUES:
-            raise ValueError(f"it stands for more than {_MOST_VALUES} values")
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
-def _expanded_size(node: yaml.Node, known: dict[int, float]) -> float:
-    """Returns how many values a node stands for once its aliases are followed."""
-    if id(node) not in known:
-        known[id(node)] = float("inf")  # until known: a node may hold itself
-        parts = node.value if isinstance(node, yaml.CollectionNode) else []
-        pairs = (part if isinstance(part, tuple) else (part,) for part in parts)
-        known[id(node)] = 1 + sum(_expanded_size(each, known) for pair in pairs for each in pair)
-    return known[id(node)]
 
 
 def build_config(layers: Sequence[Settings]) -> RunConfig:
@@ -126,7 +103,7 @@ def build_config(layers: Sequence[Settings]) -> RunConfig:
         if key in known:
             values[name][setting] = value
         elif key.startswith(f"{_FREE_KEY}."):
-            arguments[key.removeprefix(f"{_FREE_KEY}.")] = _read_yaml(value)
+            arguments[key.removeprefix(f"{_FREE_KEY}.")] = parse_text(value)
         elif key not in sections or value is not None:
             # A section whose settings are all commented out sets nothing.
             raise unknown_name("setting", key, known)
@@ -277,13 +254,6 @@ def _sections(method: str) -> dict[str, type[Section]]:
         raise unknown_name("method", method, methods)
     hints = get_type_hints(RunConfig)
     return hints | {"method": methods[method]}
-
-
-def _read_yaml(value: object) -> object:
-    try:
-        return yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
-        return value
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> Settings:

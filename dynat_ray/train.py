@@ -21,7 +21,8 @@ def main(argv: Sequence[str]) -> str:
     from dynat_ray.storage.run_folder import default_name
 
     name = options.name or default_name(options.recipe, config.method.name)
-    with open_place(config.cluster.storage, options.out, name) as place:
+    where = config.cluster.storage, options.out, name
+    with open_place("run", *where, resume=options.resume) as place:
         results = run(config, place.folder, resume=options.resume, out_given=place.given)
     print(f"\n{final_table(results)}\n")
     return place.written("report.html")

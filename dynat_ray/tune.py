@@ -50,15 +50,17 @@ def main(argv: Sequence[str]) -> str:
     # Ray takes seconds to import: after the settings are known to be right.
     from dynat_ray.distributed.search import check, run_search
     from dynat_ray.report.search_page import search_summary
-    from dynat_ray.storage.places import open_place
+    from dynat_ray.storage.places import choose_place, open_place
     from dynat_ray.storage.run_folder import default_name
 
     name = options.name or default_name(options.recipe, f"search-{options.space.stem}")
-    with open_place(default.cluster.storage, options.out, name) as place:
-        plan = check(search, max_concurrent=options.max_concurrent, out_given=place.given)
-        if options.check:
-            print(plan.describe())
-            return str(options.space)
+    where = default.cluster.storage, options.out, name
+    checked = {"max_concurrent": options.max_concurrent, "out_given": choose_place(*where).given}
+    if options.check:
+        print(check(search, **checked).describe())
+        return str(options.space)
+    with open_place("search", *where, resume=options.resume) as place:
+        plan = check(search, **checked)
         run_search(plan, place.folder, resume=options.resume, time_budget=options.time_budget)
         print(f"\n{search_summary(place.folder)}\n")
     return place.written("report.html")

@@ -21,6 +21,7 @@ from jsonargparse.typing import restricted_number_type, restricted_string_type
 
 from dynat_ray.errors import UserError
 from dynat_ray.radius import parse_number
+from dynat_ray.strict_yaml import GivenTwice, load_yaml
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def _read_text(value: object, hint: object) -> object:
     if origin in (Union, UnionType):
         return _read_text(value, arguments[0])
     if origin is Literal and "off" in arguments:
-        read = _as_yaml(value)
+        read = parse_text(value)
         return "off" if read is False else read  # which YAML takes for false
     if origin is list and value is not None:
         return [_read_text(each, arguments[0]) for each in _items(value)]
@@ -170,22 +171,31 @@ def _read_text(value: object, hint: object) -> object:
             return parse_number(value)
         except ValueError:
             return value
+    if origin is dict:
+        return deepcopy(parse_text(value))
     # jsonargparse reads text inside of containers in place.
     return deepcopy(value)
 
 
 def _items(value: object) -> list[object]:
     if isinstance(value, str) and value.lstrip().startswith("["):
-        value = _as_yaml(value)
+        value = parse_text(value)
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value if isinstance(value, list) else [value]
 
 
-def _as_yaml(value: object) -> object:
+def parse_text(value: object) -> object:
+    """Returns what a value says as YAML, if it is text; itself if that says nothing.
+
+    Raises:
+        UserError: It gives a key twice.
+    """
     try:
-        return yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
+        return load_yaml(value) if isinstance(value, str) else value
+    except GivenTwice as error:
+        raise UserError(f"'{value}' {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
         return value
 
 

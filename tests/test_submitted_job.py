@@ -56,7 +56,7 @@ def test_what_would_vanish_with_the_job_is_refused(job: Path, out: str) -> None:
     chosen = out.format(job=job)
     with (
         pytest.raises(UserError, match=r"--out is .* vanishes with it"),
-        open_place("", chosen, "run"),
+        open_place("run", "", chosen, "run", resume=False),
     ):
         pass
 
@@ -68,10 +68,10 @@ def test_a_folder_of_the_submitting_machine_is_refused(job: Path) -> None:
 
 
 def test_folders_that_last_are_taken(job: Path, tmp_path: Path) -> None:
-    with open_place("", str(tmp_path / "runs"), "run") as place:
+    with open_place("run", "", str(tmp_path / "runs"), "run", resume=False) as place:
         assert place.folder == tmp_path / "runs" / "run"
         assert place.given
-    with open_place("", None, "run") as place:
+    with open_place("run", "", None, "run", resume=False) as place:
         assert place.folder == default_out() / "run"
         assert place.folder.is_relative_to(Path.home())
         assert not place.given
@@ -83,10 +83,10 @@ def test_elsewhere_a_relative_folder_is_below_the_working_directory(
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     monkeypatch.delenv("DYNAT_RAY_OUT", raising=False)
     monkeypatch.chdir(tmp_path)
-    with open_place("", None, "run") as place:
+    with open_place("run", "", None, "run", resume=False) as place:
         assert place.folder == tmp_path / "runs" / "run"
     monkeypatch.setenv("DYNAT_RAY_OUT", str(tmp_path / "elsewhere"))
-    with open_place("", None, "run") as place:
+    with open_place("run", "", None, "run", resume=False) as place:
         assert place.folder == tmp_path / "elsewhere" / "run"
         assert place.given
 

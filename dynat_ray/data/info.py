@@ -9,11 +9,14 @@ import shlex
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from dynat_ray.bounded_file import read_bounded
+from dynat_ray.data.account import Account, read_account
 from dynat_ray.errors import UserError
 from dynat_ray.user_path import user_path
+
+ClassOrder = Literal["text", "number", "source"]
 
 FORMAT_VERSION = 1
 LARGEST_TENSOR_FILE = 2 * 2**30
@@ -51,6 +54,10 @@ class DatasetInfo:
         checksum: SHA-256 over stored pixels and labels of all splits.
         skipped: Unreadable files that `--skip-bad` left out.
         options: What `dynat_ray.prepare` was given beside SOURCE and `--out`.
+        class_order: What the order of the classes follows: their names as `text`, their value
+            where all of them are numbers (`number`: 1, 2, 10, which as text is 1, 10, 2), or the
+            `source`.
+        account: What became of the images of the source.
         files: What each stored file must look like, by file name.
         format_version: Version of this layout.
     """
@@ -68,6 +75,8 @@ class DatasetInfo:
     checksum: str
     skipped: int = 0
     options: list[str] = field(default_factory=list)
+    class_order: ClassOrder = "text"
+    account: Account = field(default_factory=Account)
     files: dict[str, StoredFile] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -125,6 +134,8 @@ def load_info(path: Path | str) -> DatasetInfo:
     try:
         values["size"] = tuple(values["size"]) if values["size"] else None
         values["files"] = {name: StoredFile(**stored) for name, stored in values["files"].items()}
+        if "account" in values:
+            values["account"] = read_account(values["account"])
         info = DatasetInfo(**values)
         sound = _is_sound(info)
     except (KeyError, TypeError, AttributeError, OverflowError):
@@ -146,6 +157,7 @@ def _is_sound(info: DatasetInfo) -> bool:
         and all(isinstance(number, int) and number >= 0 for number in whole)
         and all(isinstance(side, int) and side > 0 for side in sides)
         and (raw or info.storage == "jpeg")
+        and info.class_order in get_args(ClassOrder)
         and info.num_classes > 0
         and info.channels in (1, 3)
         and len(info.mean) == len(info.std) == info.channels

@@ -15,8 +15,13 @@ _QUIET = {
 }
 _QUIET_PROCESSES = 8
 _STARTS = 3
+# For a machine that is there, and for a cluster whose head is.
+_CONNECT_SECONDS = 10.0
+_PATIENCE = 60.0
 # Paths of sockets have at most 103 characters on some systems, and Ray adds 68 to its folder's.
 _LONGEST_BASE = 23
+# Python's own sockets, which Ray's dashboard has there, add 32.
+_LONGEST_TMPDIR = 70
 _TIMED_OUT = "timed out during startup"
 # A message about every small machine on which several runs start side by side.
 _CHATTER = "maximum expected startup concurrency"
@@ -25,9 +30,10 @@ for _name, _value in _QUIET.items():
 
 import logging  # noqa: E402
 import secrets  # noqa: E402
+import signal  # noqa: E402
+import socket  # noqa: E402
 import stat  # noqa: E402
 import tempfile  # noqa: E402
-import threading  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
 from contextlib import contextmanager, suppress  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -35,6 +41,8 @@ from pathlib import Path  # noqa: E402
 import ray  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
+from dynat_ray import interrupt  # noqa: E402
+from dynat_ray.distributed.head_watch import watch_head  # noqa: E402
 from dynat_ray.distributed.ray_internals import (  # noqa: E402
     autoscaling_limits,
     forget_token,
@@ -43,7 +51,7 @@ from dynat_ray.distributed.ray_internals import (  # noqa: E402
     stay_on_loopback,
 )
 from dynat_ray.errors import UserError  # noqa: E402
-from dynat_ray.interrupt import interrupt_on_sigterm  # noqa: E402
+from dynat_ray.processes import descendants  # noqa: E402
 
 
 def connect() -> None:
@@ -65,16 +73,21 @@ def connect() -> None:
             f"{error.message}; Ray looks for the cluster's token in RAY_AUTH_TOKEN, in the file "
             "that RAY_AUTH_TOKEN_PATH names, and in ~/.ray/auth_token"
         ) from None
-    if threading.current_thread() is threading.main_thread():
-        interrupt_on_sigterm()
+    # Ray puts its own handler in the place of ours.
+    interrupt.take_signals_back()
+    interrupt.at_end(ray.shutdown)
+    watch_head()
 
 
 def _start() -> None:
     address = os.environ.get("RAY_ADDRESS")
     if address:
         hide_messages(_CHATTER)
+        _require_listener(address)
+        silent = f"the Ray cluster at RAY_ADDRESS={address} does not answer in {_PATIENCE:g} s"
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            with interrupt.time_limit(_PATIENCE, f"{silent}; look whether its head is alive"):
+                ray.init(log_to_driver=False, logging_level=logging.ERROR)
         except ValueError:
             raise UserError(
                 f"RAY_ADDRESS={address} is no address of a cluster, such as auto or HOST:6379 (the "
@@ -96,8 +109,23 @@ def _start() -> None:
         _start_local()
 
 
+def _require_listener(address: str) -> None:
+    """Raises `UserError` if nobody listens at `HOST:PORT`, for which Ray itself would wait long."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"nobody answers at RAY_ADDRESS={address}: {error}; start the cluster, or unset "
+            "RAY_ADDRESS to run on this machine alone"
+        ) from None
+
+
 def _start_local() -> None:
     for _ in range(_STARTS):
+        before = descendants()
         try:
             # With its dashboard, though nobody looks at it: the State API is a part of that.
             ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
@@ -107,6 +135,10 @@ def _start_local() -> None:
             if _TIMED_OUT not in str(error):
                 raise
             ray.shutdown()
+            # It forgets what it has started so far, which would take the next attempt's time.
+            for process in descendants() - before:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
     raise UserError(
         f"Ray did not start on this machine in {_STARTS} attempts of half a minute: other work "
         "takes all of its cores; end some of it, or start a cluster (ray start --head) and set "
@@ -121,9 +153,11 @@ def _own_environment() -> Iterator[None]:
     Ray's processes inherit both and this one remembers them, so that they need not stay in the
     environment, where a later cluster or command would take them for the user's.
     """
-    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR")
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR", "TMPDIR")
     before = {name: os.environ.get(name) for name in names}
     os.environ["RAY_TMPDIR"] = str(_private_folder())
+    if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_TMPDIR:
+        os.environ["TMPDIR"] = os.environ["RAY_TMPDIR"]
     _set_token()
     try:
         yield

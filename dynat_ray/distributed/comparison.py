@@ -17,10 +17,13 @@ import ray
 from dynat_ray.config import RunConfig
 from dynat_ray.distributed.ray_internals import HEAD_NODE
 from dynat_ray.distributed.ray_trainer import resolve_workers
+from dynat_ray.distributed.stop_flag import StopFlag
+from dynat_ray.distributed.stopping import until_stopped
 from dynat_ray.distributed.training_run import resolve, run, with_absolute_paths
 from dynat_ray.errors import UserError
 from dynat_ray.report.comparison_page import run_folder, write_comparison
 from dynat_ray.settings import build_config, dump_config, flatten, override, read_settings
+from dynat_ray.storage.lease import lease
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.resumable_folder import FolderKind, open_folder
 from dynat_ray.storage.run_folder import config_settings, read_run_config
@@ -114,7 +117,9 @@ def compare(
         print(f"[{number}/{len(runs)}] {ended.name}: {words}", flush=True)
         write_comparison(folder, seeds, first=first)
 
-    errors = _Schedule(runs, folder, slots, on_end).finish()
+    stop = StopFlag()
+    schedule = _Schedule(runs, folder, slots, on_end, stop)
+    errors = until_stopped(schedule.finish, stop)
     table = write_comparison(folder, seeds, first=first)
     if errors:
         raise UserError(
@@ -162,6 +167,7 @@ class _Schedule:
         folder: Of the comparison.
         slots: How many run side by side.
         on_end: Called after each run with how many have ended, the run, and how it ended.
+        stop: Of the command.
     """
 
     def __init__(
@@ -170,7 +176,9 @@ class _Schedule:
         folder: Path,
         slots: int,
         on_end: Callable[[int, ComparedRun, str], None],
+        stop: StopFlag,
     ) -> None:
+        self._stop = stop
         self._folder, self._slots, self._on_end = folder, slots, on_end
         self._waiting = list(runs)
         self._running: dict[Any, ComparedRun] = {}
@@ -205,7 +213,7 @@ class _Schedule:
                 self._end(each, "")
             else:
                 command = f"{each.name} of the comparison {self._folder}"
-                answer = self._start.remote(asdict(each.config), str(folder), command)
+                answer = self._start.remote(asdict(each.config), str(folder), command, self._stop)
                 self._running[answer] = each
 
     def _end(self, run: ComparedRun, error: str) -> None:
@@ -221,11 +229,12 @@ def _is_done(config: RunConfig, folder: Path) -> bool:
     return dump_config(there) == dump_config(config)
 
 
-def _one_run(content: dict[str, Any], folder: str, command: str) -> str:
+def _one_run(content: dict[str, Any], folder: str, command: str, stop: StopFlag) -> str:
     """Runs in a process of its own; returns what the user can correct, empty if all went well."""
     config = build_config([flatten(content)])
     try:
-        run(config, Path(folder), resume=True, command=command)
+        with lease(Path(folder), "run", wait=True):
+            run(config, Path(folder), resume=True, command=command, stop=stop)
     except UserError as error:
         return str(error)
     return ""

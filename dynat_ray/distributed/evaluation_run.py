@@ -38,6 +38,7 @@ from dynat_ray.evaluation.robustbench import robustbench_entry
 from dynat_ray.evaluation.samples import Samples, load_samples
 from dynat_ray.evaluation.subject import Subject, require_fit
 from dynat_ray.evaluation.transfer import check_transfer
+from dynat_ray.interrupt import going_on
 from dynat_ray.radius import format_radius
 from dynat_ray.report.difference_rows import (
     DifferenceRow,
@@ -50,6 +51,7 @@ from dynat_ray.report.evaluation_page import write_evaluation_page
 from dynat_ray.report.evaluation_text import accuracy_table, probe_lines
 from dynat_ray.report.side_by_side import Evaluation
 from dynat_ray.shown_text import shown_text
+from dynat_ray.storage.lease import lease
 
 _STATE = ".state.jsonl"
 
@@ -78,8 +80,21 @@ def evaluate(
         The JSON file.
 
     Raises:
-        UserError: What the user can correct; `others` are of other images, radii or attacks.
+        UserError: What the user can correct; `others` are of other images, radii or attacks;
+            another process writes the same evaluation.
     """
+    with lease(request.out, "evaluation", wait=resume), going_on("--resume"):
+        return _evaluate(subject, request, workers, resume, surrogate, others)
+
+
+def _evaluate(
+    subject: Subject,
+    request: Request,
+    workers: int | None,
+    resume: bool,
+    surrogate: nn.Module | None,
+    others: Sequence[Evaluation],
+) -> Path:
     started = time.monotonic()
     run = _EvaluationRun(subject, request, surrogate)
     require_comparable(run.plan.settings(), run.samples.data.checksum, others)
@@ -174,7 +189,13 @@ class _EvaluationRun:
 
     def check_model(self) -> list[Check]:
         """Checks what attacks will rest on."""
-        return check_model(self.model, *self._checked, batch_size=self.plan.batch_size)
+        return check_model(
+            self.model,
+            *self._checked,
+            classes=self.samples.data.num_classes,
+            differentiable=self.samples.differentiable,
+            batch_size=self.plan.batch_size,
+        )
 
     def identify(self, checks: Sequence[Check]) -> Identity:
         """Returns what must be equal when the evaluation goes on, given the model's checks."""
@@ -193,7 +214,8 @@ class _EvaluationRun:
             radius = format_radius(threat.eps, threat.norm) if several else ""
             checks += check_outcomes(outcomes, radius)
         largest, plan = self.plan.threats[-1], self.plan
-        if largest.eps > 0 and any(attack.costly for attack in plan.attacks):
+        costly = any(attack.costly for attack in plan.attacks)
+        if largest.eps > 0 and costly and self.samples.differentiable:
             at: dict[str, Any] = {"seed": plan.seed, "batch_size": plan.batch_size}
             checks += check_attacks(self.model, *self._checked, largest, **at)
             checks += check_transfer(
@@ -204,7 +226,7 @@ class _EvaluationRun:
     def find_examples(self, found: Evaluated) -> list[Example]:
         """Returns pictures of images that some attack fooled at the radius that is shown."""
         threat, samples = self._request.shown, self.samples
-        if threat.eps == 0:
+        if threat.eps == 0 or not samples.differentiable:
             return []
         fooled = [o.positions[o.fooled_by >= 0] for o in found.attacks[threat].values()]
         return find_examples(

@@ -135,7 +135,7 @@ def evaluated(
     resume: bool,
     workers: AbstractContextManager[ShardRunner],
 ) -> Iterator[Evaluated]:
-    """Evaluates a model; inside, nobody else can write to the same state.
+    """Evaluates a model, for a caller that has the state's folder to itself (`storage.lease`).
 
     Args:
         model: On the device for this process.

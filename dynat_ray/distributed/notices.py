@@ -1,8 +1,8 @@
-"""How a run hears that it is to end, or that a machine goes: SIGTERM and Ray's drained nodes.
+"""How a worker hears that its run is to end, or that a machine goes.
 
-A command that receives SIGTERM (`ray job stop`, Slurm, `kill`) sets a flag in the cluster, which
-the first worker looks for. A worker that receives it itself, or whose node Ray drains, asks for a
-checkpoint; it then ends, and Ray Train starts the others again without it.
+A command that receives a signal (`dynat_ray.distributed.stopping`) sets a flag in the cluster,
+which the first worker looks for. A worker that receives SIGTERM itself, or whose node Ray drains,
+asks for a checkpoint; it then ends, and Ray Train starts the others again without it.
 """
 
 from __future__ import annotations
@@ -11,22 +11,15 @@ import os
 import signal
 import threading
 import time
-import uuid
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import ray.train
 from ray.train.torch import TorchConfig
 
-from dynat_ray.distributed.ray_internals import (
-    flag_is_set,
-    is_command,
-    open_store_with,
-    preemption_info,
-    remove_flag,
-    set_flag,
-)
+from dynat_ray.distributed.ray_internals import open_store_with, preemption_info
 from dynat_ray.distributed.rendezvous import listen_on_little, node_address, open_store
+from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.training.session import Notice
 
 _SIGTERM_STATUS = 128 + signal.SIGTERM  # What a shell calls the exit of a process that it ended.
@@ -79,16 +72,30 @@ class ListeningTorch(TorchConfig):
         return _ListeningBackend
 
 
+class FlagDown(ray.train.UserCallback):
+    """Takes back that a training has begun when its workers have died; the next ones say so anew.
+
+    Args:
+        stopping: The flag of the training.
+    """
+
+    def __init__(self, stopping: StopFlag) -> None:
+        self._stopping = stopping
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        self._stopping.end(saved=False)
+
+
 class WorkerNotices:
     """What one worker is to do: go on, write a checkpoint, end.
 
     Args:
-        stop_flag: From the command's `StopOnSignal`.
+        stopping: How the command says that the run is to end.
         rank: The worker's.
     """
 
-    def __init__(self, stop_flag: str, rank: int) -> None:
-        self._stop_flag, self._rank = stop_flag, rank
+    def __init__(self, stopping: StopFlag, rank: int) -> None:
+        self._stopping, self._rank = stopping, rank
         self._polled = 0.0
         self._known: ray.train.PreemptionInfo | None = None
 
@@ -97,7 +104,7 @@ class WorkerNotices:
         now = time.monotonic()
         if self._rank == 0 and now - self._polled >= _SECONDS_BETWEEN_POLLS:
             self._polled = now
-            if flag_is_set(self._stop_flag):
+            if self._stopping.is_set():
                 return Notice.STOP
         if _WorkerSignal.received or preemption_info() != self._known:
             return Notice.SAVE
@@ -108,53 +115,3 @@ class WorkerNotices:
         self._known = preemption_info()
         if _WorkerSignal.received:
             os._exit(_SIGTERM_STATUS)
-
-
-class StopOnSignal:
-    """While its context lasts, the first SIGTERM asks the workers to end; a second ends at once.
-
-    It does nothing but in the main thread of a command: a trial or a compared run ends as Ray ends
-    it.
-
-    Attributes:
-        flag: What the workers look for.
-        received: Whether a signal came.
-    """
-
-    def __init__(self) -> None:
-        self.flag = f"dynat-ray-stop-{uuid.uuid4().hex}"
-        self.received = self._over = False
-        self._wake = threading.Event()
-        self._handler_before: Any = None
-        self._thread = threading.Thread(target=self._pass_on, daemon=True)
-
-    def __enter__(self) -> StopOnSignal:
-        if is_command() and threading.current_thread() is threading.main_thread():
-            self._handler_before = signal.signal(signal.SIGTERM, self._receive)
-            self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._handler_before is not None:
-            signal.signal(signal.SIGTERM, self._handler_before)
-            self._over = True
-            self._wake.set()
-            self._thread.join()
-            remove_flag(self.flag)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
-            raise SystemExit(_SIGTERM_STATUS)
-        self.received = True
-        self._wake.set()
-
-    def _pass_on(self) -> None:
-        # A signal handler must not talk to Ray, which it may have interrupted.
-        self._wake.wait()
-        if not self._over:
-            set_flag(self.flag)

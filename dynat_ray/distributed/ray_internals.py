@@ -80,29 +80,27 @@ def autoscaling_limits() -> dict[str, float]:
     return {kind: float(amount) for kind, amount in limits.items()}
 
 
-def is_command() -> bool:
-    """Returns whether this process is the program that attached to Ray, and not a worker of it.
-
-    `get_runtime_context().get_task_id()` says so too, but logs a warning where it is.
-    """
-    return bool(ray.get_runtime_context().worker.mode == ray.SCRIPT_MODE)
-
-
-def set_flag(name: str) -> None:
-    """Sets a flag that `flag_is_set` sees on every machine of the cluster, at once.
+def set_flag(name: str, value: str = "set") -> None:
+    """Sets a flag that `read_flag` sees on every machine of the cluster, at once.
 
     It lies in the store of the cluster's head. A named actor could hold it, as a process of its
     own that takes seconds to start.
 
     Args:
         name: Nobody else's.
+        value: What `read_flag` returns.
     """
-    internal_kv._internal_kv_put(name, b"1")
+    internal_kv._internal_kv_put(name, value.encode())
 
 
-def flag_is_set(name: str) -> bool:
-    """Returns whether a flag is set."""
-    return bool(internal_kv._internal_kv_exists(name))
+def read_flag(name: str) -> str:
+    """Returns what a flag is set to; empty: it is not set."""
+    return (internal_kv._internal_kv_get(name) or b"").decode()
+
+
+def flags_below(prefix: str) -> list[str]:
+    """Returns the names of the flags that begin with `prefix`."""
+    return [name.decode() for name in internal_kv._internal_kv_list(prefix)]
 
 
 def remove_flag(name: str) -> None:

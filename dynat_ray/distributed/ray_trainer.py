@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +23,11 @@ from ray.train.torch import TorchTrainer
 import dynat_ray.config as settings
 from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.distributed.mirror_follower import Follower
-from dynat_ray.distributed.notices import ListeningTorch, StopOnSignal
+from dynat_ray.distributed.notices import FlagDown, ListeningTorch
+from dynat_ray.distributed.place_watch import PlaceWatch
 from dynat_ray.distributed.progress import ProgressPrinter
+from dynat_ray.distributed.stop_flag import StopFlag
+from dynat_ray.distributed.stopping import until_stopped
 from dynat_ray.distributed.training_end import TrainingEnd
 from dynat_ray.distributed.worker import run_worker
 from dynat_ray.errors import Stopped, UserError, disk_error
@@ -90,6 +91,7 @@ def fit(
     *,
     callbacks: Sequence[UserCallback] = (),
     quiet: bool = False,
+    stop: StopFlag | None = None,
 ) -> None:
     """Trains `config` in `run_folder`, which holds its `config.yaml`, printing a line per epoch.
 
@@ -98,10 +100,11 @@ def fit(
         run_folder: Its folder; where that stands for a place in a store, the workers write there.
         callbacks: Ray Train calls them after every epoch.
         quiet: Print nothing.
+        stop: Of the command that this training is a part of; None: it is the command.
 
     Raises:
         UserError: What the user can correct; what a worker said of it.
-        Stopped: This process received SIGTERM, and a checkpoint is written.
+        Stopped: The command received a signal, and a checkpoint is written.
     """
     connect()
     workers = resolve_workers(config.cluster)
@@ -109,34 +112,35 @@ def fit(
     mirror = Mirror.of(run_folder)
     if mirror is not None:
         mirror.push()
-    stop = StopOnSignal()
+    stop = stop or StopFlag()
+    own = stop.of_training()
     trainer = TorchTrainer(
         # Ray's static types are those of its older API.
         run_worker,  # type: ignore[arg-type]
         train_loop_config={
             "run_folder": str(run_folder),
             "address": "" if mirror is None else mirror.address,
-            "stop_flag": stop.flag,
+            "stop_flag": own.name,
+            "training": own.training,
         },
         torch_config=ListeningTorch(timeout_s=_COLLECTIVE_TIMEOUT),
         scaling_config=_scaling(config.cluster, workers),
-        run_config=_train_options(config.cluster, workers, run_folder, mirror, callbacks),
+        run_config=_train_options(
+            config.cluster, workers, run_folder, mirror, [*callbacks, FlagDown(own)]
+        ),
     )
+    places = PlaceWatch(own, workers.fewest, config.cluster.cpus_per_worker, workers.gpu)
     with (
-        stop,
+        places,
         # It ends last, when everything is here.
         nullcontext() if quiet else ProgressPrinter(run_folder, config),
         nullcontext() if mirror is None else Follower(mirror),
     ):
-        end = _run(trainer)
+        end = until_stopped(lambda: _run(trainer), stop, lambda: places.hopeless)
     if end.error:
         raise UserError(end.error)
-    # After a signal that the workers no longer saw, the command must not go on to the evaluation.
-    if stop.received or end.stopped:
-        raise Stopped(
-            "a checkpoint is written; the same command with --name "
-            f"{run_folder.name} --resume goes on from it"
-        )
+    if end.stopped:
+        raise Stopped("a checkpoint is written")
 
 
 def _scaling(cluster: ClusterConfig, workers: Workers) -> ScalingConfig:
@@ -176,29 +180,13 @@ def _train_options(
 def _run(trainer: TorchTrainer) -> TrainingEnd:
     """Returns how the training ended; raises what a worker raised."""
     try:
-        with _own_interrupt():
-            result = trainer.fit()
+        result = trainer.fit()
     except ray.train.TrainingFailedError as error:
         failures = getattr(error, "worker_failures", {})
         for rank, failure in sorted(failures.items()):
             raise _as_user_error(rank, failure) from error
         raise
     return result.return_value or TrainingEnd()  # type: ignore[attr-defined]
-
-
-@contextmanager
-def _own_interrupt() -> Iterator[None]:
-    """Gives Ctrl-C back its meaning at the end.
-
-    Ray Train takes it to abort the training and leaves it so: afterwards nothing would happen
-    twice, and the process that controlled the training would stay as long as this one.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
 
 
 def _as_user_error(rank: int, failure: Exception) -> Exception:

@@ -17,7 +17,7 @@ from dynat_ray.acceleration.switch import cpu_kernels, cpu_kernels_choice
 from dynat_ray.config import CpuKernels
 from dynat_ray.distributed.cluster import cluster_total
 from dynat_ray.errors import UserError
-from dynat_ray.evaluation.exact import on_cpu
+from dynat_ray.evaluation.exact import in_fast_format, on_cpu
 from dynat_ray.evaluation.shards import (
     FinishedShard,
     Shard,
@@ -197,6 +197,6 @@ class _ShardWorker:
             except RayError as error:
                 reason = str(error).strip().splitlines()[-1]
                 raise UserError(f"the model can't be loaded on a worker: {reason}") from error
-            self._model = model.to(self._device).to(memory_format=torch.channels_last)
+            self._model = in_fast_format(model.to(self._device))
             self._stored = stored
         return self._model

@@ -19,6 +19,7 @@ from dynat_ray.distributed.cluster import (
 from dynat_ray.distributed.evaluator import cluster_workers
 from dynat_ray.distributed.final_table import measure_run
 from dynat_ray.distributed.ray_trainer import fit, resolve_workers
+from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.errors import UserError
 from dynat_ray.methods import standard_model_key
 from dynat_ray.models.arguments import check_arguments
@@ -44,6 +45,7 @@ def run(
     resume: bool = False,
     out_given: bool = True,
     command: str = "",
+    stop: StopFlag | None = None,
 ) -> dict[str, Any]:
     """Trains, evaluates and reports; with `resume` goes on where it was.
 
@@ -53,6 +55,7 @@ def run(
         resume: Go on, or start if there is nothing yet.
         out_given: The user said where run folders go (on several nodes someone must).
         command: What the run is part of; empty: it is this process's command.
+        stop: Of that command; None: it is this process's.
 
     Returns:
         What `results.json` holds.
@@ -73,7 +76,7 @@ def run(
     for change in changed:
         print(f"changed since the run began: {change}", flush=True)
     if not is_trained(folder, RunLength.of(config.train)):
-        fit(config, folder)
+        fit(config, folder, stop=stop)
     results = finish(config, folder, workers=workers.most)
     if mirror is not None:
         mirror.push()

@@ -13,13 +13,15 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from dynat_ray import interrupt
 from dynat_ray.config import RunConfig
 from dynat_ray.data import load_info
 from dynat_ray.distributed.mirror_follower import fetch_measured
 from dynat_ray.distributed.placement_groups import GROUP, remove_group_later
 from dynat_ray.distributed.ray_trainer import fit, resolve_workers
+from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.distributed.tune_reports import SPENT, ReportToTune, tune_report
-from dynat_ray.errors import UserError
+from dynat_ray.errors import Stopped, UserError
 from dynat_ray.report import write_report
 from dynat_ray.searching.proposals import Proposals
 from dynat_ray.searching.search_objectives import OBJECTIVES
@@ -35,6 +37,7 @@ from dynat_ray.searching.trial_records import (
 )
 from dynat_ray.settings import override
 from dynat_ray.storage.environment import write_environment
+from dynat_ray.storage.lease import lease
 from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.run_folder import open_run_folder
@@ -58,26 +61,15 @@ def run_trial(proposal: dict[str, Any]) -> None:
     another process is left to `Proposer`, who knows whether the trial was being ended.
 
     Args:
-        proposal: `folder` of the search and `number` of the trial.
+        proposal: `folder` of the search, `number` of the trial and `stop` of the command.
     """
     search_folder = Path(proposal["folder"])
     trial = read_trial(search_folder, proposal["number"])
     folder = trial_folder(search_folder, trial.number)
     try:
-        config = trial_config(read_search(search_folder), trial)
-        length = RunLength.of(config.train)
-        if not is_trained(folder, length):
-            loader = check_run(config, load_info(config.data.path))
-            open_run_folder(folder, config, resume=True)
-            low, _, gpu = resolve_workers(config.cluster)
-            facts = {"workers": str(low), "device": "cuda" if gpu else "cpu", "loader": loader}
-            command = f"trial {trial.number} of the search {search_folder}"
-            write_environment(folder, facts, command)
-            fit(config, folder, callbacks=[ReportToTune(length)], quiet=True)
-        write_report(folder)
-        if mirror := Mirror.of(folder):
-            mirror.push()
-    except RayActorError:
+        with lease(folder, "trial", wait=True):
+            _train(search_folder, trial, folder, StopFlag(proposal["stop"]))
+    except (RayActorError, Stopped):
         raise
     except Exception as error:  # whatever it is, the search goes on
         # A trial that was stopped early may end with an error that means nothing.
@@ -91,6 +83,23 @@ def run_trial(proposal: dict[str, Any]) -> None:
                 mirror.push()
 
 
+def _train(search_folder: Path, trial: Trial, folder: Path, stop: StopFlag) -> None:
+    """Trains a trial, unless that is done, and writes its report."""
+    config = trial_config(read_search(search_folder), trial)
+    length = RunLength.of(config.train)
+    if not is_trained(folder, length):
+        loader = check_run(config, load_info(config.data.path))
+        open_run_folder(folder, config, resume=True)
+        low, _, gpu = resolve_workers(config.cluster)
+        facts = {"workers": str(low), "device": "cuda" if gpu else "cpu", "loader": loader}
+        command = f"trial {trial.number} of the search {search_folder}"
+        write_environment(folder, facts, command)
+        fit(config, folder, callbacks=[ReportToTune(length)], quiet=True, stop=stop)
+    write_report(folder)
+    if mirror := Mirror.of(folder):
+        mirror.push()
+
+
 class Proposer(Searcher):
     """Hands Tune the trials that are left: first those that were begun, then new ones.
 
@@ -99,11 +108,12 @@ class Proposer(Searcher):
     Args:
         folder: The search's.
         search: The search.
+        stop: Of the command; trials end with it.
     """
 
-    def __init__(self, folder: Path, search: Search) -> None:
+    def __init__(self, folder: Path, search: Search, stop: StopFlag) -> None:
         super().__init__(metric=_ROBUST, mode="max")
-        self._folder, self._search = folder, search
+        self._folder, self._search, self._stop = folder, search, stop
         trials = read_trials(folder)
         self._begun = [trial.number for trial in trials if trial.state == "running"]
         known = {trial.number for trial in trials}
@@ -130,7 +140,8 @@ class Proposer(Searcher):
                 self._numbers[trial_id] = number
             else:
                 return Searcher.FINISHED
-        return {"folder": str(self._folder), "number": self._numbers[trial_id]}
+        number = self._numbers[trial_id]
+        return {"folder": str(self._folder), "number": number, "stop": self._stop.name}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -141,7 +152,7 @@ class Proposer(Searcher):
         number = self._numbers[trial_id]
         fetch_measured(trial_folder(self._folder, number))
         trial = read_trial(self._folder, number)
-        if error and trial.state == "running":
+        if error and trial.state == "running" and not interrupt.received():
             trial = replace(trial, state="failed", error="its process died, perhaps out of memory")
             write_trial(self._folder, trial)
         if trial.state != "running":

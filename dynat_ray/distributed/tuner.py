@@ -17,6 +17,8 @@ from dynat_ray.distributed.mirror_follower import fetch_measured
 from dynat_ray.distributed.placement_groups import remove_all_groups
 from dynat_ray.distributed.ray_internals import HEAD_NODE
 from dynat_ray.distributed.search_progress import SearchPrinter
+from dynat_ray.distributed.stop_flag import StopFlag
+from dynat_ray.distributed.stopping import until_stopped
 from dynat_ray.distributed.trials import EarlyStopper, Proposer, run_trial
 from dynat_ray.report import write_report
 from dynat_ray.searching.study import Search
@@ -39,7 +41,8 @@ def run_trials(
         concurrent: Trials side by side.
         time_budget: Seconds after which no trial goes on; None: no bound.
     """
-    proposer = Proposer(folder, search)
+    stop = StopFlag()
+    proposer = Proposer(folder, search, stop)
     if proposer.left == 0:
         return
     # What a search goes on from is in its own records.
@@ -64,7 +67,7 @@ def run_trials(
     )
     try:
         with SearchPrinter(folder, search, time_budget):
-            tuner.fit()
+            until_stopped(tuner.fit, stop)
     finally:
         # Workers go on for a moment after Tune has ended their trial.
         for trial in read_trials(folder):
@@ -76,11 +79,10 @@ def run_trials(
 
 
 def _silence_tune() -> None:
-    """The search prints its own tables, and Ctrl-C shall end it like any other command."""
+    """The search prints its own tables."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     logging.getLogger("ray.air").setLevel(logging.CRITICAL)
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
     # A trial that fails in its first epoch has measured nothing.
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"
 

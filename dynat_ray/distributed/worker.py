@@ -20,6 +20,7 @@ from dynat_ray.distributed.notices import WorkerNotices
 from dynat_ray.distributed.placement_groups import GROUP, current_group
 from dynat_ray.distributed.progress import add_note
 from dynat_ray.distributed.ray_internals import silence_reports
+from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.distributed.training_end import TrainingEnd
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_folders
 from dynat_ray.storage.mirror import Mirror
@@ -36,10 +37,10 @@ class RaySession:
     Args:
         run_folder: The run's, or what stands for it on this machine.
         mirror: Of `run_folder`, where that is mirrored in a store; else None.
-        stop_flag: Of the command's `StopOnSignal`.
+        stopping: How the command says that the run is to end.
     """
 
-    def __init__(self, run_folder: Path, mirror: Mirror | None, stop_flag: str) -> None:
+    def __init__(self, run_folder: Path, mirror: Mirror | None, stopping: StopFlag) -> None:
         context = ray.train.get_context()
         self.rank = context.get_world_rank()
         self.world_size = context.get_world_size()
@@ -49,7 +50,7 @@ class RaySession:
         self.place = ray.util.get_node_ip_address()
         self._mirror = mirror
         self._group = current_group()
-        self._notices = WorkerNotices(stop_flag, self.rank)
+        self._notices = WorkerNotices(stopping, self.rank)
 
     def checkpoints(self) -> Iterable[Path]:
         if self._mirror is not None:
@@ -101,21 +102,24 @@ def run_worker(arguments: dict[str, str]) -> TrainingEnd:
     """Trains; a mistake that all workers agree on is returned, not retried.
 
     Args:
-        arguments: `run_folder`, `address` (of the store; empty: none) and `stop_flag`.
+        arguments: `run_folder`, `address` (of the store; empty: none), `stop_flag` and `training`.
     """
     silence_reports()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    stopping = StopFlag(arguments["stop_flag"], arguments["training"])
     if not arguments["address"]:
-        return _train(Path(arguments["run_folder"]), None, arguments["stop_flag"])
+        return _train(Path(arguments["run_folder"]), None, stopping)
     with tempfile.TemporaryDirectory(prefix="dynat-ray-") as scratch:
         mirror = Mirror(Path(scratch) / Path(arguments["run_folder"]).name, arguments["address"])
         mirror.pull(leave=("samples", "model", "model_last"))
-        return _train(mirror.folder, mirror, arguments["stop_flag"])
+        return _train(mirror.folder, mirror, stopping)
 
 
-def _train(run_folder: Path, mirror: Mirror | None, stop_flag: str) -> TrainingEnd:
-    session = RaySession(run_folder, mirror, stop_flag)
+def _train(run_folder: Path, mirror: Mirror | None, stopping: StopFlag) -> TrainingEnd:
+    session = RaySession(run_folder, mirror, stopping)
     end = TrainingEnd()
+    if session.rank == 0:
+        stopping.begin()
     try:
         train(read_run_config(run_folder), session)
     except SharedUserError as error:
@@ -123,4 +127,6 @@ def _train(run_folder: Path, mirror: Mirror | None, stop_flag: str) -> TrainingE
     except StopRequested:
         end = TrainingEnd(stopped=True)
     session.push()
+    if session.rank == 0:
+        stopping.end(saved=end.stopped)
     return end

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from dynat_ray.attacks.registry import Attack
+from dynat_ray.attacks.square import Square
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.exact import device_of, exact
 
@@ -47,7 +51,7 @@ def count_classes(model: nn.Module, images: Tensor, labels: Tensor) -> int:
     with exact(model) as ready, torch.no_grad():
         try:
             logits = ready(images[:1].to(device_of(ready)))
-        except (RuntimeError, ValueError, AssertionError) as error:
+        except Exception as error:  # the network may be anybody's
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"the model does not take images of {shape}: {reason}") from error
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:
@@ -63,3 +67,37 @@ def count_classes(model: nn.Module, images: Tensor, labels: Tensor) -> int:
             "data set it was trained on?"
         )
     return classes
+
+
+def has_gradient(model: nn.Module, images: Tensor) -> bool:
+    """Returns whether a model's logits have a gradient with respect to images `(N, C, H, W)`.
+
+    One that leaves PyTorch on the way, or forbids gradients itself, has none.
+    """
+    with exact(model) as ready, torch.enable_grad():
+        inputs = images[:1].to(device_of(ready)).clone().requires_grad_(True)
+        try:
+            torch.autograd.grad(ready(inputs).sum(), inputs)
+        except (RuntimeError, TypeError):
+            return False
+    return True
+
+
+def require_black_box(attacks: Sequence[Attack], probes: Sequence[str]) -> None:
+    """Raises `UserError` if something is asked for that follows gradients, which there are none of.
+
+    Args:
+        attacks: On a model without gradient.
+        probes: Names of measurements that follow it.
+    """
+    blind = [
+        attack.name
+        for attack in attacks
+        if not all(isinstance(stage, Square) for stage in attack.stages)
+    ]
+    if blind := [*blind, *probes]:
+        raise UserError(
+            f"the model's logits have no gradient with respect to the image, which "
+            f"{', '.join(blind)} would follow; only black-box attacks can run: give --attacks "
+            "clean,square"
+        )

@@ -20,7 +20,13 @@ _ZERO_GRADIENT_SHARE = 0.05
 
 
 def check_model(
-    model: nn.Module, images: Tensor, labels: Tensor, *, batch_size: int = BATCH_SIZE
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    classes: int,
+    differentiable: bool = True,
+    batch_size: int = BATCH_SIZE,
 ) -> list[Check]:
     """Checks inputs, answers and gradients; takes a few passes.
 
@@ -28,6 +34,8 @@ def check_model(
         model: On its device.
         images: float32 `(n, C, H, W)` in [0, 1], a few dozen.
         labels: int64 `(n,)`.
+        classes: Of the data set.
+        differentiable: The logits have a gradient with respect to the images.
         batch_size: Most images in a pass.
     """
     device = device_of(model)
@@ -39,7 +47,8 @@ def check_model(
             _check_range(images),
             _check_randomness(answers),
             _check_probabilities(answers[0]),
-            _check_gradients(ready, images, labels, batch_size),
+            _check_classes(answers[0], classes),
+            _check_gradients(ready, images, labels, batch_size) if differentiable else _NO_GRADIENT,
         ]
 
 
@@ -85,6 +94,27 @@ def _check_probabilities(logits: Tensor) -> Check:
         else "the model returns logits",
         {"largest_distance_of_sums_from_1": sums},
     )
+
+
+def _check_classes(logits: Tensor, classes: int) -> Check:
+    said = logits.argmax(dim=1)
+    known = float((said < classes).float().mean())
+    outputs = logits.shape[1]
+    flagged = outputs > classes
+    sentence = f"the model has {outputs} outputs, the data set {classes} classes"
+    if flagged:
+        sentence += "; are the first ones the classes of the data, in the same order?"
+    if known == 0:
+        sentence += " It never says any of them"
+    return Check("classes", flagged, sentence, {"outputs": outputs, "known_percent": 100 * known})
+
+
+_NO_GRADIENT = Check(
+    "zero gradients",
+    True,
+    "the logits have no gradient with respect to the image, so that only black-box attacks can "
+    "run, which find less",
+)
 
 
 def _check_gradients(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Check:

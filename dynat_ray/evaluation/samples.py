@@ -13,7 +13,12 @@ from dynat_ray.attacks.registry import get_attacks, require_takeable
 from dynat_ray.data import DatasetInfo, balanced_subset, load_info, load_test_images
 from dynat_ray.data.stored import load_labels
 from dynat_ray.errors import UserError
-from dynat_ray.evaluation.inputs import check_samples, count_classes
+from dynat_ray.evaluation.inputs import (
+    check_samples,
+    count_classes,
+    has_gradient,
+    require_black_box,
+)
 from dynat_ray.evaluation.request import Request
 from dynat_ray.evaluation.subject import Subject, image_size_for, require_fit
 from dynat_ray.hardware import machine_memory_bytes
@@ -21,13 +26,19 @@ from dynat_ray.hardware import machine_memory_bytes
 
 @dataclass(frozen=True)
 class Samples:
-    """Test images `(N, C, H, W)`, their labels and places in the test split, `(N,)`."""
+    """Test images `(N, C, H, W)`, their labels and places in the test split, `(N,)`.
+
+    Attributes:
+        classes: Logits of the model.
+        differentiable: They have a gradient with respect to the images.
+    """
 
     data: DatasetInfo
     images: Tensor
     labels: Tensor
     indices: NDArray[np.int64]
     classes: int
+    differentiable: bool
 
 
 def load_samples(subject: Subject, request: Request) -> Samples:
@@ -43,10 +54,15 @@ def load_samples(subject: Subject, request: Request) -> Samples:
     images, labels = load_test_images(request.data, request.samples, image_size=side)
     check_samples(images, labels)
     require_fit(subject.model, data, images)
-    require_takeable(get_attacks(request.attacks), images, request.norm)
+    attacks = get_attacks(request.attacks)
+    require_takeable(attacks, images, request.norm)
     if request.corruptions:
         require_corruptible(images)
-    return Samples(data, images, labels, indices, count_classes(subject.model, images, labels))
+    classes = count_classes(subject.model, images, labels)
+    differentiable = has_gradient(subject.model, images)
+    if not differentiable:
+        require_black_box(attacks, request.distances)
+    return Samples(data, images, labels, indices, classes, differentiable)
 
 
 def _require_memory(count: int, data: DatasetInfo, side: int) -> None:

@@ -7,8 +7,6 @@ most the shards that were being done.
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import math
 import os
@@ -32,8 +30,6 @@ _FORMAT = 3
 _LARGEST = 2**31
 # Bytes of a line, far more than a shard's; what a hole in the file stands for is longer.
 _LONGEST_LINE = 2**26
-# What shared file systems without locks answer.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 # What checksums in an identity are of.
 _COMPUTED = {"model": "model", "answers": "model", "code": "version of its code", "data": "data"}
 
@@ -98,7 +94,7 @@ _Line = dict[str, Any]
 
 @contextmanager
 def open_state(path: Path, identity: Identity, *, resume: bool) -> Iterator[StateFile]:
-    """Opens the state of an evaluation, or starts one.
+    """Opens the state of an evaluation, or starts one; whoever calls has its folder to himself.
 
     Args:
         path: The state file.
@@ -108,7 +104,7 @@ def open_state(path: Path, identity: Identity, *, resume: bool) -> Iterator[Stat
     Raises:
         UserError: With `resume`: the state is of another model, data set or setting, or is no
             state file. Without: the state is of an evaluation that has not ended. Always: the
-            file is in use by another process or can't be written.
+            file can't be written.
     """
     try:
         make_folder(path.parent)
@@ -117,13 +113,6 @@ def open_state(path: Path, identity: Identity, *, resume: bool) -> Iterator[Stat
     except OSError as error:
         raise UserError(f"the state file {path} can't be written: {error.strerror}") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise UserError(
-                    f"another evaluation is writing {path}; wait for it, or write to another folder"
-                ) from None
         yield StateFile(file, _read(file, path, identity, resume))
 
 

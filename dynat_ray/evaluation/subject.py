@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
+from unicodedata import normalize
 
 import timm
-import torch
 from torch import Tensor, nn
 
 from dynat_ray.config import RunConfig
 from dynat_ray.data import DatasetInfo
 from dynat_ray.errors import UserError
+from dynat_ray.evaluation.exact import in_fast_format
 from dynat_ray.models import Classifier, build_model, load_model
 from dynat_ray.models.hub import has_prefix
 from dynat_ray.models.importing import is_checkpoint_file
@@ -130,16 +131,22 @@ def _call(name: str) -> nn.Module:
     try:
         function: Any = getattr(importlib.import_module(module_name), function_name)
         model = function()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"'{name}' gives no model: {error}") from error
+    except Exception as error:  # it is the user's own code
+        raise UserError(f"'{name}' gives no model: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"'{name}' must return an nn.Module, not {type(model).__name__}")
+    # It may change its input in place, which here is what others go on with.
+    model.register_forward_pre_hook(_give_copy)
     return _ready(model)
 
 
+def _give_copy(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    images, *others = arguments
+    return (images.clone(), *others)
+
+
 def _ready(model: nn.Module) -> nn.Module:
-    # Convolutions are faster on channels_last weights.
-    return model.float().eval().to(memory_format=torch.channels_last)
+    return in_fast_format(model.float().eval())
 
 
 def image_size_for(subject: Subject, data: DatasetInfo) -> int:
@@ -152,6 +159,9 @@ def image_size_for(subject: Subject, data: DatasetInfo) -> int:
 
 def require_fit(model: nn.Module, data: DatasetInfo, images: Tensor) -> None:
     """Raises `UserError` if a model of ours was made for other classes, channels or sizes.
+
+    Classes are told by their names, where the model has them: as many others, or the same in
+    another order, would make every accuracy meaningless.
 
     Convolutional networks take images of any size and then predict at random, so that trying one
     would not tell. Models of others are only tried (`inputs.count_classes`).
@@ -168,4 +178,12 @@ def require_fit(model: nn.Module, data: DatasetInfo, images: Tensor) -> None:
             raise UserError(
                 f"the model was made for images of {made_for} {what}, but data set '{data.name}' "
                 f"has {found}; give the data it was trained on with --data"
+            )
+    for place, (own, name) in enumerate(zip(model.label_names, data.classes, strict=False)):
+        # One name has two forms in Unicode, of which file systems keep one or the other.
+        if normalize("NFC", own) != normalize("NFC", name):
+            raise UserError(
+                f"class {place} of the model is '{shown_text(own, 60)}', but that of data set "
+                f"'{shown_text(data.name, 60)}' is '{shown_text(name, 60)}'; give data with the "
+                "classes that it was trained on, in the same order, with --data"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from dynat_ray.exporting.model_card import model_card
 from dynat_ray.exporting.origin import Origin
 from dynat_ray.models import save_model
 from dynat_ray.models.backbone import first_line
-from dynat_ray.models.config_json import CONFIG_FILE
 
 
 def write_hub_folder(origin: Origin, folder: Path, name: str) -> None:
@@ -22,12 +20,8 @@ def write_hub_folder(origin: Origin, folder: Path, name: str) -> None:
         folder: New.
         name: Of the model on the hub, for the card.
     """
+    origin.model.label_names = origin.model.label_names or tuple(origin.classes)
     save_model(origin.model, folder)
-    if origin.classes:
-        file = folder / CONFIG_FILE
-        described = json.loads(file.read_text(encoding="utf-8"))
-        described["label_names"] = origin.classes
-        file.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(model_card(origin, name), encoding="utf-8")
 
 

@@ -49,10 +49,9 @@ def create_backbone(
         model: nn.Module = timm.create_model(
             name, num_classes=num_classes, in_chans=channels, **arguments
         )
-    # Architectures check their arguments each in its own way, if at all.
-    except (ArithmeticError, AssertionError, AttributeError, LookupError) as error:
-        raise _does_not_fit(name, arguments, error, given_as) from error
-    except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # Architectures check arguments each in its own way, if at all.
         raise _does_not_fit(name, arguments, error, given_as) from error
     return model
 

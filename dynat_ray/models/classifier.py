@@ -26,6 +26,9 @@ class Classifier(nn.Module):
         size: Height and width in pixels it was built for.
         mean: Mean of each channel, in [0, 1] pixels.
         std: Standard deviation of each channel.
+
+    Attributes:
+        label_names: Names of the classes, in the order of the logits; empty: not known.
     """
 
     mean: Tensor
@@ -50,6 +53,7 @@ class Classifier(nn.Module):
         self.channels = len(mean)
         self.size = size
         self._kept: list[str] = []
+        self.label_names: tuple[str, ...] = ()
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 

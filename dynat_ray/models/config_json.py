@@ -14,6 +14,8 @@ from dynat_ray.models.classifier import Classifier
 
 CONFIG_FILE = "config.json"
 _LARGEST_FILE = 2**20
+# With an indent each, they fit into the largest file.
+_LONGEST_NAMES = 2**19
 _MOST_CLASSES = 2**24
 _MOST_CHANNELS = 2**10
 _LARGEST_SIDE = 2**14
@@ -31,6 +33,7 @@ class ModelDescription:
         size: Height and width in pixels.
         mean: Mean of each channel, in [0, 1] pixels.
         std: Standard deviation of each channel, more than 0.
+        label_names: Names of the classes; empty: not known.
     """
 
     architecture: str
@@ -40,6 +43,7 @@ class ModelDescription:
     size: tuple[int, int]
     mean: list[float]
     std: list[float]
+    label_names: tuple[str, ...] = ()
 
 
 def describe(model: Classifier) -> str:
@@ -59,6 +63,9 @@ def describe(model: Classifier) -> str:
             "crop_pct": 1.0,
         },
     }
+    names = json.dumps(model.label_names)
+    if model.label_names and len(names) < _LONGEST_NAMES:
+        described["label_names"] = list(model.label_names)
     return json.dumps(described, indent=2) + "\n"
 
 
@@ -87,6 +94,7 @@ def read_description(file: Path) -> ModelDescription:
             size=(height, width),
             mean=_as_many(published["mean"], channels, least=-math.inf),
             std=_as_many(published["std"], channels, least=0.0),
+            label_names=_names(described.get("label_names")),
         )
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0][:200]
@@ -110,6 +118,13 @@ def _whole(value: object, most: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
         raise ValueError(f"a number is not whole, or not in 1 to {most}")
     return value
+
+
+def _names(value: object) -> tuple[str, ...]:
+    """Returns names of classes; timm's folders may have others than a list of them, or none."""
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return tuple(value)
+    return ()
 
 
 def _as_many(values: Any, channels: int, *, least: float) -> list[float]:

@@ -81,6 +81,7 @@ def load_model(path: Path | str) -> Classifier:
         mean=described.mean,
         std=described.std,
     )
+    model.label_names = described.label_names
     return model.float().eval()
 
 

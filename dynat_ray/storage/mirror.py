@@ -92,6 +92,13 @@ def join(address: str, name: str) -> str:
     return f"{base.rstrip('/')}/{name}{mark}{options}" if name != "." else address
 
 
+def split_address(address: str) -> tuple[str, str]:
+    """Returns the address of what holds something, and its name there: the reverse of `join`."""
+    base, mark, options = address.partition("?")
+    parent, _, name = base.rstrip("/").rpartition("/")
+    return parent + mark + options, name
+
+
 def set_mirror_address(parent: Path, address: str) -> None:
     """Tells all processes of this machine that folders in `parent` are mirrored in a store.
 

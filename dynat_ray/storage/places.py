@@ -7,13 +7,22 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.fs as stores
 
 from dynat_ray.errors import UserError
-from dynat_ray.storage.mirror import Mirror, is_address, join, open_store, set_mirror_address
+from dynat_ray.interrupt import going_on
+from dynat_ray.storage.lease import lease, store_lease
+from dynat_ray.storage.mirror import (
+    Mirror,
+    is_address,
+    join,
+    open_store,
+    set_mirror_address,
+    split_address,
+)
 from dynat_ray.submitted_job import in_submitted_job, require_lasting
 from dynat_ray.user_path import user_path
 
@@ -40,27 +49,49 @@ class Place:
 
 
 @contextmanager
-def open_place(storage: str, out: str | None, name: str) -> Iterator[Place]:
-    """Gives the place for `name`; what is written there is kept, however the context ends.
+def open_place(
+    kind: str, storage: str, out: str | None, name: str, *, resume: bool
+) -> Iterator[Place]:
+    """Gives the place for `name`, to this process alone; what is written there is kept.
 
     Args:
+        kind: A run, search or comparison.
         storage: `cluster.storage`; empty: not given.
         out: `--out`; None: not given.
         name: Of the run, search or comparison.
+        resume: `--resume`, which a command that was stopped says goes on.
 
     Raises:
-        UserError: The place would not last, holds a password, or does not answer.
+        UserError: The place would not last, holds a password, does not answer, or is in use.
+    """
+    place = choose_place(storage, out, name)
+    with going_on("--name", name, "--resume"):
+        if place.address:
+            chosen, _ = split_address(place.address)
+            with (
+                store_lease(chosen, name, kind, wait=resume),
+                mirrored_folder(chosen, name) as folder,
+            ):
+                yield replace(place, folder=folder)
+        else:
+            with lease(place.folder, kind, wait=resume):
+                yield place
+
+
+def choose_place(storage: str, out: str | None, name: str) -> Place:
+    """Returns where `open_place` would write; where that is a store, no folder is there yet.
+
+    Raises:
+        UserError: It would not last, or holds a password.
     """
     chosen = storage or out or os.environ.get(_OUT, "")
     option = "cluster.storage" if storage else "--out" if out else _OUT
     if chosen and is_address(chosen):
-        with mirrored_folder(chosen, name) as folder:
-            yield Place(folder, given=True, address=join(chosen, name))
-        return
+        return Place(Path(name), given=True, address=join(chosen, name))
     folder = user_path(chosen) if chosen else default_out()
     if chosen:
         require_lasting(folder, option)
-    yield Place(folder.resolve() / name, given=bool(chosen))
+    return Place(folder.resolve() / name, given=bool(chosen))
 
 
 def default_out() -> Path:
@@ -114,9 +145,7 @@ def fetched(run: str) -> Iterator[str]:
     if not is_address(run):
         yield run
         return
-    base, mark, options = run.partition("?")
-    parent, _, name = base.rstrip("/").rpartition("/")
-    with mirrored_folder(parent + mark + options, name) as folder:
+    with mirrored_folder(*split_address(run)) as folder:
         yield str(folder)
 
 

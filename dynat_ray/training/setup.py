@@ -217,6 +217,7 @@ def _build_model(
             if say is not None:
                 say(note)
     freeze(model, config.model.freeze)
+    model.label_names = tuple(info.classes)
     return model
 
 

@@ -172,6 +172,7 @@ def test_a_token_that_is_not_there_is_said_in_a_sentence(
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(cluster, "_require_listener", lambda address: None)
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(UserError, match="there is no token; Ray looks for"):
         connect()
@@ -196,17 +197,21 @@ def test_a_folder_for_sockets_that_others_can_open_is_refused(
         connect()
 
 
-def test_paths_of_sockets_are_short_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_paths_of_sockets_are_short_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the user's folder for temporary files has a long name, as on a Mac."""
-    places: list[str] = []
+    places: list[str | None] = []
+    names = ("RAY_TMPDIR", "TMPDIR")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", lambda **_: places.append(os.environ["RAY_TMPDIR"]))
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    assert len(str(tmp_path)) > 23
-    connect()
-    assert places == [f"/tmp/ray-{os.getuid()}"]
-    assert "RAY_TMPDIR" not in os.environ
+    monkeypatch.setattr(ray, "init", lambda **_: places.extend(map(os.environ.get, names)))
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    own = f"/tmp/ray-{os.getuid()}"
+    for length, expected in ((24, [own, None]), (110, [own, own])):
+        monkeypatch.setattr(tempfile, "tempdir", "/".ljust(length, "x"))
+        places.clear()
+        connect()
+        assert places == expected
+        assert not set(names) & os.environ.keys()
 
 
 def test_the_address_of_the_dashboard_is_no_address(monkeypatch: pytest.MonkeyPatch) -> None:

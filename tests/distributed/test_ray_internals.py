@@ -32,7 +32,8 @@ NAMES = {
     "ray._private.worker:print_to_stdstream": "hide_messages",
     "ray._private.state:state.get_max_resources_from_cluster_config": "autoscaling_limits",
     "ray.experimental.internal_kv:_internal_kv_put": "set_flag",
-    "ray.experimental.internal_kv:_internal_kv_exists": "flag_is_set",
+    "ray.experimental.internal_kv:_internal_kv_get": "read_flag",
+    "ray.experimental.internal_kv:_internal_kv_list": "flags_below",
     "ray.experimental.internal_kv:_internal_kv_del": "remove_flag",
     f"{TRAIN_CONTEXT}:get_train_context": "preemption_info",
     f"{TRAIN_CONTEXT}:logger": "silence_reports",
@@ -156,23 +157,18 @@ def test_what_a_cluster_can_grow_to(local_ray: None, monkeypatch: pytest.MonkeyP
     assert ray_internals.autoscaling_limits() == {"CPU": 32.0, "GPU": 8.0}, message
 
 
-def test_the_command_is_known_from_workers(local_ray: None) -> None:
-    on_worker = ray.get(ray.remote(num_cpus=0)(ray_internals.is_command).remote())
-    message = changed("the mode of a process is not what it was", "is_command")
-    assert ray_internals.is_command(), message
-    assert not on_worker, message
-
-
 def test_a_flag_is_seen_by_workers_until_it_is_removed(local_ray: None) -> None:
-    look = ray.remote(num_cpus=0)(ray_internals.flag_is_set)
+    look = ray.remote(num_cpus=0)(ray_internals.read_flag)
     seen = [ray.get(look.remote("a-flag"))]
-    ray_internals.set_flag("a-flag")
+    ray_internals.set_flag("a-flag", "up")
     seen.append(ray.get(look.remote("a-flag")))
+    below = ray_internals.flags_below("a-")
     ray_internals.remove_flag("a-flag")
     ray_internals.remove_flag("a-flag")
     seen.append(ray.get(look.remote("a-flag")))
     message = changed("its store of keys is not what it was", "set_flag")
-    assert seen == [False, True, False], message
+    assert seen == ["", "up", ""], message
+    assert below == ["a-flag"], message
 
 
 def test_the_head_has_a_resource_of_its_own(local_ray: None) -> None:

@@ -26,7 +26,7 @@ import ray
 from ray.util.placement_group import placement_group
 from ray.util.state import list_placement_groups
 from dynat_ray.distributed.cluster import connect
-from dynat_ray.distributed.ray_internals import flag_is_set, set_flag
+from dynat_ray.distributed.ray_internals import read_flag, set_flag
 
 connect()
 group = placement_group([{"CPU": 1}])
@@ -35,7 +35,7 @@ set_flag("a-flag")
 address = ray.get_runtime_context().gcs_address
 print(json.dumps({
     "address": address,
-    "answer": ray.get(ray.remote(num_cpus=0)(lambda: flag_is_set("a-flag")).remote()),
+    "answer": ray.get(ray.remote(num_cpus=0)(lambda: read_flag("a-flag") == "set").remote()),
     "groups": len(list_placement_groups(address=address)),
 }), flush=True)
 sys.stdin.read()

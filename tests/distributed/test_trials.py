@@ -13,6 +13,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.search import Searcher
 
 from dynat_ray.distributed.placement_groups import GROUP
+from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.distributed.trials import (
     EarlyStopper,
     Proposer,
@@ -143,7 +144,7 @@ def test_trials_that_were_begun_come_before_new_ones(tmp_path: Path, add_trial: 
     add_trial(0, [40.0] * 4, state="finished")
     add_trial(1, [40.0])
     add_trial(2, [40.0], state="failed", error="no luck")
-    proposer = Proposer(tmp_path, make_search(trials=5))
+    proposer = Proposer(tmp_path, make_search(trials=5), StopFlag())
     assert proposer.left == 3
     proposals = [proposer.suggest(name) for name in "abc"]
     assert [each["number"] for each in proposals] == [1, 3, 4]
@@ -156,8 +157,12 @@ def test_trials_that_were_begun_come_before_new_ones(tmp_path: Path, add_trial: 
 
 def test_trial_0_is_the_default_setting(tmp_path: Path) -> None:
     search = make_search()
-    proposer = Proposer(tmp_path, search)
-    assert proposer.suggest("a") == {"folder": str(tmp_path), "number": 0}
+    proposer = Proposer(tmp_path, search, StopFlag("stop"))
+    assert proposer.suggest("a") == {
+        "folder": str(tmp_path),
+        "number": 0,
+        "stop": "stop",
+    }
     assert trial_config(search, read_trial(tmp_path, 0)) == search.default
     proposer.suggest("b")
     other = read_trial(tmp_path, 1)
@@ -165,7 +170,7 @@ def test_trial_0_is_the_default_setting(tmp_path: Path) -> None:
 
 
 def test_a_trial_whose_process_died_is_recorded(tmp_path: Path) -> None:
-    proposer = Proposer(tmp_path, make_search())
+    proposer = Proposer(tmp_path, make_search(), StopFlag())
     proposer.suggest("a")
     proposer.on_trial_complete("a", error=True)
     trial = read_trial(tmp_path, 0)
@@ -175,11 +180,11 @@ def test_a_trial_whose_process_died_is_recorded(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_was_cut_off_stays_unfinished(tmp_path: Path) -> None:
-    proposer = Proposer(tmp_path, make_search())
+    proposer = Proposer(tmp_path, make_search(), StopFlag())
     proposer.suggest("a")
     proposer.on_trial_complete("a")
     assert read_trial(tmp_path, 0).state == "running"
-    assert Proposer(tmp_path, make_search()).left == 5
+    assert Proposer(tmp_path, make_search(), StopFlag()).left == 5
 
 
 def test_what_a_stopped_trial_measured_last_is_fetched(
@@ -195,7 +200,7 @@ def test_what_a_stopped_trial_measured_last_is_fetched(
     (there / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (there / "samples" / "epoch_0001.parquet").touch()
     (there / "trial.json").write_text("an older one")
-    proposer = Proposer(tmp_path, make_search())
+    proposer = Proposer(tmp_path, make_search(), StopFlag())
     proposer._numbers["a"] = 0
     proposer.on_trial_complete("a")
     assert read_trial(tmp_path, 0).metrics == lines

@@ -46,7 +46,7 @@ class _MisleadingGradient(torch.autograd.Function):
 
 def _all(model: nn.Module, victim: Victim, norm: Norm = "Linf", eps: float = EPS) -> list[Check]:
     images, labels = victim.images[:80], victim.labels[:80]
-    return check_model(model, images, labels) + check_attacks(
+    return check_model(model, images, labels, classes=10) + check_attacks(
         model, images, labels, Threat(norm, eps), seed=0
     )
 
@@ -103,7 +103,7 @@ def test_masked_models_are_caught(
 
 
 def test_images_scaled_twice(plain: Victim) -> None:
-    checks = check_model(plain.model, plain.images[:20] / 255, plain.labels[:20])
+    checks = check_model(plain.model, plain.images[:20] / 255, plain.labels[:20], classes=10)
     assert "input range" in _flagged(checks)
 
 
@@ -160,12 +160,12 @@ def test_no_pass_is_larger_than_a_batch(robust: Victim) -> None:
 
     model, images, labels = Wrapped(robust.model, answer), robust.images[:20], robust.labels[:20]
     threat, at = Threat("Linf", EPS), {"seed": 0, "batch_size": 6}
-    found = check_model(model, images, labels, batch_size=6)
+    found = check_model(model, images, labels, classes=10, batch_size=6)
     found += check_attacks(model, images, labels, threat, **at)
     found += check_transfer(model, images, labels, threat, **at)
     every = np.arange(20)
     assert find_examples(model, images, labels, every, every, threat, **at) is not None
-    assert len(found) == 9
+    assert len(found) == 10
     assert max(seen) == 6
 
 
@@ -174,5 +174,7 @@ def test_tiny_gradients_are_not_zero() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return 1e-30 * images.flatten(1)[:, :3]
 
-    checks = check_model(Tiny(), torch.rand(4, 1, 4, 4), torch.zeros(4, dtype=torch.long))
+    checks = check_model(
+        Tiny(), torch.rand(4, 1, 4, 4), torch.zeros(4, dtype=torch.long), classes=10
+    )
     assert "zero gradients" not in _flagged(checks)

@@ -149,15 +149,6 @@ def test_an_unfinished_state_is_not_thrown_away(tmp_path: Path) -> None:
     assert _do(path, 1, resume=False) == 0
 
 
-def test_two_evaluations_do_not_share_a_state(tmp_path: Path) -> None:
-    path = tmp_path / "state.jsonl"
-    with (
-        open_state(path, IDENTITY, resume=False),
-        pytest.raises(UserError, match="another evaluation is writing"),
-    ):
-        _do(path, 1, resume=True)
-
-
 def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.jsonl"
     path.write_text(json.dumps({"results": {}}) + "\n")

@@ -80,14 +80,17 @@ def test_a_folder_below_one_that_is_kept_finds_its_own_place(bucket: str, tmp_pa
 def test_a_place_keeps_what_was_written_even_by_a_command_that_fails(
     s3: str, bucket: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(UserError, match="too late"), open_place("", bucket, "run") as place:
+    with (
+        pytest.raises(UserError, match="too late"),
+        open_place("run", "", bucket, "run", resume=False) as place,
+    ):
         assert place.given
         assert not place.folder.exists()
         assert place.written("report.html") == f"{bucket}/run/report.html"
         write(place.folder, config_yaml="a")
         raise UserError("too late")
     assert names(s3, f"{bucket}/run") == ["config.yaml"]
-    with open_place("", bucket, "run") as place:
+    with open_place("run", "", bucket, "run", resume=False) as place:
         assert (place.folder / "config.yaml").read_text() == "a"
     assert not place.folder.exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -10,8 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from dynat_ray.data.preparing.archive_links import ArchiveLink
 from dynat_ray.data.preparing.bounded_reading import PIECE, MeteredReader, Suspicious, open_tar
-from dynat_ray.data.preparing.file_stores import PackedFiles, is_hidden
+from dynat_ray.data.preparing.file_stores import PackedFiles, other_kind
+from dynat_ray.data.preparing.linked_tree import is_hidden
 from dynat_ray.errors import UserError
 
 LARGEST_MEMBER = 2**30
@@ -26,15 +29,21 @@ LONGEST_NAME = 1024
 """Characters of a path inside an archive."""
 
 _LONGEST_TABLE = 2**28  # Bytes of a zip's table of contents, which is read at once.
+_UNIX = 3  # Where a zip's member is from, if it has a Unix file mode.
+_TAR_KINDS = {
+    tarfile.FIFOTYPE: stat.S_IFIFO,
+    tarfile.CHRTYPE: stat.S_IFCHR,
+    tarfile.BLKTYPE: stat.S_IFBLK,
+}
 _METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 98: "PPMd"}
 
 
 def unpack(archive: Path, packed: Path) -> PackedFiles:
-    """Reads the regular files of a tar (also .gz, .bz2, .xz) or zip archive.
+    """Reads the files of a tar (also .gz, .bz2, .xz) or zip archive.
 
-    Links, devices and hidden files are left out; archives inside are not followed. Nothing but
-    `packed` is ever written, whatever the archive calls its files, and memory is bounded by the
-    names of the files, whatever sizes they declare.
+    Links are followed inside of the archive; archives in it are not. Nothing but `packed` is ever
+    written, whatever the archive calls its files, nothing else on the disk is read, and memory is
+    bounded by the names of the files, whatever sizes they declare.
 
     Args:
         archive: The archive.
@@ -53,6 +62,7 @@ def unpack(archive: Path, packed: Path) -> PackedFiles:
             _unpack_zip(archive, target)
         else:
             _unpack_tar(archive, target)
+        target.follow_links()
         return target.files
 
 
@@ -86,12 +96,11 @@ class _Target:
 
     def accept(self, name: str, size: int) -> PurePosixPath | None:
         """Returns the clean path of a file to take, None for one to leave out."""
-        if len(name) > LONGEST_NAME:
-            raise Suspicious(f"names a path of {len(name):,} characters; unpack it yourself")
-        path = PurePosixPath(name)
+        path = _clean(name)
         if not path.parts or ".." in path.parts or path.is_absolute() or "\0" in name:
             raise UserError(f"archive {self._archive} is unsafe: it names the path '{name}'")
         if any(is_hidden(part) for part in path.parts):
+            self.files.hide(path)
             return None
         if path in self.files:
             raise Suspicious(f"holds the file '{name}' twice; unpack it yourself")
@@ -113,6 +122,15 @@ class _Target:
         if self.files.add(path, pieces) != size:
             raise tarfile.ReadError(f"'{path}' is shorter than declared")
 
+    def add_link(self, name: str, target: str, *, hard: bool = False) -> None:
+        """Notes a link."""
+        if path := self.accept(name, 0):
+            self.files.add_link(path, ArchiveLink(_clean(target), hard))
+
+    def follow_links(self) -> None:
+        """Adds what the links lead to; its bytes count, though they take no room."""
+        _require_ratio(self._bytes + self.files.follow_links(MOST_MEMBERS), self._most)
+
 
 def _unpack_tar(archive: Path, target: _Target) -> None:
     with open_tar(archive, _most_unpacked(archive)) as reader:
@@ -130,7 +148,7 @@ def _unpack_tar(archive: Path, target: _Target) -> None:
             end = member.offset_data
             if member.issparse():
                 raise Suspicious(f"holds the sparse file '{member.name}'; unpack it yourself")
-            path = target.accept(member.name, member.size) if member.isreg() else None
+            path = _accept(target, member)
             source = opened.extractfile(member) if path else None
             if path and source:
                 reader.allow(member.size)
@@ -141,14 +159,34 @@ def _unpack_tar(archive: Path, target: _Target) -> None:
             reader.allow(PIECE)
 
 
+def _accept(target: _Target, member: tarfile.TarInfo) -> PurePosixPath | None:
+    """Returns the path of a regular file to take; all else is noted."""
+    if member.isreg():
+        return target.accept(member.name, member.size)
+    if member.islnk() or member.issym():
+        target.add_link(member.name, member.linkname, hard=member.islnk())
+    elif not member.isdir() and (path := target.accept(member.name, 0)):
+        target.files.add_other(path, other_kind(_TAR_KINDS.get(member.type, 0)))
+    return None
+
+
 def _unpack_zip(archive: Path, target: _Target) -> None:
     with _opened_zip(archive) as (opened, reader):
         for member in opened.infolist():
             target.count()
-            path = None if member.is_dir() else target.accept(member.filename, member.file_size)
-            if path:
-                pieces = _zip_pieces(archive, opened, reader, member)
-                target.add(path, member.file_size, pieces)
+            kind = stat.S_IFMT(member.external_attr >> 16) if member.create_system == _UNIX else 0
+            if kind == stat.S_IFDIR or member.filename.endswith(("/", "\\")):
+                continue
+            pieces = _zip_pieces(archive, opened, reader, member)
+            if kind == stat.S_IFLNK:
+                if member.file_size > LONGEST_NAME:
+                    raise Suspicious("has a link that is longer than paths are; unpack it yourself")
+                target.add_link(member.filename, b"".join(pieces).decode(errors="replace"))
+            elif path := target.accept(member.filename, member.file_size):
+                if kind in (0, stat.S_IFREG):
+                    target.add(path, member.file_size, pieces)
+                else:
+                    target.files.add_other(path, other_kind(kind))
 
 
 @contextmanager
@@ -181,6 +219,13 @@ def _zip_pieces(
     reader.allow(member.compress_size + PIECE)
     with opened.open(member) as source:
         yield from _pieces(source)
+
+
+def _clean(name: str) -> PurePosixPath:
+    """Returns a path of an archive; some programs on Windows write it with backslashes."""
+    if len(name) > LONGEST_NAME:
+        raise Suspicious(f"names a path of {len(name):,} characters; unpack it yourself")
+    return PurePosixPath(name.replace("\\", "/"))
 
 
 def _pieces(source: IO[bytes]) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from pathlib import Path
 
 from dynat_ray.config import DataConfig
@@ -37,7 +38,10 @@ def cached_dataset(config: DataConfig) -> Path:
     folder = cache_folder() / f"{name}{mark}-v{FORMAT_VERSION}"
     if not (folder / "dataset.json").exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        prepare_dataset(source, folder)
+        info = prepare_dataset(source, folder)
+        # Whoever names a source and no folder never sees what `prepare` says.
+        for line in info.account.lines():
+            print(f"{info.name}: {line}", file=sys.stderr)
     elif (kept := load_info(folder).source) != source:
         raise UserError(f"{folder} holds {kept}, not {source}; remove that folder")
     return folder

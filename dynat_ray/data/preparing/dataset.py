@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from dynat_ray.atomic_files import publish_folder
+from dynat_ray.data.account import Account, Tally, listed
 from dynat_ray.data.ffcv_library import ffcv_problem
 from dynat_ray.data.info import LARGEST_TENSOR_FILE, DatasetInfo, describe_file
-from dynat_ray.data.preparing.image_files import BadImage
-from dynat_ray.data.preparing.image_sets import ImageSet
+from dynat_ray.data.preparing.class_names import notes_on_order, order_of, warnings_on_names
+from dynat_ray.data.preparing.image_files import TRANSPARENT, BadImage, Wanted
+from dynat_ray.data.preparing.inspection import UNREADABLE, Inspection, guarded
+from dynat_ray.data.preparing.options import PrepareOptions
 from dynat_ray.data.preparing.parallel import ordered_map
+from dynat_ray.data.preparing.pixel_checks import PixelChecks, PixelMarks, mark
+from dynat_ray.data.preparing.preview import Preview
 from dynat_ray.data.preparing.sources import Source, open_source
 from dynat_ray.data.preparing.storing import (
     Encoded,
@@ -30,6 +31,7 @@ from dynat_ray.data.preparing.storing import (
     moments,
     stored_size,
 )
+from dynat_ray.data.preparing.work_folder import work_folder
 from dynat_ray.data.subsets import Indices, balanced_subset
 from dynat_ray.errors import UserError
 from dynat_ray.user_path import user_path
@@ -38,19 +40,17 @@ _SMALL_SIDE = 96
 """Images up to this many pixels a side are stored raw, however many there are."""
 _MAX_SIDE = 500
 """Longest side of images stored as JPEG."""
+_PREVIEW = "preview.png"
 
-Chosen = dict[str, Indices]
-Result = TypeVar("Result")
+Positions = dict[str, Indices]
 
 
 def prepare_dataset(
     source: str,
     out: Path,
     *,
-    size: int | None = None,
-    limit: int = 0,
-    skip_bad: bool = False,
     progress: bool = True,
+    **options: Any,
 ) -> DatasetInfo:
     """Reads a source and writes a data-set folder, whole or not at all.
 
@@ -60,10 +60,8 @@ def prepare_dataset(
     Args:
         source: See `dynat_ray.data.preparing.sources`.
         out: Folder to make. A data-set folder that is there already is replaced.
-        size: Resize the shorter side to so many pixels and crop the centre; None: as they are.
-        limit: Take a class-balanced part of at most so many images of each split; 0: all.
-        skip_bad: Leave out unreadable images and count them, instead of raising.
         progress: Show a progress bar on stderr.
+        **options: What to do with the images, see `PrepareOptions`.
 
     Returns:
         What was written.
@@ -72,45 +70,68 @@ def prepare_dataset(
         UserError: The source is not what it should be, an image is unreadable, or there is no
             room or no permission to write.
     """
-    if size is not None and size < 1:
-        raise UserError(f"--size is {size}; it must be at least 1 pixel")
-    if limit < 0:
-        raise UserError(f"--limit is {limit}; it must be 0 (all) or a number of images")
-    with _new_folder(user_path(out)) as folder:
-        scratch = folder / "scratch"
-        scratch.mkdir()
-        info = _Preparation(open_source(source, scratch), folder, size, skip_bad, progress).run(
-            source, limit
-        )
-        shutil.rmtree(scratch)
+    asked = PrepareOptions(**options)
+    with work_folder(user_path(out)) as (folder, scratch):
+        preparation = _Preparation(open_source(source, scratch), folder, asked, progress)
+        info = preparation.run(source)
         for file in sorted(folder.iterdir()):
-            info.files[file.name] = describe_file(file)
+            if file.name != _PREVIEW:
+                info.files[file.name] = describe_file(file)
         info.save(folder)
     return info
+
+
+@dataclass(frozen=True)
+class _Read:
+    """An image, ready to be stored, and what there is to know of it."""
+
+    encoded: Encoded
+    converted: tuple[str, ...]
+    marks: PixelMarks
 
 
 class _Preparation:
     """One run over the images of a source."""
 
     def __init__(
-        self, source: Source, folder: Path, size: int | None, skip_bad: bool, progress: bool
+        self, source: Source, folder: Path, options: PrepareOptions, progress: bool
     ) -> None:
         self._source = source
         self._folder = folder
-        self._size = size
-        self._skip_bad = skip_bad
+        self._options = options
         self._progress = progress
-        self._skipped = 0
+        splits = source.splits
+        self._checks = PixelChecks(
+            {name: images.name for name, images in splits.items()}, options.drop_duplicates
+        )
+        self._unreadable = Tally()
+        self._converted = Tally()
 
-    def run(self, source: str, limit: int) -> DatasetInfo:
+    def run(self, source: str) -> DatasetInfo:
         splits = self._source.splits
-        chosen = {name: balanced_subset(images.labels, limit) for name, images in splits.items()}
-        layout, chosen = self._inspect(chosen)
-        digest = hashlib.sha256()
-        writers = {}
-        for name, images in splits.items():
-            writers[name] = self._store(name, images, chosen[name], layout)
-            digest.update(writers[name].close().encode())
+        chosen = {
+            name: balanced_subset(images.labels, self._options.limit)
+            for name, images in splits.items()
+        }
+        with self._bar("looking", sum(map(len, chosen.values()))) as bar:
+            seen = Inspection(self._source, chosen, self._options, bar.update)
+        self._unreadable.include(seen.left_out)
+        wanted = Wanted(
+            channels=seen.channels,
+            side=self._options.size or 0,
+            white=seen.deep.white(self._options.bit_depth),
+            background=self._options.background_colour,
+        )
+        layout = _choose_layout(wanted, seen.sizes, max(len(each) for each in seen.chosen.values()))
+        labels = {name: splits[name].labels[each] for name, each in seen.chosen.items()}
+        preview = Preview(labels, self._source.classes)
+        writers, digests = {}, {}
+        # Test images first: training images may be left out for being among them.
+        for name in sorted(splits, key=lambda name: name == "train"):
+            writers[name] = self._store(name, seen, wanted, layout, preview)
+            digests[name] = writers[name].close()
+        counts = {name: len(writers[name].labels) for name in splits}
+        preview.save(self._folder / _PREVIEW, f"{self._source.name}: {_listed(counts)}")
         mean, std = moments(writers["train"].levels)
         return DatasetInfo(
             name=self._source.name,
@@ -120,71 +141,95 @@ class _Preparation:
             size=layout.size,
             storage=layout.storage,
             max_side=layout.max_side,
-            counts={name: len(writer.labels) for name, writer in writers.items()},
+            counts=counts,
             mean=mean,
             std=std,
-            checksum=digest.hexdigest(),
-            skipped=self._skipped,
-            options=self._options(limit),
+            checksum=hashlib.sha256("".join(digests[n] for n in splits).encode()).hexdigest(),
+            skipped=sum(each.count for each in self._unreadable.findings()),
+            options=self._options.words(),
+            class_order=order_of(self._source.classes),
+            account=self._account(seen, chosen, wanted, {n: writers[n].labels for n in splits}),
         )
 
-    def _inspect(self, chosen: Chosen) -> tuple[Layout, Chosen]:
-        """Reads all headers; returns the layout, and the images that have a header."""
-        channels = 1
-        sizes: set[tuple[int, int]] = set()
-        good: Chosen = {}
-        total = sum(len(each) for each in chosen.values())
-        with self._bar("looking", total) as bar:
-            for name, positions in chosen.items():
-                keep = np.ones(len(positions), dtype=bool)
-                headers = ordered_map(_guarded(self._source.splits[name].header), positions)
-                for number, found in enumerate(headers):
-                    bar.update()
-                    if isinstance(found, BadImage):
-                        self._refuse(found)
-                        keep[number] = False
-                    else:
-                        channels = max(channels, found[0])
-                        sizes.add(found[1])
-                good[name] = positions[keep]
-        if self._size is not None:
-            sizes = {(self._size, self._size)}
-        count = max(len(each) for each in good.values())
-        return _choose_layout(channels, sizes, count), good
-
     def _store(
-        self, name: str, images: ImageSet, positions: Indices, layout: Layout
+        self, name: str, seen: Inspection, wanted: Wanted, layout: Layout, preview: Preview
     ) -> SplitWriter:
+        images, positions = self._source.splits[name], seen.chosen[name]
         writer = SplitWriter(self._folder, name, layout, len(positions))
 
-        def read(position: int) -> Encoded:
-            return encode(images.read(position, layout.channels, self._size or 0), layout)
+        def read(number: int) -> _Read:
+            decoded = images.read(int(positions[number]), wanted)
+            if preview.wants(name, number):
+                preview.add(name, number, decoded.pixels)
+            encoded = encode(decoded.pixels, layout)
+            return _Read(encoded, decoded.converted, mark(decoded.pixels))
 
-        with self._bar(name, len(positions)) as bar:
-            results = ordered_map(_guarded(read), positions)
-            for position, found in zip(positions, results, strict=True):
+        with (
+            self._bar(name, len(positions)) as bar,
+            closing(ordered_map(guarded(read), range(len(positions)))) as results,
+        ):
+            for number, found in enumerate(results):
                 bar.update()
                 if isinstance(found, BadImage):
                     self._refuse(found)
+                    continue
+                position = int(positions[number])
+                label = int(images.labels[position])
+                for what in found.converted:
+                    self._converted.add(what, images.name(position))
+                if self._checks.accept(name, position, label, found.marks):
+                    writer.add(found.encoded, label)
                 else:
-                    writer.add(found, int(images.labels[position]))
+                    preview.discard(name, number)
         stored = np.bincount(writer.labels, minlength=len(self._source.classes))
-        for label in np.flatnonzero(stored == 0):
+        for empty in np.flatnonzero(stored == 0):
             raise UserError(
-                f"class '{self._source.classes[label]}' has no usable {name} images; give more, or "
+                f"class '{self._source.classes[empty]}' has no usable {name} images; give more, or "
                 "a larger --limit"
             )
         return writer
 
-    def _options(self, limit: int) -> list[str]:
-        size = [] if self._size is None else ["--size", str(self._size)]
-        part = ["--limit", str(limit)] if limit else []
-        return size + part + (["--skip-bad"] if self._skip_bad else [])
+    def _account(
+        self, seen: Inspection, chosen: Positions, wanted: Wanted, labels: dict[str, list[int]]
+    ) -> Account:
+        classes, deep = self._source.classes, seen.deep
+        counts = {
+            split: dict(
+                zip(classes, np.bincount(each, minlength=len(classes)).tolist(), strict=True)
+            )
+            for split, each in labels.items()
+        }
+        left_out, converted = Tally(), Tally()
+        for tally in (self._source.left_out, self._unreadable, self._checks.dropped):
+            left_out.include(tally)
+        for tally in (seen.converted, self._converted):
+            converted.include(tally)
+        described = converted.findings() + deep.described(wanted.white)
+        for each in described:
+            if each.what == TRANSPARENT:
+                each.what = f"images with transparency laid on {self._options.background}"
+        warnings = [f"--skip-bad left out {loss}" for loss in seen.losses(chosen)]
+        warnings += warnings_on_names(classes)
+        warnings += [each for each in [deep.darkness(wanted.white)] if each]
+        warnings += self._checks.warnings()
+        warnings += [
+            f"classes of a single {split} image: {len(few):,} of {len(classes):,} "
+            f"({listed(few, len(few))})"
+            for split, each in counts.items()
+            if (few := [name for name, count in each.items() if count == 1])
+        ]
+        return Account(
+            counts=counts,
+            left_out=left_out.findings(),
+            converted=described,
+            notes=self._source.notes + notes_on_order(classes),
+            warnings=warnings,
+        )
 
     def _refuse(self, bad: BadImage) -> None:
-        if not self._skip_bad:
+        if not self._options.skip_bad:
             raise UserError(f"cannot read image {bad}; repair it, or leave such out: --skip-bad")
-        self._skipped += 1
+        self._unreadable.add(UNREADABLE, str(bad))
 
     def _bar(self, text: str, total: int) -> tqdm[None]:
         return tqdm(
@@ -196,20 +241,14 @@ class _Preparation:
         )
 
 
-def _guarded(function: Callable[[int], Result]) -> Callable[[int], Result | BadImage]:
-    """Returns `function` with `BadImage` as a result instead of an exception."""
-
-    def run(position: int) -> Result | BadImage:
-        try:
-            return function(int(position))
-        except BadImage as bad:
-            return bad
-
-    return run
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {split}" for split, count in counts.items())
 
 
-def _choose_layout(channels: int, sizes: set[tuple[int, int]], count: int) -> Layout:
-    problem = ffcv_problem()
+def _choose_layout(wanted: Wanted, sizes: set[tuple[int, int]], count: int) -> Layout:
+    problem, channels = ffcv_problem(), wanted.channels
+    if wanted.side:
+        sizes = {(wanted.side, wanted.side)}
     common = next(iter(sizes)) if len(sizes) == 1 else None
     pixels = count * channels * common[0] * common[1] if common else 0
     tensors = common is not None and pixels <= LARGEST_TENSOR_FILE
@@ -228,41 +267,3 @@ def _choose_layout(channels: int, sizes: set[tuple[int, int]], count: int) -> La
         beton=not problem,
         tensors=tensors,
     )
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """Gives a new folder beside `out` and renames it to `out` at the end, or removes it."""
-    try:
-        _replaceable(out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise _cannot_write(out, error) from None
-    try:
-        try:
-            made.chmod(0o755)
-            yield made
-            # Asked again: another run may have made it meanwhile.
-            _replaceable(out)
-            publish_folder(made, out)
-        except OSError as error:
-            raise _cannot_write(out, error) from error
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
-def _replaceable(out: Path) -> bool:
-    """Returns whether a data set is at `out`; raises if anything else is."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return False
-    if not (out / "dataset.json").is_file():
-        raise UserError(f"{out} exists and is no data-set folder; give another --out")
-    return True
-
-
-def _cannot_write(out: Path, error: OSError) -> UserError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"the disk of {out} is full; make room, or give --out on another disk")
-    what = error.filename or out
-    return UserError(f"cannot prepare {out}: {error.strerror or error}: {what}")

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from dynat_ray.data.preparing.deep_pixels import (
+    DeepRange,
+    deep_range,
+    is_deep,
+    raw_mode,
+    to_eight_bits,
+)
+from dynat_ray.data.preparing.orientation import lies_on_its_side, orientation, set_upright
 
 Pixels = NDArray[np.uint8]
 
-_WIDE_MODES = frozenset({"I", "I;16", "I;16B", "I;16L"})
-_GREY_MODES = frozenset({"1", "L", "LA", "La"}) | _WIDE_MODES
-_UPRIGHT = frozenset({"TIFF", "PNG"})
-"""Formats whose EXIF orientation is left alone: Pillow turns TIFF itself, and would have to decode
-a PNG, which hardly ever has one, to know the size of the upright image."""
-
-
+TURNED = "images set upright, as their EXIF orientation says"
+FIRST_FRAME = "files of several frames or pages, of which the first is taken"
+TRANSPARENT = "images with transparency laid on a background"
+OTHER_COLOURS = "images of other colours (CMYK, YCbCr, ...) brought to RGB"
+_GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
+_PLAIN_MODES = _GREY_MODES | {"P", "PA", "RGB", "RGBA", "RGBa", "RGBX"}
 _FORMATS = frozenset(
     {"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "TGA", "TIFF", "WEBP"}
 )
@@ -28,58 +37,122 @@ class BadImage(Exception):
     """An image file that cannot be read. `str()` gives the file and the reason."""
 
 
-def read_header(file: BinaryIO, name: str) -> tuple[int, tuple[int, int]]:
-    """Returns channels (1 or 3) and (height, width) of an image file without decoding it.
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What is known of an image before its pixels are wanted.
 
-    Height and width are those of the upright image. `name` is what errors call it.
+    Attributes:
+        channels: 1 or 3.
+        size: Height and width of the upright image.
+        transparent: Whether some of its pixels may be.
+        deep: The range of its values, if they have more than 8 bits.
+        converted: What becomes of it when it is read.
+    """
+
+    channels: int
+    size: tuple[int, int]
+    transparent: bool = False
+    deep: DeepRange | None = None
+    converted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What images are read as.
+
+    Attributes:
+        channels: 1 or 3.
+        side: Resize the shorter side to so many pixels and crop the centre; 0: as it is.
+        white: The value that becomes 255 in images of more than 8 bits.
+        background: RGB colour behind what is transparent.
+    """
+
+    channels: int
+    side: int = 0
+    white: float = 65535.0
+    background: tuple[int, int, int] = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image that was read.
+
+    Attributes:
+        pixels: uint8 `(H, W, C)`.
+        converted: What was done to it.
+    """
+
+    pixels: Pixels
+    converted: tuple[str, ...] = ()
+
+
+def read_header(file: BinaryIO, name: str) -> Header:
+    """Reads what an image is; decodes it only if its pixels have more than 8 bits.
+
+    Args:
+        file: The file.
+        name: What errors call it.
 
     Raises:
-        BadImage: It is no image, holds floating-point numbers, or declares an absurd size (Pillow
-            refuses those).
+        BadImage: It is no image, holds values that can't be scaled, or declares an absurd size
+            (Pillow refuses those).
     """
     try:
         with Image.open(file, formats=_known_formats()) as image:
             width, height = image.size
-            channels = 1 if image.mode in _GREY_MODES else 3
-            if image.format not in _UPRIGHT and _lies_on_its_side(image):
+            channels = 1 if _is_grey(image) else 3
+            deep = deep_range(image, file) if is_deep(image) else None
+            if lies_on_its_side(image, file):
                 width, height = height, width
-            if image.mode == "F":
-                raise ValueError("its pixels are floating-point numbers; convert them to 8 bits")
+            return Header(
+                channels=channels,
+                size=(height, width),
+                transparent=image.has_transparency_data,
+                deep=deep,
+                converted=(FIRST_FRAME,) if _has_more_frames(image) else (),
+            )
     except MemoryError:
         raise
     except Exception as error:  # Decoders raise anything on damaged files.
         raise _bad(name, error) from None
-    return channels, (height, width)
 
 
-def read_pixels(file: BinaryIO, name: str, channels: int, side: int = 0) -> Pixels:
+def read_pixels(file: BinaryIO, name: str, wanted: Wanted) -> Decoded:
     """Decodes an image file and sets it upright, as its EXIF orientation says.
 
     Args:
         file: The file.
         name: What errors call it.
-        channels: 1 or 3: what to convert to.
-        side: Resize the shorter side to so many pixels and crop the centre; 0: as it is.
-
-    Returns:
-        uint8 `(H, W, channels)`.
+        wanted: What to make of it.
 
     Raises:
         BadImage: The file is damaged, truncated or no image.
     """
     try:
         with Image.open(file, formats=_known_formats()) as image:
+            side, converted = wanted.side, []
             if side and min(image.size) > side:
                 # A JPEG decoder can halve sizes on the way, which is much cheaper.
                 width, height = image.size
                 shorter = min(width, height)
                 image.draft(None, (-(-width * side // shorter), -(-height * side // shorter)))
-            image.load()
-            converted = _convert(image, channels)
-            shrunk = shrink(converted, side) if side else converted
-            if image.format not in _UPRIGHT:
-                _set_upright(shrunk)
-            return _as_array(shrunk)
+            # Pillow turns TIFF itself while it loads it, and then knows no more of it.
+            turned = image.format == "TIFF" and orientation(image) != 1
+            plain = to_eight_bits(image, file, wanted.white) if is_deep(image) else image
+            plain.load()
+            if plain.mode not in _PLAIN_MODES:
+                converted.append(OTHER_COLOURS)
+            opaque, shone_through = _without_transparency(plain, wanted.background)
+            if shone_through:
+                converted.append(TRANSPARENT)
+            coloured = opaque.convert("L" if wanted.channels == 1 else "RGB")
+            shrunk = shrink(coloured, side) if side else coloured
+            if image.format != "TIFF":
+                turned = orientation(image) != 1
+                shrunk = set_upright(shrunk, orientation(image))
+            if turned:
+                converted.append(TURNED)
+            return Decoded(_as_array(shrunk), tuple(converted))
     except MemoryError:
         raise
     except Exception as error:  # Decoders raise anything on damaged files.
@@ -112,34 +185,38 @@ def _known_formats() -> list[str]:
     return sorted(_FORMATS & Image.OPEN.keys())
 
 
-def _lies_on_its_side(image: Image.Image) -> bool:
-    """Returns whether setting an image upright swaps its sides; never decodes it."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    except Exception:  # Damaged EXIF data make no bad image.
+def _is_grey(image: Image.Image) -> bool:
+    # Pillow says RGBA of a grey PNG of 16 bits with transparency.
+    return image.mode in _GREY_MODES or raw_mode(image).startswith("LA;")
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    # The second picture in a photo of some telephones is no part of it.
+    if image.format == "MPO":
         return False
-
-
-def _set_upright(image: Image.Image) -> None:
     try:
-        ImageOps.exif_transpose(image, in_place=True)
+        return bool(getattr(image, "is_animated", False))
     except MemoryError:
         raise
-    except Exception:
-        # As above; or Pillow has turned the image and can't write its other EXIF data back.
-        return
+    except Exception:  # What follows the first frame may be damaged.
+        return True
 
 
-def _convert(image: Image.Image, channels: int) -> Image.Image:
-    if image.mode in _WIDE_MODES:
-        # 16-bit grey; Pillow would clip it to 255. Mode I may also hold 8-bit values in 32 bits.
-        values = np.asarray(image).astype(np.int64)
-        if image.mode != "I" or values.max() > 255:
-            values >>= 8
-        image = Image.fromarray(values.clip(0, 255).astype(np.uint8))
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("L" if channels == 1 else "RGB")
+def _without_transparency(
+    image: Image.Image, background: tuple[int, int, int]
+) -> tuple[Image.Image, bool]:
+    """Returns an image laid on a colour, and whether any pixel of it shows what is behind."""
+    if not image.has_transparency_data:
+        return image, False
+    if image.mode == "La":  # Premultiplied, which Pillow makes only LA of.
+        image = image.convert("LA")
+    grey = image.mode in ("L", "LA", "1") and len(set(background)) == 1
+    layers = image.convert("LA" if grey else "RGBA")
+    colours, alpha = layers.convert("L" if grey else "RGB"), layers.getchannel("A")
+    if alpha.getextrema() == (255, 255):
+        return colours, False
+    behind = Image.new(colours.mode, image.size, background[0] if grey else background)
+    return Image.composite(colours, behind, alpha), True
 
 
 def _as_array(image: Image.Image) -> Pixels:

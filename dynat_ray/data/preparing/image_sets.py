@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from dynat_ray.data.preparing.file_stores import FileStore
 from dynat_ray.data.preparing.image_files import (
     BadImage,
+    Decoded,
+    Header,
     Pixels,
+    Wanted,
     read_header,
     read_pixels,
     resize_pixels,
@@ -27,11 +30,14 @@ class ImageSet(Protocol):
 
     labels: NDArray[np.int64]
 
-    def header(self, position: int) -> tuple[int, tuple[int, int]]:
-        """Returns channels (1 or 3) and (height, width). Raises `BadImage`."""
+    def name(self, position: int) -> str:
+        """Returns what to call an image."""
 
-    def read(self, position: int, channels: int, side: int) -> Pixels:
-        """Returns uint8 `(H, W, channels)`; `side` as in `read_pixels`. Raises `BadImage`."""
+    def header(self, position: int) -> Header:
+        """Returns what an image is. Raises `BadImage`."""
+
+    def read(self, position: int, wanted: Wanted) -> Decoded:
+        """Returns an image as it is wanted. Raises `BadImage`."""
 
 
 class ArrayImages:
@@ -45,16 +51,22 @@ class ArrayImages:
         self._images = images
         self.labels = np.asarray(labels, dtype=np.int64)
 
-    def header(self, position: int) -> tuple[int, tuple[int, int]]:
+    def name(self, position: int) -> str:
+        """See `ImageSet`."""
+        return f"image {position}"
+
+    def header(self, position: int) -> Header:
         """See `ImageSet`."""
         _, height, width, channels = self._images.shape
-        return channels, (height, width)
+        return Header(channels=channels, size=(height, width))
 
-    def read(self, position: int, channels: int, side: int) -> Pixels:
+    def read(self, position: int, wanted: Wanted) -> Decoded:
         """See `ImageSet`."""
         pixels = np.asarray(self._images[position])
-        pixels = resize_pixels(pixels, side) if side else pixels
-        return pixels if pixels.shape[2] == channels else np.repeat(pixels, channels, axis=2)
+        pixels = resize_pixels(pixels, wanted.side) if wanted.side else pixels
+        if pixels.shape[2] != wanted.channels:
+            pixels = np.repeat(pixels, wanted.channels, axis=2)
+        return Decoded(pixels)
 
 
 class FileImages:
@@ -67,15 +79,19 @@ class FileImages:
         self._files = files
         self.labels = np.asarray(labels, dtype=np.int64)
 
-    def header(self, position: int) -> tuple[int, tuple[int, int]]:
+    def name(self, position: int) -> str:
+        """See `ImageSet`."""
+        return str(self._files[position])
+
+    def header(self, position: int) -> Header:
         """See `ImageSet`."""
         with self._open(position) as file:
             return read_header(file, self._shown(position))
 
-    def read(self, position: int, channels: int, side: int) -> Pixels:
+    def read(self, position: int, wanted: Wanted) -> Decoded:
         """See `ImageSet`."""
         with self._open(position) as file:
-            return read_pixels(file, self._shown(position), channels, side)
+            return read_pixels(file, self._shown(position), wanted)
 
     def _open(self, position: int) -> BinaryIO:
         try:

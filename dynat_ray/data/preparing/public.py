@@ -12,7 +12,7 @@ import numpy as np
 
 from dynat_ray.data.preparing.download import PublicFile, download
 from dynat_ray.data.preparing.file_stores import FileStore, FolderFiles
-from dynat_ray.data.preparing.folders import read_class_folders
+from dynat_ray.data.preparing.folders import ClassFolders, read_class_folders
 from dynat_ray.data.preparing.image_files import Pixels
 from dynat_ray.data.preparing.image_sets import ArrayImages, FileImages, ImageSet
 from dynat_ray.errors import UserError
@@ -158,7 +158,7 @@ def read_tiny_imagenet(store: FileStore) -> tuple[list[str], Splits]:
     }
 
 
-def read_imagenet(root: Path) -> tuple[list[str], Splits]:
+def read_imagenet(root: Path) -> ClassFolders:
     """Finds the images of ImageNet in `root`; unpacks them there first if only its tars are."""
     if not (root / "train").is_dir() or not (root / "val").is_dir():
         from torchvision.datasets import ImageNet

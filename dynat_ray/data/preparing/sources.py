@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from dynat_ray.data.account import Tally
 from dynat_ray.data.preparing import public
 from dynat_ray.data.preparing.archives import unpack
 from dynat_ray.data.preparing.file_stores import FolderFiles
-from dynat_ray.data.preparing.folders import read_class_folders
+from dynat_ray.data.preparing.folders import ClassFolders, read_class_folders
 from dynat_ray.data.preparing.generated import read_generated
 from dynat_ray.data.preparing.image_sets import ArrayImages, ImageSet
 from dynat_ray.data.subsets import stratified_split
@@ -27,11 +28,15 @@ class Source:
         name: Short name of the data set.
         classes: Class names; a label is a position in this list.
         splits: `train`, and `test` unless the source is generated training data.
+        left_out: What is there, but is none of the images.
+        notes: What else is to be said of it, a sentence each.
     """
 
     name: str
     classes: list[str]
     splits: dict[str, ImageSet]
+    left_out: Tally = field(default_factory=Tally)
+    notes: list[str] = field(default_factory=list)
 
 
 def open_source(source: str, scratch: Path) -> Source:
@@ -116,9 +121,18 @@ def _tiny_imagenet(scratch: Path) -> Source:
 
 def _folder(path: Path, scratch: Path) -> Source:
     store = FolderFiles(path) if path.is_dir() else unpack(path, scratch / "packed")
-    classes, splits = read_class_folders(store)
     name = path.name.partition(".")[0] if path.is_file() else path.resolve().name
-    return Source(name=name, classes=classes, splits=splits)
+    return _class_folders(name, read_class_folders(store))
+
+
+def _class_folders(name: str, found: ClassFolders) -> Source:
+    return Source(
+        name=name,
+        classes=found.classes,
+        splits=found.splits,
+        left_out=found.left_out,
+        notes=found.notes,
+    )
 
 
 def _generated(path: Path, scratch: Path) -> Source:
@@ -127,8 +141,7 @@ def _generated(path: Path, scratch: Path) -> Source:
 
 
 def _imagenet(path: Path, scratch: Path) -> Source:
-    classes, splits = public.read_imagenet(path)
-    return Source(name="imagenet", classes=classes, splits=splits)
+    return _class_folders("imagenet", public.read_imagenet(path))
 
 
 def _imagenet_missing(scratch: Path) -> Source:

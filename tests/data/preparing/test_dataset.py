@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 from dynat_ray.data import load_info, load_split
 from dynat_ray.data.preparing import dataset as prepare_module
 from dynat_ray.data.preparing import prepare_dataset, storing
-from dynat_ray.data.preparing.image_files import read_header, read_pixels
+from dynat_ray.data.preparing.image_files import Wanted, read_header, read_pixels
 from dynat_ray.errors import UserError
 from tests.data.conftest import WriteFolder
 
@@ -88,7 +88,7 @@ def test_eight_bits_in_32_stay_as_they_are(write_folder: WriteFolder, tmp_path: 
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["jpeg", "webp", "tiff"])
+@pytest.mark.parametrize("kind", ["jpeg", "webp", "tiff", "png", "avif"])
 def test_images_are_set_upright(kind: str, orientation: int, tmp_path: Path) -> None:
     pixels = np.zeros((20, 30, 3), np.uint8)
     pixels[:10, :15, 0] = pixels[10:, :15, 1] = 255
@@ -98,10 +98,12 @@ def test_images_are_set_upright(kind: str, orientation: int, tmp_path: Path) -> 
     Image.fromarray(pixels).save(path, exif=exif)
     upright = ImageOps.exif_transpose(Image.open(path))
     with path.open("rb") as file:
-        channels, size = read_header(file, "phone")
-        assert np.array_equal(read_pixels(file, "phone", 3), np.asarray(upright))
-        assert read_pixels(file, "phone", 3, side=8).shape == (8, 8, 3)
-    assert (channels, size) == (3, (upright.height, upright.width))
+        header = read_header(file, "phone")
+        assert np.array_equal(
+            read_pixels(file, "phone", Wanted(channels=3)).pixels, np.asarray(upright)
+        )
+        assert read_pixels(file, "phone", Wanted(channels=3, side=8)).pixels.shape == (8, 8, 3)
+    assert (header.channels, header.size) == (3, (upright.height, upright.width))
 
 
 @pytest.mark.parametrize("kind", ["tar", "tar.xz", "zip"])
@@ -151,6 +153,15 @@ def test_limit_takes_a_balanced_part(write_folder: WriteFolder, tmp_path: Path) 
     assert info.counts == {"train": 9, "test": 6}
     labels = load_split(tmp_path / "out", "train")[1]
     assert labels.bincount().tolist() == [3, 3, 3]
+
+
+def test_the_advised_larger_limit_works(write_folder: WriteFolder, tmp_path: Path) -> None:
+    root = write_folder()
+    with pytest.raises(
+        UserError, match="has no usable test images; give more, or a larger --limit"
+    ):
+        prepare_dataset(f"folder:{root}", tmp_path / "out", limit=2, progress=False)
+    assert prepare_dataset(f"folder:{root}", tmp_path / "out", limit=3, progress=False)
 
 
 def test_preparing_again_replaces_a_data_set(write_folder: WriteFolder, tmp_path: Path) -> None:

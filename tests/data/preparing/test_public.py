@@ -17,6 +17,7 @@ from scipy.io import savemat
 from dynat_ray.data import load_split
 from dynat_ray.data.preparing import prepare_dataset, public
 from dynat_ray.data.preparing.download import PublicFile
+from dynat_ray.data.preparing.image_files import Wanted
 from dynat_ray.errors import UserError
 
 
@@ -131,7 +132,7 @@ def test_mnist_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert classes == [str(number) for number in range(10)]
     for split in ("train", "test"):
         assert splits[split].labels.tolist() == [7, 0, 9]
-        assert np.array_equal(splits[split].read(1, 1, 0)[..., 0], images[1])
+        assert np.array_equal(splits[split].read(1, Wanted(channels=1)).pixels[..., 0], images[1])
 
 
 def test_svhn_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +147,7 @@ def test_svhn_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert classes == [str(number) for number in range(10)]
     for split in ("train", "test"):
         assert splits[split].labels.tolist() == [0, 3]
-        assert np.array_equal(splits[split].read(1, 3, 0), images[..., 1])
+        assert np.array_equal(splits[split].read(1, Wanted(channels=3)).pixels, images[..., 1])
 
 
 def test_imagenet_takes_class_folders_or_says_what_it_needs(tmp_path: Path) -> None:
