@@ -36,7 +36,7 @@ without_ffcv() {
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --upgrade pip
-"$venv/bin/python" -m pip install --quiet --editable ".[tune,eval,test,dev]"
+"$venv/bin/python" -m pip install --quiet --editable ".[tune,eval,onnx,test,dev]"
 if have_headers || install_headers; then
     "$venv/bin/python" -m pip install --quiet --editable ".[ffcv]" ||
         without_ffcv "it could not be built"

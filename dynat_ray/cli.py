@@ -21,6 +21,8 @@ from dynat_ray.settings import (
 )
 from dynat_ray.shown_text import shown_text
 from dynat_ray.submitted_job import explain_missing
+from dynat_ray.user_path import user_path
+from dynat_ray.value_types import check_value
 
 _DEFAULT_RECIPE = "digits"
 
@@ -62,6 +64,27 @@ def add_settings_help(parser: argparse.ArgumentParser, method: str) -> None:
         for each in group:
             text = f"{each.sentence} (type: {each.allowed}; default: {each.default})"
             add(f"--{each.key}", metavar="VALUE", help=text.replace("%", "%%"))
+
+
+def add_architecture_options(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Adds what says which network a file of weights is of: `arch` and `kwargs`, a mapping."""
+
+    def mapping(text: str) -> dict[str, object]:
+        found: dict[str, object] = check_value("--kwargs", text, dict[str, object])
+        return found
+
+    add = parser.add_argument
+    add("--arch", required=required, metavar="NAME", help="of the network in timm's registry")
+    text = "arguments of the network, such as '{depth: 34, widen: 10}'"
+    add("--kwargs", type=mapping, default={}, metavar="MAPPING", help=text)
+
+
+def new_folder(given: str) -> Path:
+    """Returns the folder that `--out` names; `UserError` if something is in it already."""
+    folder = user_path(given)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--out is {given}, where something is already; give a new folder")
+    return folder
 
 
 def parse_with_settings(

@@ -11,19 +11,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.errors import UserError
 from dynat_ray.radius import require_possible
 from dynat_ray.section import Section
 from dynat_ray.value_types import (
     AboveZeroToOne,
-    MinusOneOrMore,
+    ClosedUnitInterval,
     NonNegative,
     NonNegativeInt,
     OpenUnitInterval,
     Positive,
     PositiveInt,
     Seed,
-    WorkerRange,
     ZeroToHalf,
     ZeroUpToOne,
     require,
@@ -81,16 +81,21 @@ class ModelConfig(Section, section="model"):
     """The network.
 
     Attributes:
-        name: Any model of timm's registry, ours included.
+        name: Any model of timm's registry, ours included; `auto`: that of `init_from`.
         kwargs: Keyword arguments for the architecture, such as `{act_layer: silu}`.
         pretrained: Start from timm's published weights.
-        init_from: A `model/` folder (or run folder) whose weights to start from; empty: none.
+        init_from: Weights to start from: a model or run folder, a file of weights, or
+            `hf-hub:OWNER/NAME`; empty: none.
+        freeze: Parameters that are not trained: `backbone` (all but the classifier), modules such
+            as `stem`, or patterns such as `stages.[01].*`. Batch normalisation that is frozen
+            keeps its statistics, too.
     """
 
     name: str = "preact_resnet18"
     kwargs: dict[str, object] = field(default_factory=dict)
     pretrained: bool = False
     init_from: str = ""
+    freeze: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -100,14 +105,26 @@ class ThreatConfig(Section, section="threat"):
     Attributes:
         norm: `Linf` or `L2`.
         eps: Radius, in units of [0, 1] pixels (8/255 for CIFAR-10 under Linf, 0.5 under L2).
+        eps_growth: Part of the run, in [0, 1], over which training's radius grows from 0 to eps,
+            in a straight line from epoch to epoch: large ones can fail from ordinary weights. 0:
+            eps from the beginning. Validation and tests always have eps.
     """
 
     norm: Norm = "Linf"
     eps: NonNegative = 8 / 255
+    eps_growth: ClosedUnitInterval = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_possible(self.eps, self.norm, "threat.eps")
+
+    def share_at(self, progress: float) -> float:
+        """Returns training's radius as a part of eps.
+
+        Args:
+            progress: Part of the run that is over, in [0, 1].
+        """
+        return min(1.0, progress / self.eps_growth) if self.eps_growth > 0 else 1.0
 
 
 @dataclass(kw_only=True)
@@ -176,6 +193,8 @@ class OptimConfig(Section, section="optim"):
         milestones: Fractions of the run at which `piecewise` drops the rate.
         decay: Factor of a drop.
         warmup_epochs: Epochs (may be a fraction) of linear warm-up; `one-cycle` has its peak there.
+        layer_decay: Factor of the rate from each layer to the one before it, as timm groups layers.
+        head_lr_ratio: Rate of the classifier, as a multiple of the others'.
     """
 
     name: str = "sgd"
@@ -186,6 +205,8 @@ class OptimConfig(Section, section="optim"):
     milestones: list[OpenUnitInterval] = field(default_factory=lambda: [0.5, 0.75])
     decay: AboveZeroToOne = 0.1
     warmup_epochs: NonNegative = 0.0
+    layer_decay: AboveZeroToOne = 1.0
+    head_lr_ratio: Positive = 1.0
 
 
 @dataclass(kw_only=True)
@@ -261,43 +282,6 @@ class EvalConfig(Section, section="eval"):
     every_epochs: PositiveInt = 1
     steps: PositiveInt = 10
     batch_size: PositiveInt = 256
-
-
-@dataclass(kw_only=True)
-class ClusterConfig(Section, section="cluster"):
-    """Where it runs.
-
-    Attributes:
-        workers: A number, an elastic range such as `1..4`, or `auto`: one per GPU, else two.
-        gpu: One GPU per worker; `auto`: where the cluster has any.
-        cpus_per_worker: CPU cores of a worker (its loader threads included).
-        max_failures: Restarts after errors of the program before giving up; -1: without end.
-        max_preemption_failures: Restarts after machines were lost; -1: without end.
-        start_minutes: How long it waits for nodes that the cluster starts.
-        storage: Where run folders go, instead of `--out`: a shared path or `s3://...`.
-    """
-
-    workers: PositiveInt | WorkerRange = "auto"
-    gpu: bool | Literal["auto"] = "auto"
-    cpus_per_worker: PositiveInt = 1
-    max_failures: MinusOneOrMore = 3
-    max_preemption_failures: MinusOneOrMore = -1
-    start_minutes: Positive = 30.0
-    storage: str = ""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.worker_range()
-
-    def worker_range(self) -> tuple[int, int] | None:
-        """Returns the smallest and largest number of workers; None for `auto`."""
-        if self.workers == "auto":
-            return None
-        first, _, last = str(self.workers).partition("..")
-        low, high = int(first), int(last or first)
-        allowed = "a number, a range such as 1..4, or auto"
-        require(1 <= low <= high, "cluster.workers", self.workers, allowed)
-        return low, high
 
 
 @dataclass(kw_only=True)

@@ -32,7 +32,8 @@ def main(argv: Sequence[str]) -> Path | str:
     options = _parse(argv)
     with cpu_kernels(options.cpu_kernels), fetched(options.model) as model:
         try:
-            subject = replace(load_subject(model), name=options.model)
+            subject = load_subject(model, options.arch, options.kwargs)
+            subject = replace(subject, name=options.model)
         except UserError as error:
             raise UserError(str(error).replace(model, options.model)) from None
         return written_at(_evaluate(options, subject))
@@ -65,7 +66,9 @@ def _evaluate(options: Namespace, subject: Subject) -> Path:
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = cli.ArgumentParser(prog="python -m dynat_ray.evaluate", description=__doc__)
     add = parser.add_argument
-    add("model", metavar="RUN_OR_MODEL", help="folder, s3:// address, timm name, module:function")
+    what = "folder, s3:// address, file of weights, timm name, hf-hub:OWNER/NAME, module:function"
+    add("model", metavar="RUN_OR_MODEL", help=what)
+    cli.add_architecture_options(parser, required=False)
     add("--data", metavar="DIR", help="prepared data set; default: the run's")
     add("--norm", choices=("Linf", "L2"), help="default: the run's")
     add("--eps", help="radius, such as 8/255; several, comma-separated, give a curve")

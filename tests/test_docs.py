@@ -22,7 +22,7 @@ PAGES = sorted(
 WIDTH = 100
 SECTIONS = [field.name for field in fields(RunConfig)]
 # What looks like `section.key` and is the name of a file.
-FILE_NAMES = re.compile(r"\.(py|yaml|beton|safetensors|md|sbatch|html)$")
+FILE_NAMES = re.compile(r"\.(py|yaml|beton|safetensors|onnx|pt2|md|sbatch|html)$")
 
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _CODE_BLOCK = re.compile(r"^ *(?:\d+\. +)?```.*?^ *```", re.DOTALL | re.MULTILINE)

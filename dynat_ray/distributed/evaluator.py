@@ -17,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from dynat_ray.config import ClusterConfig
+from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.identity import Identity
 from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome

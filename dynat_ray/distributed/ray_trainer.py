@@ -20,6 +20,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchTrainer
 
 import dynat_ray.config as settings
+from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.distributed.mirror_follower import Follower
 from dynat_ray.distributed.notices import FlagDown, ListeningTorch
 from dynat_ray.distributed.place_watch import PlaceWatch
@@ -68,7 +69,7 @@ class Workers(NamedTuple):
         return {"workers": count, "device": "cuda" if self.gpu else "cpu"}
 
 
-def resolve_workers(cluster: settings.ClusterConfig) -> Workers:
+def resolve_workers(cluster: ClusterConfig) -> Workers:
     """Returns how many workers a run has on this cluster, and whether each has a GPU.
 
     Raises:
@@ -162,7 +163,7 @@ def _seconds_between_polls(workers: int) -> float:
     return max(_SHORTEST_SECONDS_BETWEEN_POLLS, workers / _POLLS_PER_SECOND)
 
 
-def _scaling(cluster: settings.ClusterConfig, workers: Workers) -> ScalingConfig:
+def _scaling(cluster: ClusterConfig, workers: Workers) -> ScalingConfig:
     """Returns how many workers there are to be, and what each of them takes."""
     fewest, most, gpu = workers
     return ScalingConfig(
@@ -175,7 +176,7 @@ def _scaling(cluster: settings.ClusterConfig, workers: Workers) -> ScalingConfig
 
 
 def _train_options(
-    cluster: settings.ClusterConfig,
+    cluster: ClusterConfig,
     workers: Workers,
     run_folder: Path,
     mirror: Mirror | None,
@@ -199,7 +200,7 @@ def _train_options(
 
 def _until_its_end(
     trainer: Callable[[], TorchTrainer],
-    cluster: settings.ClusterConfig,
+    cluster: ClusterConfig,
     workers: Workers,
     note: Callable[[str], None],
 ) -> TrainingEnd:

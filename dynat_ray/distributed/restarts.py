@@ -12,7 +12,7 @@ from dynat_ray.distributed.cluster import living_nodes
 import ray.train
 from ray.exceptions import RayActorError
 
-from dynat_ray.config import ClusterConfig
+from dynat_ray.cluster_config import ClusterConfig
 
 
 class Restarts:

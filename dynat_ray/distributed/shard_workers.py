@@ -14,7 +14,8 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from torch import Tensor, nn
 
 from dynat_ray.acceleration.switch import cpu_kernels, cpu_kernels_choice
-from dynat_ray.config import ClusterConfig, CpuKernels
+from dynat_ray.cluster_config import ClusterConfig
+from dynat_ray.config import CpuKernels
 from dynat_ray.distributed.capacity import has_gpus, require_places
 from dynat_ray.distributed.waiting_for_nodes import WaitingWords, nodes_may_come
 from dynat_ray.errors import UserError

@@ -22,6 +22,9 @@ from dynat_ray.distributed.ray_trainer import fit, resolve_workers
 from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.errors import UserError
 from dynat_ray.methods import standard_model_key
+from dynat_ray.models.arguments import check_arguments
+from dynat_ray.models.hub import has_prefix
+from dynat_ray.models.starting import description_of
 from dynat_ray.report import write_report
 from dynat_ray.settings import override
 from dynat_ray.storage.description import describe_run
@@ -93,7 +96,7 @@ def resolve(config: RunConfig) -> tuple[RunConfig, DatasetInfo, str]:
     config = with_absolute_paths(config, path)
     info = load_info(path)
     get_attacks(config.eval.attacks)
-    loader = check_run(config, info)
+    loader = check_run(config, info, say=print)
     check_compute(config)
     return config, info, loader
 
@@ -104,14 +107,33 @@ def with_absolute_paths(config: RunConfig, data: Path | str) -> RunConfig:
     Args:
         config: The run.
         data: Folder of its data set.
+
+    Raises:
+        UserError: The network is that of `model.init_from`, which names no model.
     """
     absolute = {"data.path": str(Path(data).resolve())}
     keys = {"data.extra_path", "model.init_from", standard_model_key(config.method.name)}
     for key in keys - {""}:
         section, _, name = key.partition(".")
-        if given := getattr(getattr(config, section), name):
+        given = getattr(getattr(config, section), name)
+        if given and not has_prefix(given):
             absolute[key] = str(user_path(given).resolve())
-    return override(config, absolute)
+    return with_named_network(override(config, absolute))
+
+
+def with_named_network(config: RunConfig) -> RunConfig:
+    """Returns the config with the network of `model.init_from` where `model.name` is `auto`."""
+    if config.model.name != "auto":
+        return config
+    if not config.model.init_from:
+        raise UserError(
+            "model.name is auto, the network of the weights to start from: give them as "
+            "--model.init_from, or another --model.name"
+        )
+    found = description_of(config.model.init_from)
+    arguments = check_arguments(found.architecture, found.arguments, config.model.init_from)
+    kwargs = arguments | config.model.kwargs
+    return override(config, {"model.name": found.architecture, "model.kwargs": kwargs})
 
 
 def finish(config: RunConfig, folder: Path, *, workers: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,6 +18,9 @@ from dynat_ray.data import DatasetInfo
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.exact import in_fast_format
 from dynat_ray.models import Classifier, build_model, load_model
+from dynat_ray.models.hub import has_prefix
+from dynat_ray.models.importing import is_checkpoint_file
+from dynat_ray.models.importing.conversion import model_from_file
 from dynat_ray.section import field_types
 from dynat_ray.settings import Settings, read_settings
 from dynat_ray.shown_text import shown_text
@@ -44,18 +48,34 @@ class Subject:
     settings: Settings = field(default_factory=dict)
 
 
-def load_subject(name: str) -> Subject:
+def load_subject(
+    name: str, architecture: str | None = None, arguments: Mapping[str, Any] | None = None
+) -> Subject:
     """Loads a model by what names it.
 
     Args:
-        name: A run folder, a model folder (`config.json` and `model.safetensors`), a model of
-            timm's registry, which comes with its published weights, or `module:function`, which
-            returns an `nn.Module` for images in [0, 1].
+        name: A run folder, a model folder (`config.json` and `model.safetensors`), a file of
+            weights, `hf-hub:OWNER/NAME`, a model of timm's registry, which comes with its
+            published weights, or `module:function`, which returns an `nn.Module` for images in
+            [0, 1].
+        architecture: Of a file of weights: its network in timm's registry.
+        arguments: Of a file of weights: keyword arguments of its network.
 
     Raises:
         UserError: There is no such model, or it can't be loaded.
     """
+    if has_prefix(name):
+        return Subject(name, _ready(load_model(name)))
     folder = user_path(name)
+    if is_checkpoint_file(folder) and folder.is_file():
+        if not architecture:
+            raise UserError(f"{name} does not say of which network its weights are; give --arch")
+        model, notes = model_from_file(folder, architecture, arguments or {})
+        for note in notes:
+            print(shown_text(note, 500), file=sys.stderr)
+        return Subject(name, _ready(model))
+    if architecture:
+        raise UserError(f"--arch is for a file of weights, and {name} is none")
     if folder.is_dir():
         run = next((f for f in (folder, folder.parent) if (f / "config.yaml").is_file()), None)
         settings = _settings_of(run / "config.yaml") if run else {}
@@ -65,8 +85,8 @@ def load_subject(name: str) -> Subject:
     if timm.is_model(name):
         return _published(name)
     raise UserError(
-        f"there is no model '{name}'; give a run folder, a model folder, a name of timm's or "
-        "module:function"
+        f"there is no model '{name}'; give a run folder, a model folder, a file of weights, a name "
+        "of timm's, hf-hub:OWNER/NAME or module:function"
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dynat_ray.acceleration.modes import frozen
 from dynat_ray.acceleration.twin import twin_of
-from dynat_ray.config import AttackConfig, MethodSettings
+from dynat_ray.config import AttackConfig, MethodSettings, ThreatConfig
 from dynat_ray.data import Batch
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.objectives import ObjectiveName
@@ -40,6 +40,7 @@ class MethodContext:
         label_smoothing: Mass spread over all classes in cross-entropies, in [0, 1).
         training_samples: Size of the training set; larger indices are extra images.
         starts_trained: The model begins with weights that were trained before.
+        growth: How much of the threat's radius training has at a point of the run.
     """
 
     threat: Threat
@@ -49,6 +50,15 @@ class MethodContext:
     label_smoothing: float = 0.0
     training_samples: int = 0
     starts_trained: bool = False
+    growth: ThreatConfig = field(default_factory=ThreatConfig)
+
+    def at(self, progress: float) -> MethodContext:
+        """Returns the context with the radius, and steps in proportion, of a point of the run."""
+        share = self.growth.share_at(progress)
+        if share == 1:
+            return self
+        threat = self.threat.at(self.threat.eps * share)
+        return replace(self, threat=threat, step_size=self.step_size * share)
 
 
 @dataclass(frozen=True)
@@ -122,7 +132,7 @@ class Method(ABC, Generic[SettingsT]):
 
     def __init__(self, settings: SettingsT, context: MethodContext) -> None:
         self.settings = settings
-        self.context = context
+        self.context = self._whole = context
         self.extra = nn.ModuleDict()
         self.progress = 0.0
         self.learning_rate_ratio = 1.0
@@ -150,6 +160,7 @@ class Method(ABC, Generic[SettingsT]):
             progress: Part of the run that is over, in [0, 1).
         """
         self.progress = progress
+        self.context = self._whole.at(progress)
 
     def score(self, clean: float, robust: float) -> tuple[float, float]:
         """Returns what makes an epoch's model the best, compared in this order.

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dynat_ray.forward_units import entering, leaving
 
@@ -51,6 +52,7 @@ class Classifier(nn.Module):
         self.num_classes = num_classes
         self.channels = len(mean)
         self.size = size
+        self._kept: list[str] = []
         self.label_names: tuple[str, ...] = ()
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
@@ -68,7 +70,34 @@ class Classifier(nn.Module):
         if change_features is not None:
             return self.head(change_features(self.features(images)))
         logits: Tensor = self.backbone(self._normalised(images))
-        return leaving(logits, self, len(images))
+        # Not `len`: it would make an exported graph one of this many images.
+        return leaving(logits, self, images.shape[0])
+
+    def head_names(self) -> set[str]:
+        """Returns the backbone's names of the weights that make logits of features."""
+        described: dict[str, Any] = self.backbone.pretrained_cfg  # type: ignore[assignment]
+        found = described.get("classifier") or ()
+        heads = (found,) if isinstance(found, str) else tuple(found)
+        own = self.backbone.state_dict()
+        return {name for name in own if any(name.startswith(f"{head}.") for head in heads)}
+
+    def keep_frozen_statistics(self) -> None:
+        """Has batch normalisation whose parameters are frozen stay in eval mode from now on."""
+        self._kept = [
+            name
+            for name, module in self.named_modules()
+            if isinstance(module, _BatchNorm)
+            and (own := list(module.parameters()))
+            and not any(each.requires_grad for each in own)
+        ]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Classifier:
+        """Sets the mode, but for what `keep_frozen_statistics` keeps in eval mode."""
+        super().train(mode)
+        for name in self._kept:
+            self.get_submodule(name).eval()
+        return self
 
     def no_weight_decay(self) -> set[str]:
         """Returns the names of parameters that weight decay spares; timm's optimisers ask."""
@@ -78,7 +107,7 @@ class Classifier(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """Returns what the trunk makes of images `(B, C, H, W)` in [0, 1], `(B, ...)`."""
         features: Tensor = self.backbone.forward_features(self._normalised(images))  # type: ignore[operator]
-        return leaving(features, self, len(images))
+        return leaving(features, self, images.shape[0])
 
     def head(self, features: Tensor) -> Tensor:
         """Returns the logits `(B, num_classes)` that the head makes of features `(B, ...)`."""

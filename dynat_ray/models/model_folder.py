@@ -22,11 +22,10 @@ from dynat_ray.models.arguments import check_arguments
 from dynat_ray.models.backbone import create_backbone, require_known
 from dynat_ray.models.classifier import Classifier
 from dynat_ray.models.config_json import CONFIG_FILE, ModelDescription, describe, read_description
+from dynat_ray.models.hub import folder_of
+from dynat_ray.models.importing.checkpoint_file import PICKLE_SUFFIXES, is_checkpoint_file
 from dynat_ray.models.sketch import TooLarge, at_most, without_numbers
 from dynat_ray.models.weights_file import WEIGHTS_FILE, read_declared, read_weights
-from dynat_ray.user_path import user_path
-
-_PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle", ".tar")
 
 
 def save_model(model: Classifier, folder: Path | str) -> None:
@@ -60,7 +59,8 @@ def load_model(path: Path | str) -> Classifier:
     """Returns a saved model: takes images `(B, C, H, W)` in [0, 1], float32, returns logits.
 
     Args:
-        path: A model folder, or a run folder (its `model/`, the best on the validation split).
+        path: A model folder, a run folder (its `model/`, the best on the validation split), or
+            `hf-hub:OWNER/NAME`.
 
     Returns:
         The classifier in eval mode, on the CPU, in float32.
@@ -69,7 +69,7 @@ def load_model(path: Path | str) -> Classifier:
         UserError: No such folder, a damaged one, one whose weights are a pickle, or one that asks
             for more than an architecture of timm's registry with arguments of its own.
     """
-    folder = _find_folder(user_path(path))
+    folder = find_model_folder(path)
     described = read_description(folder / CONFIG_FILE)
     backbone = _build(described, folder)
     model = Classifier(
@@ -118,64 +118,34 @@ def _build(described: ModelDescription, folder: Path) -> nn.Module:
     return network
 
 
-def initialise_from(model: Classifier, path: str) -> None:
-    """Puts the weights and the normalisation of a saved model into `model`.
-
-    The classifier stays as it is where the saved one has another number of classes.
-
-    Args:
-        model: In training mode or not, as it stays.
-        path: Model or run folder, as `load_model` takes it.
+def find_model_folder(path: Path | str) -> Path:
+    """Returns the model folder that `load_model`'s `path` means, downloaded if it has to be.
 
     Raises:
-        UserError: There is no such model, or it is of another architecture.
+        UserError: There is none.
     """
-    source = load_model(path)
-    described = f"model.init_from {path} holds a '{source.name}'"
-    if source.name != model.name or source.channels != model.channels:
-        raise UserError(
-            f"{described} for {source.channels} channel(s); model.name is '{model.name}' and the "
-            f"images have {model.channels}"
-        )
-    weights = source.backbone.state_dict()
-    if source.num_classes != model.num_classes:
-        classifiers = source.backbone.pretrained_cfg["classifier"]  # type: ignore[index]
-        heads = [classifiers] if isinstance(classifiers, str) else classifiers
-        own = model.backbone.state_dict()
-        for key in weights:
-            if any(key.startswith(f"{head}.") for head in heads):
-                weights[key] = own[key]
-    try:
-        model.backbone.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(
-            f"{described} that was built with {source.arguments}; this one has {model.arguments} "
-            f"({' '.join(str(error).split())[:200]})"
-        ) from error
-    model.mean.copy_(source.mean)
-    model.std.copy_(source.std)
-
-
-def _find_folder(path: Path) -> Path:
-    """Returns the model folder that `path` means; raises `UserError` if there is none."""
-    if path.is_file():
-        if path.suffix in _PICKLE_SUFFIXES:
-            raise _refuse_pickle(path)
-        raise UserError(f"{path} is a file; give the model folder that holds {WEIGHTS_FILE}")
+    path = folder_of(path)
+    if path.is_file() or (is_checkpoint_file(path) and not path.exists()):
+        raise _refuse_file(path)
     for folder in (path, path / "model"):
         if (folder / WEIGHTS_FILE).is_file() and (folder / CONFIG_FILE).is_file():
             return folder
     for folder in (path, path / "model"):
         for file in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if file.suffix in _PICKLE_SUFFIXES:
-                raise _refuse_pickle(file)
+            if is_checkpoint_file(file) and file.name != WEIGHTS_FILE:
+                raise _refuse_file(file)
     raise UserError(
         f"{path} holds no model ({CONFIG_FILE} and {WEIGHTS_FILE}, in itself or in model/)"
     )
 
 
-def _refuse_pickle(file: Path) -> UserError:
+def _refuse_file(file: Path) -> UserError:
+    if not file.exists():
+        return UserError(f"there is no file {file}")
+    if not is_checkpoint_file(file):
+        return UserError(f"{file} is a file; give the model folder that holds {WEIGHTS_FILE}")
+    pickle = "is a pickle that" if file.suffix in PICKLE_SUFFIXES else "holds weights and"
     return UserError(
-        f"{file} is a pickle, which can run code when it is read; models are read from "
-        f"{WEIGHTS_FILE} only (safetensors.torch.save_file(model.state_dict(), ...) makes one)"
+        f"{file} {pickle} does not say of which network; python -m dynat_ray.convert {file} "
+        "--arch NAME --out DIR makes a model folder of it, and runs no code that may be in it"
     )

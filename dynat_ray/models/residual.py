@@ -8,13 +8,14 @@ with another stem; depth d of a wide network means (d - 4) / 6 blocks in each of
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 from timm.layers.create_conv2d import create_conv2d
 from timm.layers.norm_act import BatchNormAct2d
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models.resnetv2 import ResNetV2
-from torch import nn
+from timm.models.resnetv2 import PreActBasic, ResNetV2
+from torch import Tensor, nn
 
 
 class SmallImageResNetV2(ResNetV2):
@@ -25,6 +26,11 @@ class SmallImageResNetV2(ResNetV2):
         channels: Output channels of each stage.
         stem_chs: Channels of the stem.
         in_chans: Channels of an image.
+        same_padding: Pad as TensorFlow and JAX do, whose convolutions of stride 2 have their zeros
+            below and to the right alone: what weights from there were trained with.
+        raw_shortcut: Basic blocks that change shape have their shortcut begin before their first
+            normalisation and not after it.
+        final_norm: Normalise and activate the last features.
         settings: All other arguments of `ResNetV2`, such as `act_layer` (`relu`, `silu`, ...).
     """
 
@@ -34,6 +40,9 @@ class SmallImageResNetV2(ResNetV2):
         channels: tuple[int, ...],
         stem_chs: int,
         in_chans: int = 3,
+        same_padding: bool = False,
+        raw_shortcut: bool = False,
+        final_norm: bool = True,
         **settings: Any,
     ) -> None:
         super().__init__(
@@ -41,7 +50,7 @@ class SmallImageResNetV2(ResNetV2):
             channels=channels,
             stem_chs=stem_chs,
             in_chans=in_chans,
-            conv_layer=create_conv2d,
+            conv_layer=partial(create_conv2d, padding="same") if same_padding else create_conv2d,
             norm_layer=BatchNormAct2d,
             **settings,
         )
@@ -53,6 +62,35 @@ class SmallImageResNetV2(ResNetV2):
             feature | {"reduction": max(1, feature["reduction"] // 4)}
             for feature in self.feature_info
         ]
+        if raw_shortcut:
+            for stage in self.stages:
+                blocks: Any = stage.blocks
+                if isinstance(blocks[0], PreActBasic) and blocks[0].downsample is not None:
+                    blocks[0] = RawShortcutBlock(blocks[0])
+        if not final_norm:
+            self.norm = nn.Identity()
+
+
+class RawShortcutBlock(nn.Module):
+    """A pre-activation block whose shortcut takes its input before it is normalised.
+
+    Args:
+        block: Whose layers it takes over, with their names.
+    """
+
+    def __init__(self, block: PreActBasic) -> None:
+        super().__init__()
+        assert block.downsample is not None
+        self.downsample = block.downsample
+        self.norm1, self.conv1 = block.norm1, block.conv1
+        self.norm2, self.conv2 = block.norm2, block.conv2
+        self.drop_path = block.drop_path
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Returns features `(B, K, H, W)` for features `(B, C, H, W)`."""
+        residual = self.norm2(self.conv1(self.norm1(features)))
+        result: Tensor = self.drop_path(self.conv2(residual)) + self.downsample(features)
+        return result
 
 
 default_cfgs = generate_default_cfgs(
@@ -62,6 +100,9 @@ default_cfgs = generate_default_cfgs(
             "num_classes": 10,
             "input_size": (3, 32, 32),
             "pool_size": pool_size,
+            # The papers' networks take images in [0, 1] as they are.
+            "mean": (0.0, 0.0, 0.0),
+            "std": (1.0, 1.0, 1.0),
             "first_conv": "stem.conv",
             "classifier": "head.fc",
         }
@@ -70,6 +111,7 @@ default_cfgs = generate_default_cfgs(
             (
                 (8, 8),
                 (
+                    "wide_resnet",
                     "wide_resnet28_10",
                     "wide_resnet34_10",
                     "wide_resnet34_20",
@@ -151,6 +193,18 @@ def preact_resnet50(pretrained: bool = False, base_width: int = 64, **settings: 
     return _preact(
         "preact_resnet50", pretrained, [3, 4, 6, 3], basic=False, base_width=base_width, **settings
     )
+
+
+@register_model
+def wide_resnet(
+    pretrained: bool = False, depth: int = 28, widen: int = 10, **settings: Any
+) -> nn.Module:
+    """Wide ResNet of any depth, which is 4 more than a multiple of 6, and `widen` times as wide."""
+    if depth < 10 or (depth - 4) % 6:
+        raise ValueError(f"depth is {depth}; it must be 4 more than a multiple of 6")
+    if widen < 1:
+        raise ValueError(f"widen is {widen}; it must be 1 or more")
+    return _wide("wide_resnet", pretrained, depth, widen, **settings)
 
 
 @register_model

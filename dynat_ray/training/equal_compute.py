@@ -52,7 +52,8 @@ def less_than_a_step(compute: float, step: float) -> str:
 def _pgd_at_units(config: RunConfig, epoch: int, epochs: int) -> int:
     """Returns what an image takes in an epoch: the attack, then the outer pass and its gradient."""
     train = config.train
-    steps = config.attack.steps_at(epoch / epochs) if config.threat.eps > 0 else 0
+    eps = config.threat.eps * config.threat.share_at(epoch / epochs)
+    steps = config.attack.steps_at(epoch / epochs) if eps > 0 else 0
     # Without a step the images are looked at once; after a single one, its end is.
     attack = 2 * steps + (steps <= 1)
     perturbed = train.awp_gamma > 0 and epoch >= train.awp_warmup_epochs

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2, list_optimizers, param_groups_weight_decay
+from timm.optim import (
+    create_optimizer_v2,
+    list_optimizers,
+    param_groups_layer_decay,
+    param_groups_weight_decay,
+)
 from torch import nn
 
 from dynat_ray.config import OptimConfig
 from dynat_ray.errors import unknown_name
+from dynat_ray.models import Classifier
 from dynat_ray.training.how_far import HowFar
 
 # Where one-cycle reaches its peak, and what it starts from and ends at, as parts of the peak.
@@ -39,8 +47,9 @@ def build_optimizer(
     known = [str(name) for name in list_optimizers()]
     if config.name not in known:
         raise unknown_name("optimiser (optim.name)", config.name, known)
+    plain = config.layer_decay == config.head_lr_ratio == 1
     optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        network,
+        network if plain else _scaled_groups(network, config),
         opt=config.name,
         lr=config.lr,
         weight_decay=config.weight_decay,
@@ -54,6 +63,31 @@ def build_optimizer(
         if "betas" in group and "momentum" not in group:
             group["betas"] = (config.momentum, *group["betas"][1:])
     return optimizer
+
+
+def _scaled_groups(network: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """Returns parameter groups whose rates follow their layer, and the classifier's its own.
+
+    Layers and their rates are timm's (as in BEiT, Bao et al. 2022).
+    """
+    assert isinstance(network, Classifier)
+    backbone = network.backbone
+    spared: Callable[[], Iterable[str]] = getattr(backbone, "no_weight_decay", tuple)  # type: ignore[assignment]
+    groups = param_groups_layer_decay(
+        backbone,
+        config.weight_decay,
+        no_weight_decay_list=set(spared()),
+        layer_decay=config.layer_decay,
+    )
+    heads = network.head_names()
+    of_head = {id(each) for name, each in backbone.named_parameters() if name in heads}
+    scaled: list[dict[str, Any]] = []
+    for group in groups:
+        for ratio, inside in ((1.0, False), (config.head_lr_ratio, True)):
+            if own := [each for each in group["params"] if (id(each) in of_head) == inside]:
+                scale = group["lr_scale"] * ratio
+                scaled.append({**group, "params": own, "lr_scale": scale})
+    return scaled
 
 
 def learning_rate(config: OptimConfig, how_far: HowFar) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +28,7 @@ from dynat_ray.data import (
 )
 from dynat_ray.errors import UserError
 from dynat_ray.methods import Method, MethodContext, build_method
-from dynat_ray.models import Classifier, build_model, initialise_from
+from dynat_ray.models import Classifier, build_model, freeze, initialise_from
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.training.carrying import CarriedPerturbations, check_carrying
 from dynat_ray.training.optimisation import build_optimizer
@@ -143,14 +143,21 @@ def split_training(
     return everything[chosen], everything[held_out]
 
 
-def check_run(config: RunConfig, info: DatasetInfo) -> str:
+def check_run(
+    config: RunConfig, info: DatasetInfo, say: Callable[[str], None] | None = None
+) -> str:
     """Raises `UserError` for what can't work, before any worker starts.
+
+    Args:
+        config: The run.
+        info: Of its data set.
+        say: Takes sentences that a user should know of the first weights.
 
     Returns:
         The loader that `data.loader` stands for here.
     """
     load_labels(config.data.path, "train")
-    model = _build_model(config, info)
+    model = _build_model(config, info, say)
     augmentation, method = _build_parts(config, info, model)
     _check_smallest_batch(config, model)
     if config.data.first_image_size:
@@ -187,7 +194,9 @@ def _check_smallest_batch(config: RunConfig, model: Classifier) -> None:
         ) from None
 
 
-def _build_model(config: RunConfig, info: DatasetInfo) -> Classifier:
+def _build_model(
+    config: RunConfig, info: DatasetInfo, say: Callable[[str], None] | None = None
+) -> Classifier:
     if config.model.pretrained and config.model.init_from:
         raise UserError("model.pretrained and model.init_from exclude each other; give one")
     # The same first weights on all workers, whatever their other random numbers are.
@@ -204,7 +213,10 @@ def _build_model(config: RunConfig, info: DatasetInfo) -> Classifier:
             pretrained=config.model.pretrained,
         )
     if config.model.init_from:
-        initialise_from(model, config.model.init_from)
+        for note in initialise_from(model, config.model.init_from):
+            if say is not None:
+                say(note)
+    freeze(model, config.model.freeze)
     model.label_names = tuple(info.classes)
     return model
 
@@ -220,6 +232,7 @@ def _build_parts(
         label_smoothing=config.train.label_smoothing,
         training_samples=info.counts["train"],
         starts_trained=config.model.pretrained or bool(config.model.init_from),
+        growth=config.threat,
     )
     augmentation = Augmentation(config.data.augment, config.train.seed)
     method = build_method(config.method, context)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import ray
 
-from dynat_ray.config import ClusterConfig
+from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.distributed import capacity, waiting_for_nodes
 from dynat_ray.distributed.capacity import LIMITS, NodeKind, parse_limits, side_by_side
 from dynat_ray.distributed.evaluator import default_workers

@@ -8,7 +8,7 @@ import pytest
 import ray.train
 from ray.exceptions import ActorDiedError, RayActorError
 
-from dynat_ray.config import ClusterConfig
+from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.distributed import restarts
 from dynat_ray.distributed.restarts import Restarts
 

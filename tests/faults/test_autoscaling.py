@@ -26,7 +26,7 @@ PROGRAM = """
 import os
 import torch
 from dynat_ray.attacks.registry import get_attacks
-from dynat_ray.config import ClusterConfig
+from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.distributed import waiting_for_nodes
 from dynat_ray.distributed.capacity import LIMITS, places, side_by_side
 from dynat_ray.distributed.cluster import living_nodes
