@@ -104,7 +104,7 @@ def test_a_store_has_the_search_before_its_first_trial(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"cluster__workers": 99, "train__batch_size": 999}, "the cluster has"),
+        ({"cluster__workers": 99, "train__batch_size": 999}, "have room for 2"),
         ({"cluster__gpu": True, "cluster__workers": 2}, "GPU"),
         ({"data__path": "nowhere"}, "nowhere"),
     ],

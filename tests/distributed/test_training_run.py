@@ -112,7 +112,7 @@ def test_settings_that_would_break_a_run_cannot_be_changed(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"cluster__workers": 99, "train__batch_size": 999}, "the cluster has"),
+        ({"cluster__workers": 99, "train__batch_size": 999}, "have room for 2"),
         ({"cluster__gpu": True, "cluster__workers": 2}, "GPU"),
         ({"model__name": "preact_resnet19"}, "preact_resnet18"),
         ({"optim__name": "sgdd"}, "sgd"),
