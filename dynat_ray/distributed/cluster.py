@@ -45,6 +45,7 @@ from dynat_ray.distributed.ray_internals import (  # noqa: E402
     forget_token,
     has_token,
     hide_messages,
+    shut_down,
     stay_on_loopback,
 )
 from dynat_ray.errors import UserError  # noqa: E402
@@ -72,7 +73,7 @@ def connect() -> None:
         ) from None
     # Ray puts its own handler in the place of ours.
     interrupt.take_signals_back()
-    interrupt.at_end(ray.shutdown)
+    interrupt.at_end(shut_down)
     watch_head()
 
 

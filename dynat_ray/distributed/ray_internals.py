@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import auto_init_hook, ray_constants
 from ray._raylet import (  # type: ignore[attr-defined]
     AuthenticationTokenLoader,
     GcsClient,
@@ -43,6 +43,16 @@ def stay_on_loopback() -> None:
     """
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ.setdefault(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0")
+
+
+def shut_down() -> None:
+    """Ends Ray in this process for good.
+
+    A thread that still waits for something would start another Ray when it asks next. The public
+    variable for that (`RAY_ENABLE_AUTO_CONNECT`) was read when Ray was imported.
+    """
+    auto_init_hook.enable_auto_connect = False
+    ray.shutdown()
 
 
 def has_token() -> bool:

@@ -25,6 +25,7 @@ TRAIN_CONTEXT = "ray.train.v2._internal.execution.context"
 NAMES = {
     "ray._private.ray_constants:ENABLE_RAY_CLUSTER": "stay_on_loopback",
     "ray._private.ray_constants:ENABLE_RAY_CLUSTERS_ENV_VAR": "stay_on_loopback",
+    "ray._private.auto_init_hook:enable_auto_connect": "shut_down",
     "ray._raylet:AuthenticationTokenLoader.instance": "has_token",
     "ray._raylet:AuthenticationTokenLoader.has_token": "has_token",
     "ray._raylet:AuthenticationTokenLoader.reset_cache": "forget_token",
@@ -259,3 +260,13 @@ def test_reports_are_logged_where_they_are_silenced() -> None:
         assert not context.logger.isEnabledFor(logging.ERROR), message
     finally:
         context.logger.setLevel(level)
+
+
+def test_a_ray_that_was_shut_down_does_not_start_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray._private.auto_init_hook, "enable_auto_connect", True)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda: pytest.fail("another Ray starts"))
+    ray_internals.shut_down()
+    with pytest.raises(Exception, match="ray.init"):
+        ray.cluster_resources()
