@@ -17,10 +17,10 @@ from dynat_ray.storage.json_file import read_json
 import ray
 
 from dynat_ray.config import RunConfig
+from dynat_ray.distributed.graceful_stop import until_stopped
 from dynat_ray.distributed.ray_internals import HEAD_NODE
 from dynat_ray.distributed.ray_trainer import Workers, resolve_workers
 from dynat_ray.distributed.stop_flag import StopFlag
-from dynat_ray.distributed.stopping import until_stopped
 from dynat_ray.distributed.training_run import resolve, run, with_absolute_paths
 from dynat_ray.distributed.waiting_for_nodes import wait_for_nodes
 from dynat_ray.errors import UserError

@@ -1,6 +1,6 @@
 """How a worker hears that its run is to end, or that a machine goes.
 
-A command that receives a signal (`dynat_ray.distributed.stopping`) sets a flag in the cluster,
+A command that receives a signal (`dynat_ray.distributed.graceful_stop`) sets a flag in the cluster,
 which the first worker looks for. A worker that receives SIGTERM itself, or whose node Ray drains,
 asks for a checkpoint; it then ends, and Ray Train starts the others again without it.
 """

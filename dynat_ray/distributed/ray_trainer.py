@@ -21,13 +21,13 @@ from ray.train.torch import TorchTrainer
 
 import dynat_ray.config as settings
 from dynat_ray.cluster_config import ClusterConfig
+from dynat_ray.distributed.graceful_stop import until_stopped
 from dynat_ray.distributed.mirror_follower import Follower
 from dynat_ray.distributed.notices import FlagDown, ListeningTorch
 from dynat_ray.distributed.place_watch import PlaceWatch
 from dynat_ray.distributed.progress import ProgressPrinter, add_note
 from dynat_ray.distributed.restarts import Restarts
 from dynat_ray.distributed.stop_flag import StopFlag
-from dynat_ray.distributed.stopping import until_stopped
 from dynat_ray.distributed.training_end import TrainingEnd
 from dynat_ray.distributed.waiting_for_nodes import wait_for_nodes
 from dynat_ray.distributed.worker import run_worker

@@ -14,12 +14,12 @@ import ray
 from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 
+from dynat_ray.distributed.graceful_stop import until_stopped
 from dynat_ray.distributed.mirror_follower import fetch_measured
 from dynat_ray.distributed.placement_groups import remove_all_groups
 from dynat_ray.distributed.ray_internals import HEAD_NODE
 from dynat_ray.distributed.search_progress import SearchPrinter
 from dynat_ray.distributed.stop_flag import StopFlag
-from dynat_ray.distributed.stopping import until_stopped
 from dynat_ray.distributed.trials import EarlyStopper, Proposer, run_trial
 from dynat_ray.report import write_report
 from dynat_ray.searching.study import Search

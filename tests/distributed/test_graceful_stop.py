@@ -11,9 +11,9 @@ import pytest
 
 from dynat_ray import interrupt
 from dynat_ray.distributed import cluster, head_watch, place_watch, stop_flag, stopping
+from dynat_ray.distributed.graceful_stop import until_stopped
 from dynat_ray.distributed.place_watch import PlaceWatch
 from dynat_ray.distributed.stop_flag import StopFlag
-from dynat_ray.distributed.stopping import until_stopped
 from dynat_ray.errors import Stopped, UserError
 
 
