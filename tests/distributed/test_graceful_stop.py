@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from dynat_ray import interrupt
-from dynat_ray.distributed import cluster, head_watch, place_watch, stop_flag, stopping
+from dynat_ray.distributed import cluster, graceful_stop, head_watch, place_watch, stop_flag
 from dynat_ray.distributed.graceful_stop import until_stopped
 from dynat_ray.distributed.place_watch import PlaceWatch
 from dynat_ray.distributed.stop_flag import StopFlag
@@ -78,7 +78,7 @@ def test_all_trainings_save_and_none_is_waited_for_after_that(
 def test_a_training_that_does_not_hear_is_left(
     command: interrupt._Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stopping, "_SECONDS_TO_HEAR", 0.2)
+    monkeypatch.setattr(graceful_stop, "_SECONDS_TO_HEAR", 0.2)
     flag, heard = StopFlag(), threading.Event()
     own = flag.of_training()
 
