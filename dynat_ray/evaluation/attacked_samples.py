@@ -2,9 +2,9 @@
 
 What fooled a sample at one radius lies in the ball of the next, so that it falls there too and is
 not attacked again; a curve never rises. For the same reason a sample that a whole attack leaves
-right at one radius is right at the smaller ones: of an attack of several stages the first, which is
-the cheapest, sees at every radius whom the smaller ones left right; the others begin at the largest
-radius and see at the smaller ones only what falls at the next larger.
+right at one radius is taken as right at the smaller ones: of an attack of several stages the first,
+which is the cheapest, sees at every radius whom the smaller ones left right; the others begin at
+the largest radius and see at the smaller ones only what falls at the next larger.
 """
 
 from __future__ import annotations
