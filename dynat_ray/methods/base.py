@@ -205,6 +205,13 @@ class Method(ABC, Generic[SettingsT]):
             prepared: From `prepare`.
         """
 
+    def end_step(self, network: nn.Module) -> None:
+        """Is told of every optimiser step after it, on every worker.
+
+        Args:
+            network: The unwrapped classifier, with its new weights.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """Returns what the method remembers between batches, for a checkpoint.
 
@@ -302,13 +309,21 @@ class Method(ABC, Generic[SettingsT]):
         self.see("the attack's logits are", outcome.logits)
         return outcome
 
-    def cross_entropies(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Returns smoothed cross-entropies `(B,)`, with CutMix's soft labels where there are."""
+    def cross_entropies(
+        self, logits: Tensor, batch: Batch, smoothing: float | None = None
+    ) -> Tensor:
+        """Returns smoothed cross-entropies `(B,)`, with CutMix's soft labels where there are.
+
+        Args:
+            logits: `(B, K)`.
+            batch: The labels.
+            smoothing: Label smoothing, in [0, 1); None: the run's.
+        """
         self.see("the logits are", logits)
         targets = batch.labels if batch.targets is None else batch.targets
         return F.cross_entropy(
             logits.float(),
             targets,
             reduction="none",
-            label_smoothing=self.context.label_smoothing,
+            label_smoothing=self.context.label_smoothing if smoothing is None else smoothing,
         )
