@@ -29,7 +29,7 @@ from dynat_ray.value_types import (
     require,
 )
 
-Norm = Literal["Linf", "L2"]
+Norm = Literal["Linf", "L2", "L1"]
 CpuKernels = Literal["auto", "off"]
 
 
@@ -103,8 +103,9 @@ class ThreatConfig(Section, section="threat"):
     """What the attacker may do: a ball of radius `eps` around an image in [0, 1].
 
     Attributes:
-        norm: `Linf` or `L2`.
-        eps: Radius, in units of [0, 1] pixels (8/255 for CIFAR-10 under Linf, 0.5 under L2).
+        norm: `Linf`, `L2` or `L1`.
+        eps: Radius, in units of [0, 1] pixels (for CIFAR-10 8/255 under Linf, 0.5 under L2, 12
+            under L1).
         eps_growth: Part of the run, in [0, 1], over which training's radius grows from 0 to eps,
             in a straight line from epoch to epoch: large ones can fail from ordinary weights. 0:
             eps from the beginning. Validation and tests always have eps.

@@ -6,10 +6,12 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from dynat_ray import cli
 from dynat_ray.acceleration.switch import cpu_kernels
 from dynat_ray.attacks.registry import DISTANCES
+from dynat_ray.config import Norm
 from dynat_ray.distributed.evaluation_run import evaluate
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.reference_radius import MULTIPLES, in_units_of
@@ -70,7 +72,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     add("model", metavar="RUN_OR_MODEL", help=what)
     cli.add_architecture_options(parser, required=False)
     add("--data", metavar="DIR", help="prepared data set; default: the run's")
-    add("--norm", choices=("Linf", "L2"), help="default: the run's")
+    add("--norm", choices=get_args(Norm), help="default: the run's")
     add("--eps", help="radius, such as 8/255; several, comma-separated, give a curve")
     add(
         "--eps-ref",

@@ -38,7 +38,7 @@ def require_possible(eps: float, norm: str, key: str = "eps") -> None:
 
     Args:
         eps: Radius, in units of [0, 1] pixels.
-        norm: `Linf` or `L2`.
+        norm: `Linf`, `L2` or `L1`.
         key: What the user calls it.
 
     Raises:

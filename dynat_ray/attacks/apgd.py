@@ -25,6 +25,8 @@ ITERATIONS = 100
 STEP_SIZE_DECAY = 0.75
 # Draws per gradient of version `rand`, for models that answer at random.
 RANDOM_DRAWS = 20
+# Of version `standard` under L1, where steps also begin in balls of three and two times the radius.
+L1_RESTARTS, L1_TARGETS = 5, 5
 
 _DLR_CLASSES = 3
 _TARGETED_DLR_CLASSES = 4
@@ -47,10 +49,12 @@ class AutoPgd:
         return f"apgd-{self.loss}"
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
-        kind = SparingApgd if self.draws == 1 and may_spare(model, images) else APGDAttack
-        attack = kind(
-            logits_of(model), loss=self.loss, eot_iter=self.draws, **_apgd_settings(images, at)
-        )
+        standard = self.draws == 1
+        kind = SparingApgd if standard and _may_spare(model, images, at) else APGDAttack
+        settings = _apgd_settings(images, at)
+        if at.threat.norm == "L1" and standard:
+            settings |= {"n_restarts": L1_RESTARTS, "use_largereps": True}
+        attack = kind(logits_of(model), loss=self.loss, eot_iter=self.draws, **settings)
         if self.note(at.classes):
             attack.dlr_loss = lambda logits, right: cw_margin(logits, right, None)
         return run_library_attack(attack, images, labels)
@@ -63,17 +67,20 @@ class AutoPgd:
 
 @dataclass(frozen=True)
 class TargetedAutoPgd:
-    """APGD on the targeted DLR loss, towards every wrong class (the nine most likely ones)."""
+    """APGD on the targeted DLR loss, towards every wrong class (the nine most likely ones, under L1
+    the five).
+    """
 
     name: str = "apgd-t"
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
-        kind = SparingTargetedApgd if may_spare(model, images) else APGDAttack_targeted
-        attack = kind(
-            logits_of(model),
-            n_target_classes=target_count(at.classes),
-            **_apgd_settings(images, at),
-        )
+        kind = SparingTargetedApgd if _may_spare(model, images, at) else APGDAttack_targeted
+        targets = target_count(at.classes)
+        settings = _apgd_settings(images, at)
+        if at.threat.norm == "L1":
+            targets = min(targets, L1_TARGETS)
+            settings |= {"use_largereps": True}
+        attack = kind(logits_of(model), n_target_classes=targets, **settings)
         if self.note(at.classes):
             attack.dlr_loss_targeted = lambda logits, right: (
                 -_difference(logits, right, attack.y_target)
@@ -86,6 +93,11 @@ class TargetedAutoPgd:
         return _substitute(
             self.name, "targeted DLR", _TARGETED_DLR_CLASSES, "targeted margin", classes
         )
+
+
+def _may_spare(model: nn.Module, images: Tensor, at: Setting) -> bool:
+    # Under L1 what fools a sample in one of the larger balls does not count.
+    return at.threat.norm != "L1" and may_spare(model, images)
 
 
 def _apgd_settings(images: Tensor, at: Setting) -> dict[str, Any]:

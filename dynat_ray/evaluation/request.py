@@ -90,7 +90,7 @@ class Options:
 
     Attributes:
         data: Prepared folder.
-        norm: `Linf` or `L2`.
+        norm: `Linf`, `L2` or `L1`.
         eps: Radii, comma-separated, such as `8/255` or `0,0.5,1`.
         attacks: Names, comma-separated.
         samples: How many test images, at least 1.
@@ -165,7 +165,7 @@ def _threats(run: Settings, options: Options) -> tuple[Threat, ...]:
     elif options.norm in (None, norm):
         radii = [float(run.get("threat.eps", default.eps))]
     else:
-        usual = "8/255" if options.norm == "Linf" else "0.5"
+        usual = {"Linf": "8/255", "L2": "0.5", "L1": "12"}[options.norm]
         raise UserError(
             f"--norm {options.norm} needs a radius of its own: give --eps, such as {usual}"
         )
