@@ -204,7 +204,14 @@ class _EvaluationRun:
         answers = ""
         if not random:
             answers = checksum_answers(self.model, images, batch_size=self.plan.batch_size)
-        return identify(self.model, self.samples.data, self.plan.settings(), answers=answers)
+        return identify(self.model, self.samples.data, self._settings(), answers=answers)
+
+    def _settings(self) -> dict[str, Any]:
+        """Returns what outcomes follow from beside model and data set, as JSON values."""
+        settings = self.plan.settings()
+        if self._request.among is not None:
+            settings["among"] = self.samples.indices.tolist()
+        return settings
 
     def check_found(self, found: Evaluated) -> list[Check]:
         """Checks what the attacks did, with attacks of its own where AutoAttack was asked for."""
@@ -248,7 +255,7 @@ class _EvaluationRun:
             **summarise(found.probes, self.samples.images, request.norm),
             "model": self._subject.name,
             "data": str(request.data),
-            **self.plan.settings(),
+            **self._settings(),
             "eps": eps[0] if len(eps) == 1 else list(eps),
             "shown_eps": request.shown.eps,
             "eps_ref": asdict(request.eps_ref) if request.eps_ref else None,

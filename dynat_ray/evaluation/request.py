@@ -51,6 +51,7 @@ class Request:
         corruptions: Common corruptions by name, such as `fog-3`.
         eps_ref: What the radii are multiples of; None: of nothing.
         run_eps: The radius that the model was trained for; None: not known.
+        among: Places in the test split of the only images to look at; None: of all.
     """
 
     data: Path
@@ -66,6 +67,7 @@ class Request:
     corruptions: tuple[str, ...] = ()
     eps_ref: Reference | None = None
     run_eps: float | None = None
+    among: tuple[int, ...] | None = None
 
     @property
     def norm(self) -> Norm:
@@ -187,8 +189,12 @@ def _split(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
-def parse_radius(text: str) -> float:
+def parse_radius(text: str, key: str = "--eps") -> float:
     """Returns a radius written as a number or a fraction, such as `0.5` or `8/255`.
+
+    Args:
+        text: What the user wrote.
+        key: What the user calls it.
 
     Raises:
         UserError: It is none, or negative.
@@ -198,5 +204,5 @@ def parse_radius(text: str) -> float:
     except ValueError:
         radius = -1.0
     if not 0 <= radius < math.inf:
-        raise UserError(f"--eps has '{text.strip()}'; it must be 0 or more, such as 8/255 or 0.5")
+        raise UserError(f"{key} has '{text.strip()}'; it must be 0 or more, such as 8/255 or 0.5")
     return radius

@@ -52,6 +52,9 @@ def load_samples(subject: Subject, request: Request) -> Samples:
     side = image_size_for(subject, data)
     _require_memory(len(indices), data, side)
     images, labels = load_test_images(request.data, request.samples, image_size=side)
+    if request.among is not None:
+        kept = np.isin(indices, request.among)
+        images, labels, indices = images[kept], labels[kept], indices[kept]
     check_samples(images, labels)
     require_fit(subject.model, data, images)
     attacks = get_attacks(request.attacks)
