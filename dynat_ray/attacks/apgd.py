@@ -20,6 +20,7 @@ from dynat_ray.attacks.library import logits_of, run_library_attack
 from dynat_ray.attacks.sparing import SparingApgd, SparingTargetedApgd, may_spare
 from dynat_ray.attacks.stages import Setting, target_count
 from dynat_ray.perturb.objectives import cw_margin
+from dynat_ray.perturb.signals import adversarial_gap
 
 ITERATIONS = 100
 STEP_SIZE_DECAY = 0.75
@@ -39,14 +40,19 @@ _SILENT.propagate = False
 
 @dataclass(frozen=True)
 class AutoPgd:
-    """APGD on cross-entropy or on the difference of logits ratio (DLR)."""
+    """APGD on cross-entropy (`ce`), on the difference of logits ratio (`dlr`) or on the margin of
+    probabilities (`pm`).
 
-    loss: Literal["ce", "dlr"]
+    The last is the loss of the probability margin attack, PMA (Xie et al., CVPR 2025),
+    `max_{k != y} p_k - p_y`. On APGD's steps it is ours: the authors' steps shrink along a cosine.
+    """
+
+    loss: Literal["ce", "dlr", "pm"]
     draws: int = 1
 
     @property
     def name(self) -> str:
-        return f"apgd-{self.loss}"
+        return "pma" if self.loss == "pm" else f"apgd-{self.loss}"
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
         standard = self.draws == 1
@@ -54,13 +60,16 @@ class AutoPgd:
         settings = _apgd_settings(images, at)
         if at.threat.norm == "L1" and standard:
             settings |= {"n_restarts": L1_RESTARTS, "use_largereps": True}
-        attack = kind(logits_of(model), loss=self.loss, eot_iter=self.draws, **settings)
-        if self.note(at.classes):
+        library_loss = "ce" if self.loss == "ce" else "dlr"
+        attack = kind(logits_of(model), loss=library_loss, eot_iter=self.draws, **settings)
+        if self.loss == "pm":
+            attack.dlr_loss = adversarial_gap
+        elif self.note(at.classes):
             attack.dlr_loss = lambda logits, right: cw_margin(logits, right, None)
         return run_library_attack(attack, images, labels)
 
     def note(self, classes: int) -> str:
-        if self.loss == "ce" or classes >= _DLR_CLASSES:
+        if self.loss != "dlr" or classes >= _DLR_CLASSES:
             return ""
         return _substitute(self.name, "DLR", _DLR_CLASSES, "margin", classes)
 
