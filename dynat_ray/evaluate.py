@@ -18,7 +18,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.evaluation.reference_radius import MULTIPLES, in_units_of
 from dynat_ray.evaluation.request import Options, Request, complete
 from dynat_ray.evaluation.several_norms import parse_norms
-from dynat_ray.evaluation.subject import Subject, load_subject
+from dynat_ray.evaluation.subject import Subject, load_subject, with_front
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.radius import require_possible
 from dynat_ray.report.side_by_side import read_evaluation, side_by_side_table
@@ -28,11 +28,14 @@ from dynat_ray.value_types import PositiveInt, check_value
 
 _REQUESTED = (
     *("data", "norm", "eps", "attacks", "samples", "second_stage", "seed", "batch_size"),
-    *("out", "distances", "corruptions"),
+    *("out", "distances", "corruptions", "corruptions_from"),
 )
 
 
-_OF_ONE_NORM = ("norm", "eps", "eps_ref", "compare", "surrogate", "distances", "corruptions")
+_OF_ONE_NORM = (
+    *("norm", "eps", "eps_ref", "compare", "surrogate"),
+    *("distances", "corruptions", "corruptions_from"),
+)
 
 
 def main(argv: Sequence[str]) -> Path | str:
@@ -41,7 +44,9 @@ def main(argv: Sequence[str]) -> Path | str:
     with cpu_kernels(options.cpu_kernels), fetched(options.model) as model:
         try:
             subject = load_subject(model, options.arch, options.kwargs)
-            subject = replace(subject, name=options.model)
+            subject = with_front(
+                replace(subject, name=options.model), options.backward, options.eot
+            )
         except UserError as error:
             raise UserError(str(error).replace(model, options.model)) from None
         return written_at(_evaluate(options, subject))
@@ -154,6 +159,24 @@ def _parse(argv: Sequence[str]) -> Namespace:
         const="all",
         help="common corruptions, such as fog,snow-3; default: all 15 at 5 severities",
     )
+    add(
+        "--corruptions-from",
+        metavar="DIR",
+        help="a published corruption set: CIFAR-10-C's npy files, or KIND/SEVERITY/CLASS folders",
+    )
+    add(
+        "--backward",
+        metavar="MODULE:FUNCTION",
+        help="of a front without gradient (BPDA): takes the model, returns a differentiable module "
+        "of the same logits, whose gradient attacks follow",
+    )
+    add(
+        "--eot",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of a front that is random: attacks follow the mean of N answers",
+    )
     add("--surrogate", metavar="MODEL", help="another model to try transfer attacks from")
     others = "earlier evaluations of the same images and attacks, to tell the difference to each"
     add("--compare", nargs="+", default=[], metavar="OTHER.json", help=others)
@@ -161,6 +184,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     add("--resume", action="store_true", help="go on where a stopped evaluation was")
     options = parser.parse_args(argv)
     check_value("--workers", options.workers, PositiveInt | None)
+    check_value("--eot", options.eot, PositiveInt)
     if options.out and is_address(options.out):
         raise UserError(
             f"--out is {options.out}, but an evaluation is written to a file; give one, or leave "

@@ -51,6 +51,7 @@ class Request:
         corruptions: Common corruptions by name, such as `fog-3`.
         eps_ref: What the radii are multiples of; None: of nothing.
         run_eps: The radius that the model was trained for; None: not known.
+        corruptions_from: Folder of a published corruption set to measure; None: none.
         among: Places in the test split of the only images to look at; None: of all.
     """
 
@@ -67,6 +68,7 @@ class Request:
     corruptions: tuple[str, ...] = ()
     eps_ref: Reference | None = None
     run_eps: float | None = None
+    corruptions_from: Path | None = None
     among: tuple[int, ...] | None = None
 
     @property
@@ -102,6 +104,7 @@ class Options:
         out: JSON file.
         distances: Names, comma-separated.
         corruptions: Names, comma-separated, such as `all` or `fog-3,snow`.
+        corruptions_from: Folder of a corruption set, in place of `corruptions`.
     """
 
     data: str | None = None
@@ -115,6 +118,7 @@ class Options:
     out: str | None = None
     distances: str | None = None
     corruptions: str | None = None
+    corruptions_from: str | None = None
 
 
 def complete(subject: Subject, options: Options) -> Request:
@@ -142,6 +146,8 @@ def complete(subject: Subject, options: Options) -> Request:
         batch_size = int(run.get("eval.batch_size", default.batch_size))
     if second_stage is None:
         second_stage = int(run.get("eval.second_stage", default.second_stage))
+    if options.corruptions and options.corruptions_from:
+        raise UserError("--corruptions and --corruptions-from exclude each other; give one")
     own_eps = run.get("threat.eps") if options.norm in (None, run.get("threat.norm")) else None
     return Request(
         data=user_path(folder),
@@ -155,6 +161,7 @@ def complete(subject: Subject, options: Options) -> Request:
         out=_out(subject, options),
         distances=tuple(probe.name for probe in get_distances(_split(options.distances or ""))),
         run_eps=None if own_eps is None else float(own_eps),
+        corruptions_from=user_path(options.corruptions_from) if options.corruptions_from else None,
         corruptions=tuple(p.name for p in get_corruptions(_split(options.corruptions or ""))),
     )
 

@@ -13,6 +13,7 @@ from dynat_ray.attacks.registry import get_attacks, require_takeable
 from dynat_ray.data import DatasetInfo, balanced_subset, load_info, load_test_images
 from dynat_ray.data.stored import load_labels
 from dynat_ray.errors import UserError
+from dynat_ray.evaluation.fronted import require_stand_in_fits
 from dynat_ray.evaluation.inputs import (
     check_samples,
     count_classes,
@@ -62,6 +63,7 @@ def load_samples(subject: Subject, request: Request) -> Samples:
     if request.corruptions:
         require_corruptible(images)
     classes = count_classes(subject.model, images, labels)
+    require_stand_in_fits(subject.model, images)
     differentiable = has_gradient(subject.model, images)
     if not differentiable:
         require_black_box(attacks, request.distances)
