@@ -9,12 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from dynat_ray.atomic_files import atomic_write, make_folder
-from dynat_ray.collectives import rank, world_size
+from dynat_ray.collectives import gather_objects, rank
 from dynat_ray.storage.links import inner_folder, refuse_links
 from dynat_ray.storage.metrics import write_metrics
 from dynat_ray.training.step import StepOutcome
@@ -75,11 +74,7 @@ class SampleLog:
         }
         losses = torch.stack(self._losses).float().cpu() if self._losses else torch.zeros(0)
         own = (columns, losses.numpy(), self._passes, loader_seconds)
-        everyone: list[Any] = [None] * world_size()
-        if world_size() > 1:
-            dist.all_gather_object(everyone, own)
-        else:
-            everyone = [own]
+        everyone = gather_objects(own)
         if rank() != 0:
             return None
         merged = {
