@@ -107,7 +107,8 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
         if not is_complete(folder) or wanted != _checksum(folder / STATE_FILE):
             return None
         require_stored(folder / STATE_FILE)
-        state: dict[str, Any] = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+        file = folder / STATE_FILE
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except Exception:  # Damaged content may end torch's reader with anything.
         return None
     return state

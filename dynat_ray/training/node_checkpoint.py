@@ -77,8 +77,8 @@ class NodeCheckpoint:
         except OSError as error:
             raise UserError(
                 f"checkpoint {folder.name} can't be copied to {self._session.place}, into "
-                f"{self._session.scratch_folder}: {error.strerror or error}; free some space there and run "
-                "the same command with --resume"
+                f"{self._session.scratch_folder}: {error.strerror or error}; free some space "
+                "there and run the same command with --resume"
             ) from error
         return str(here)
 
