@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from dynat_ray.barrier_time import working_time
+
+ObjectT = TypeVar("ObjectT")
 
 
 def rank() -> int:
@@ -58,6 +62,16 @@ def gather_over_workers(values: Tensor) -> Tensor:
     with working_time.at_barrier():
         dist.all_gather(parts, padded)
     return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
+
+def gather_objects(value: ObjectT) -> list[ObjectT]:
+    """Returns what all workers give, in the order of the ranks: anything that can be pickled."""
+    if world_size() == 1:
+        return [value]
+    everyone: list[ObjectT | None] = [None] * world_size()
+    with working_time.at_barrier():
+        dist.all_gather_object(everyone, value)
+    return everyone  # type: ignore[return-value]
 
 
 def _in_group() -> bool:

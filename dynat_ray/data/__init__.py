@@ -5,6 +5,7 @@ from __future__ import annotations
 from dynat_ray.data.augment import Augmentation, Batch
 from dynat_ray.data.extra_images import ExtraImages
 from dynat_ray.data.info import DatasetInfo, load_info
+from dynat_ray.data.lazy_split import LazySplit
 from dynat_ray.data.loaders import Loader, RawBatch, build_loader, loader_kind
 from dynat_ray.data.order import BatchPlan
 from dynat_ray.data.readers import ReadingOptions
@@ -17,6 +18,7 @@ __all__ = [
     "BatchPlan",
     "DatasetInfo",
     "ExtraImages",
+    "LazySplit",
     "Loader",
     "RawBatch",
     "ReadingOptions",

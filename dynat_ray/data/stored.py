@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,13 +96,42 @@ def read_stored(
     require_split(info, folder, split)
     file = folder / f"{split}.safetensors"
     if file.name not in info.files:
-        return _decode(info, folder / f"{split}.beton", limit, image_size, positions, whole)
+        reader = _open_beton(info, folder / f"{split}.beton", image_size, whole)
+        used = _choose(reader.labels, limit, positions)
+        chosen = np.arange(len(reader.labels)) if used is None else used
+        images = _decode(reader, chosen, image_size)
+        return StoredImages(images, used, reader.labels, reader.sizes)
     images, labels = _read_tensors(info, file, "images", "labels")
     sizes = torch.tensor(images.shape[2:]).expand(len(labels), 2)
     used = _choose(labels, limit, positions)
     if used is not None:
         images = images[torch.from_numpy(used)]
     return StoredImages(fit_square(images, image_size), used, labels, sizes)
+
+
+def open_split(path: Path | str, split: str, *, image_size: int = 0) -> Callable[[Indices], Tensor]:
+    """Opens a split of which parts are to be read, one after the other.
+
+    Args:
+        path: Prepared folder.
+        split: `train` or `test`.
+        image_size: See `load_split`.
+
+    Returns:
+        What reads the images at given places, as `load_split` does.
+
+    Raises:
+        UserError: As `load_split`.
+    """
+    folder = user_path(path)
+    info = load_info(folder)
+    require_split(info, folder, split)
+    file = folder / f"{split}.safetensors"
+    if file.name not in info.files:
+        reader = _open_beton(info, folder / f"{split}.beton", image_size, whole=False)
+        return lambda chosen: _decode(reader, chosen, image_size)
+    (images,) = _read_tensors(info, file, "images")
+    return lambda chosen: fit_square(images[torch.from_numpy(chosen)], image_size)
 
 
 def load_labels(path: Path | str, split: str) -> Tensor:
@@ -190,15 +220,8 @@ def _choose(labels: Tensor, limit: int, positions: Indices | None) -> Indices | 
     return positions
 
 
-def _decode(
-    info: DatasetInfo,
-    file: Path,
-    limit: int,
-    image_size: int,
-    positions: Indices | None,
-    whole: bool,
-) -> StoredImages:
-    reader = FfcvReader(
+def _open_beton(info: DatasetInfo, file: Path, image_size: int, whole: bool) -> FfcvReader:
+    return FfcvReader(
         info,
         file,
         device=torch.device("cpu"),
@@ -206,14 +229,15 @@ def _decode(
         side=0 if info.storage == "raw" else image_size,
         whole=whole,
     )
-    used = _choose(reader.labels, limit, positions)
-    chosen = np.arange(len(reader.labels)) if used is None else used.astype(np.int64)
+
+
+def _decode(reader: FfcvReader, chosen: Indices, image_size: int) -> Tensor:
     images = torch.empty(0, dtype=torch.uint8)
     filled = 0
-    for batch in reader.batches(chosen):
+    for batch in reader.batches(chosen.astype(np.int64)):
         part = fit_square(batch.permute(0, 3, 1, 2), image_size)
         if not filled:
             images = torch.empty(len(chosen), *part.shape[1:], dtype=torch.uint8)
         images[filled : filled + len(part)] = part
         filled += len(part)
-    return StoredImages(images, used, reader.labels, reader.sizes)
+    return images

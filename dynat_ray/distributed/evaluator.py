@@ -23,7 +23,7 @@ from dynat_ray.evaluation.identity import Identity
 from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome
 from dynat_ray.evaluation.plan import EvaluationPlan
 from dynat_ray.evaluation.progress_bar import progress_bar
-from dynat_ray.evaluation.shards import FinishedShard, Shard, run_shards
+from dynat_ray.evaluation.shards import FinishedShard, Images, Shard, run_shards
 from dynat_ray.evaluation.state_file import StateFile, open_state
 from dynat_ray.storage.mirror import Mirror
 
@@ -37,7 +37,7 @@ class ShardRunner(Protocol):
     def __call__(
         self,
         model: nn.Module,
-        images: Tensor,
+        images: Images,
         labels: Tensor,
         shards: Sequence[Shard],
         *,
@@ -129,7 +129,7 @@ def cluster_workers(cluster: ClusterConfig, most: int) -> Workers:
 @contextmanager
 def evaluated(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     plan: EvaluationPlan,
     *,
@@ -142,7 +142,7 @@ def evaluated(
 
     Args:
         model: On the device for this process.
-        images: uint8 `(N, C, H, W)`, or float32 in [0, 1].
+        images: All.
         labels: int64 `(N,)`.
         plan: What to measure on them.
         identity: What the outcomes follow from; a state of another one is not gone on with.
@@ -175,7 +175,7 @@ def evaluated(
 
 
 def _run_here(
-    model: nn.Module, images: Tensor, labels: Tensor, shards: Sequence[Shard], *, seed: int
+    model: nn.Module, images: Images, labels: Tensor, shards: Sequence[Shard], *, seed: int
 ) -> Iterator[FinishedShard]:
     """Does shards on one CPU thread, as each of many workers: their last bits depend on it."""
     threads = torch.get_num_threads()

@@ -14,12 +14,13 @@ from torch import Tensor
 from dynat_ray.acceleration.switch import cpu_kernels
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.config import RunConfig
-from dynat_ray.data import balanced_subset, load_info, load_split
+from dynat_ray.data import LazySplit, balanced_subset, load_info, load_labels
 from dynat_ray.distributed.evaluator import ShardRunner, Workers, evaluated
 from dynat_ray.evaluation.identity import checksum_samples, identify, identity_key
 from dynat_ray.evaluation.outcomes import Outcome
 from dynat_ray.evaluation.plan import EvaluationPlan
 from dynat_ray.evaluation.results import OUTCOMES, write_run_samples
+from dynat_ray.evaluation.shards import Images
 from dynat_ray.models import load_model
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.storage.metrics import read_metrics
@@ -41,7 +42,8 @@ def measure_run(config: RunConfig, folder: Path, *, workers: Workers) -> dict[st
         folder: Its folder.
         workers: Who evaluates.
     """
-    images, labels = load_split(config.data.path, "test", image_size=config.data.image_size)
+    images = LazySplit(config.data.path, "test", image_size=config.data.image_size)
+    labels = load_labels(config.data.path, "test")
     lines = read_metrics(folder / "metrics.jsonl")
     best_epoch = max((line["epoch"] for line in lines if line["best"]), default=lines[-1]["epoch"])
     found: dict[str, Mapping[str, Outcome]] = {}
@@ -66,7 +68,7 @@ def measure_run(config: RunConfig, folder: Path, *, workers: Workers) -> dict[st
 
 def measure(
     model_folder: Path,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     config: RunConfig,
     attacks: Sequence[str],
@@ -80,7 +82,7 @@ def measure(
 
     Args:
         model_folder: Saved model.
-        images: uint8 `(N, C, H, W)`, or float32 in [0, 1].
+        images: All.
         labels: int64 `(N,)`.
         config: For the threat, `eval.samples` and `eval.second_stage` (what costly attacks see),
             and the seed.
@@ -99,7 +101,8 @@ def measure(
         batch_size=_shard_size(len(labels), config),
         second_stage=config.eval.second_stage,
     )
-    settings = {**plan.settings(), "images": checksum_samples(images, labels)}
+    which = images.identity if isinstance(images, LazySplit) else checksum_samples(images, labels)
+    settings = {**plan.settings(), "images": which}
     identity = identify(model, info, settings)
     with (
         cpu_kernels(config.train.cpu_kernels),

@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dynat_ray.atomic_files import atomic_write_text
 from dynat_ray.config import RunConfig
-from dynat_ray.data import load_labels, load_split
+from dynat_ray.data import LazySplit, load_labels
 from dynat_ray.distributed.capacity import side_by_side
 from dynat_ray.distributed.cluster import require_shared_storage
 from dynat_ray.distributed.evaluator import cluster_workers
@@ -187,7 +188,7 @@ def _judge_finalists(plan: Plan, folder: Path) -> None:
     waiting = [trial for trial in chosen if attack not in trial.validation]
     if not waiting:
         return
-    images, labels, indices = load_validation_images(search.default)
+    images, labels, indices = validation_images(search.default)
     attacks = list(dict.fromkeys(["clean", attack]))
     with cluster_workers(search.default.cluster, plan.workers).ready() as run_shards:
         for trial in waiting:
@@ -199,18 +200,13 @@ def _judge_finalists(plan: Plan, folder: Path) -> None:
             write_trial(folder, replace(trial, validation=table_of(outcomes)))
 
 
-def load_validation_images(config: RunConfig) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
-    """Returns the held-out training images.
-
-    Returns:
-        float32 images `(N, C, H, W)` in [0, 1], int64 labels `(N,)` and places in the training
-        split `(N,)`.
-    """
-    _, held_out = split_training(config, load_labels(config.data.path, "train").numpy())
-    images, labels = load_split(
-        config.data.path, "train", image_size=config.data.image_size, positions=held_out
-    )
-    return images.float() / 255, labels, np.asarray(held_out)
+def validation_images(config: RunConfig) -> tuple[LazySplit, Tensor, NDArray[np.int64]]:
+    """Returns the held-out training images, int64 labels `(N,)` and places in the split `(N,)`."""
+    path, size = config.data.path, config.data.image_size
+    labels = load_labels(path, "train")
+    _, held_out = split_training(config, labels.numpy())
+    images = LazySplit(path, "train", image_size=size, positions=held_out)
+    return images, labels[torch.from_numpy(held_out)], held_out
 
 
 def _measure_on_test_split(plan: Plan, folder: Path, number: int) -> None:

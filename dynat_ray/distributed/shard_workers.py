@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from dynat_ray.acceleration.switch import cpu_kernels, cpu_kernels_choice
 from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.config import CpuKernels
+from dynat_ray.data import LazySplit
 from dynat_ray.distributed.capacity import has_gpus, require_places
 from dynat_ray.distributed.waiting_for_nodes import WaitingWords, nodes_may_come
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.exact import in_fast_format, on_cpu
 from dynat_ray.evaluation.shards import (
     FinishedShard,
+    Images,
     Shard,
     ShardOutcomes,
     evaluate_shard,
@@ -64,7 +66,7 @@ class ShardWorkers:
     def run(
         self,
         model: nn.Module,
-        images: Tensor,
+        images: Images,
         labels: Tensor,
         shards: Sequence[Shard],
         *,
@@ -74,7 +76,7 @@ class ShardWorkers:
 
         Args:
             model: Waits on the CPU meanwhile, so that workers have all of a GPU.
-            images: uint8 `(N, C, H, W)`, or float32 in [0, 1].
+            images: All; what reads them reads a shard's where its worker is.
             labels: int64 `(N,)`.
             shards: What to do.
             seed: Of the evaluation.
@@ -91,13 +93,15 @@ class ShardWorkers:
         self._start(len(shards))
         _carry_own_modules(model)
         with on_cpu(model):
-            shared = ray.put(model)
+            # What reads images goes with the model, once; of images each shard's own.
+            lazy = (images, labels) if isinstance(images, LazySplit) else None
+            shared = ray.put((model, lazy))
             waiting, running = deque(shards), {}
 
             def deal(actor: Any) -> None:
                 shard = waiting.popleft()
-                own = samples_of(shard, images, labels)
-                answer = actor.evaluate.remote([shared], *own, shard, seed, cpu_kernels_choice())
+                own = None if lazy else samples_of(shard, images, labels)
+                answer = actor.evaluate.remote([shared], own, shard, seed, cpu_kernels_choice())
                 running[answer] = actor, shard
 
             # Some may wait for their node for minutes, or for ever.
@@ -176,7 +180,7 @@ def _fetch(answer: Any, shard: Shard) -> ShardOutcomes:
 
 
 class _ShardWorker:
-    """Holds a model on one worker.
+    """Holds a model on one worker, and what reads its images.
 
     It comes with the first call and not when the actor is made: Ray could not start an actor again
     whose own arguments lie in the object store, and warns of it.
@@ -189,7 +193,7 @@ class _ShardWorker:
         self._device = "cuda" if gpu and torch.cuda.is_available() else "cpu"
         # Results depend in their last bits on how many threads share an operation.
         torch.set_num_threads(1)
-        self._model: nn.Module | None = None
+        self._shared: tuple[nn.Module, tuple[LazySplit, Tensor] | None] | None = None
         self._stored: Any = None
 
     def ready(self) -> None:
@@ -197,25 +201,37 @@ class _ShardWorker:
 
     def evaluate(
         self,
-        shared: list[Any],
-        images: Tensor,
-        labels: Tensor,
+        stored: list[Any],
+        own: tuple[Tensor, Tensor] | None,
         shard: Shard,
         seed: int,
         kernels: CpuKernels,
     ) -> ShardOutcomes:
-        with cpu_kernels(kernels):
-            return evaluate_shard(self._loaded(shared[0]), images, labels, shard, seed=seed)
+        """Does a shard.
 
-    def _loaded(self, stored: Any) -> nn.Module:
-        """Returns the model that lies in the object store, which is fetched once."""
-        if self._model is None or stored != self._stored:
-            self._model = None
+        Args:
+            stored: Names what all shards share.
+            own: Images and labels; None: this worker reads them.
+            shard: What to do.
+            seed: Of the evaluation.
+            kernels: Whether it may take those for CPUs.
+        """
+        model, samples = self._loaded(stored[0])
+        if own is None:
+            assert samples is not None
+            own = samples_of(shard, *samples)
+        with cpu_kernels(kernels):
+            return evaluate_shard(model, *own, shard, seed=seed)
+
+    def _loaded(self, stored: Any) -> tuple[nn.Module, tuple[LazySplit, Tensor] | None]:
+        """Returns what lies in the object store for all shards, which is fetched once."""
+        if self._shared is None or stored != self._stored:
+            self._shared = None
             try:
-                model: nn.Module = ray.get(stored)
+                model, samples = ray.get(stored)
             except RayError as error:
                 reason = str(error).strip().splitlines()[-1]
                 raise UserError(f"the model can't be loaded on a worker: {reason}") from error
-            self._model = in_fast_format(model.to(self._device))
+            self._shared = in_fast_format(model.to(self._device)), samples
             self._stored = stored
-        return self._model
+        return self._shared

@@ -24,7 +24,7 @@ from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.distributed.training_end import TrainingEnd
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_folders
 from dynat_ray.storage.mirror import Mirror
-from dynat_ray.storage.run_folder import read_run_config
+from dynat_ray.storage.run_folder import CONFIG, read_run_config
 from dynat_ray.training.agreement import SharedUserError
 from dynat_ray.training.checkpoint import is_complete
 from dynat_ray.training.session import Notice, StopRequested
@@ -48,6 +48,7 @@ class RaySession:
         self.run_folder = run_folder
         self.scratch_folder = Path(tempfile.gettempdir())
         self.place = ray.util.get_node_ip_address()
+        self.node = ray.get_runtime_context().get_node_id()
         self._mirror = mirror
         self._group = current_group()
         self._notices = WorkerNotices(stopping, self.rank)
@@ -111,7 +112,10 @@ def run_worker(arguments: dict[str, str]) -> TrainingEnd:
         return _train(Path(arguments["run_folder"]), None, stopping)
     with tempfile.TemporaryDirectory(prefix="dynat-ray-") as scratch:
         mirror = Mirror(Path(scratch) / Path(arguments["run_folder"]).name, arguments["address"])
-        mirror.pull(leave=("samples", "model", "model_last"))
+        if ray.train.get_context().get_world_rank() == 0:
+            mirror.pull(leave=("samples", "model", "model_last"))
+        else:  # Only the first worker goes on with the files of the run.
+            mirror.pull(only=(CONFIG,))
         return _train(mirror.folder, mirror, stopping)
 
 

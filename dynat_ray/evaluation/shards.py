@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from dynat_ray.attacks.probes import Probe
 from dynat_ray.attacks.registry import Part, get_attack, get_probe
 from dynat_ray.attacks.stages import Setting
+from dynat_ray.data import LazySplit
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.attacked_samples import AttackedSamples, predict
 from dynat_ray.evaluation.exact import device_of, exact
@@ -57,16 +58,18 @@ class Shard:
 # For each threat of a shard an outcome for each of its attacks.
 ShardOutcomes = Mapping[Threat, Mapping[str, ShardOutcome]]
 FinishedShard = tuple[Shard, ShardOutcomes]
+# All images of an evaluation: uint8 `(N, C, H, W)`, or float32 in [0, 1]; or what reads them.
+Images = Tensor | LazySplit
 
 
 def run_shards(
-    model: nn.Module, images: Tensor, labels: Tensor, shards: Sequence[Shard], *, seed: int
+    model: nn.Module, images: Images, labels: Tensor, shards: Sequence[Shard], *, seed: int
 ) -> Iterator[FinishedShard]:
     """Does shards one after the other in this process.
 
     Args:
         model: On its device.
-        images: uint8 `(N, C, H, W)`, or float32 in [0, 1].
+        images: All.
         labels: int64 `(N,)`.
         shards: What to do.
         seed: Of the evaluation.
@@ -75,19 +78,19 @@ def run_shards(
         yield shard, evaluate_shard(model, *samples_of(shard, images, labels), shard, seed=seed)
 
 
-def samples_of(shard: Shard, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def samples_of(shard: Shard, images: Images, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Returns a shard's images, as float32 in [0, 1], and labels.
 
     Args:
         shard: Which samples.
-        images: All, uint8 `(N, C, H, W)`, or float32 in [0, 1].
+        images: All.
         labels: int64 `(N,)`.
     """
     positions = torch.from_numpy(shard.positions)
-    images = images[positions]
-    if images.dtype == torch.uint8:
-        images = images.float().div_(255)
-    return images, labels[positions]
+    own = images[positions]
+    if own.dtype == torch.uint8:
+        own = own.float().div_(255)
+    return own, labels[positions]
 
 
 def evaluate_shard(

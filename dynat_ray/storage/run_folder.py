@@ -12,7 +12,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.settings import Settings, build_config, dump_config, flatten, read_settings
 from dynat_ray.storage.resumable_folder import FolderKind, open_folder
 
-_CONFIG = "config.yaml"
+CONFIG = "config.yaml"
 # What a resumed run can't change: its checkpoints would mean something else.
 _FIXED = (
     *("model.", "method.name", "threat.norm", "optim.name"),
@@ -21,7 +21,7 @@ _FIXED = (
 )
 _RUN = FolderKind(
     name="run",
-    file=_CONFIG,
+    file=CONFIG,
     read=lambda folder: config_settings(read_run_config(folder)),
     may_change=lambda key: not key.startswith(_FIXED),
     # A trial of a search has its record there before it begins.
@@ -56,7 +56,7 @@ def open_run_folder(folder: Path, config: RunConfig, *, resume: bool) -> list[st
 def read_run_config(folder: Path) -> RunConfig:
     """Returns the config that a run was made with."""
     try:
-        settings = read_settings(folder / _CONFIG)
+        settings = read_settings(folder / CONFIG)
     except UserError as error:
         raise UserError(f"{folder} is not a run folder: {error}") from None
     return build_config([settings])

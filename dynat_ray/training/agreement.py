@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import torch.distributed as dist
-
-from dynat_ray.collectives import world_size
+from dynat_ray.collectives import gather_objects
 from dynat_ray.errors import UserError
 
 ResultT = TypeVar("ResultT")
@@ -24,11 +22,7 @@ def on_all_workers(build: Callable[[], ResultT]) -> ResultT:
         result = build()
     except UserError as caught:
         error = str(caught)
-    errors: list[Any] = [error]
-    if world_size() > 1:
-        errors = [None] * world_size()
-        dist.all_gather_object(errors, error)
-    for message in errors:
+    for message in gather_objects(error):
         if message:
             raise SharedUserError(message)
     assert result is not None

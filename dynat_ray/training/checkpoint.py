@@ -22,8 +22,8 @@ from dynat_ray.training.session import Notice
 _STEPS_BETWEEN_LOOKS = 20
 _SECONDS_BETWEEN_LOOKS = 5.0
 _FIRST_LOOK = 5
-_STATE = "state.pt"
-_CHECKSUM = "state.sha256"
+STATE_FILE = "state.pt"
+CHECKSUM_FILE = "state.sha256"
 
 
 class CheckpointClock:
@@ -81,9 +81,9 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     try:
         make_folder(folder)
         # Into a stream: torch would write a path's name into the file.
-        with atomic_write(folder / _STATE) as partial, partial.open("wb") as stream:
+        with atomic_write(folder / STATE_FILE) as partial, partial.open("wb") as stream:
             torch.save(state, stream)
-        atomic_write_text(folder / _CHECKSUM, _checksum(folder / _STATE))
+        atomic_write_text(folder / CHECKSUM_FILE, _checksum(folder / STATE_FILE))
     except (OSError, RuntimeError) as error:
         # torch reports a full disk as a RuntimeError of its zip writer, in words of its own.
         reason = "the disk is full or failing"
@@ -97,17 +97,18 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 def is_complete(folder: Path) -> bool:
     """Returns whether all files of a checkpoint are there."""
-    return all((folder / name).is_file() for name in (_STATE, _CHECKSUM))
+    return all((folder / name).is_file() for name in (STATE_FILE, CHECKSUM_FILE))
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any] | None:
     """Returns a checkpoint's state on the CPU; None if it is damaged, incomplete or not ours."""
     try:
-        wanted = read_bounded(folder / _CHECKSUM).decode()
-        if not is_complete(folder) or wanted != _checksum(folder / _STATE):
+        wanted = read_bounded(folder / CHECKSUM_FILE).decode()
+        if not is_complete(folder) or wanted != _checksum(folder / STATE_FILE):
             return None
-        require_stored(folder / _STATE)
-        state: dict[str, Any] = torch.load(folder / _STATE, map_location="cpu", weights_only=True)
+        require_stored(folder / STATE_FILE)
+        file = folder / STATE_FILE
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except Exception:  # Damaged content may end torch's reader with anything.
         return None
     return state

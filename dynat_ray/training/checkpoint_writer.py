@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,13 +67,22 @@ class CheckpointWriter:
             self.hand_over()
         return notice
 
-    def begin(self, metrics: Mapping[str, Any], name: str, state: dict[str, Any]) -> None:
+    def begin(
+        self,
+        metrics: Mapping[str, Any],
+        name: str,
+        state: dict[str, Any],
+        *,
+        after: Callable[[], None] = lambda: None,
+    ) -> None:
         """Begins to write `state` as it is now, after handing over what was begun before.
 
         Args:
             metrics: To report when it is handed over.
             name: Of the checkpoint.
             state: Tensors and plain values; the tensors may change as soon as this returns.
+            after: Returns when what comes before the checkpoint is written elsewhere; what it
+                raises is raised when the checkpoint would be handed over.
 
         Raises:
             SharedUserError: The disk is full or read-only.
@@ -84,7 +93,7 @@ class CheckpointWriter:
         if self._session.rank == 0:
             folder = unused_name(self._session.scratch_folder)
             folder.mkdir(mode=0o700)
-            written = self._pool.submit(_write, folder, _copy_to_cpu(state))
+            written = self._pool.submit(_write, folder, _copy_to_cpu(state), after)
         else:
             written.set_result(True)
         self._begun = _Begun(metrics, name, folder, written)
@@ -127,7 +136,8 @@ class CheckpointWriter:
             shutil.rmtree(self._begun.folder, ignore_errors=True)
 
 
-def _write(folder: Path, state: dict[str, Any]) -> bool:
+def _write(folder: Path, state: dict[str, Any], after: Callable[[], None]) -> bool:
+    after()
     write_checkpoint(folder, state)
     return True
 

@@ -9,18 +9,19 @@ import torch
 
 from dynat_ray.collectives import gather_over_workers
 from dynat_ray.errors import UserError
-from dynat_ray.storage.checkpoint_names import checkpoint_order
+from dynat_ray.storage.checkpoint_names import checkpoint_name, checkpoint_order
 from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.training.agreement import SharedUserError, on_all_workers
-from dynat_ray.training.checkpoint import read_checkpoint
-from dynat_ray.training.checkpoint_content import is_well_formed
 from dynat_ray.training.final_models import recorded_epochs
+from dynat_ray.training.node_checkpoint import NodeCheckpoint
 from dynat_ray.training.session import Session
 from dynat_ray.training.setup import TrainingSetup
 from dynat_ray.training.state import Progress, restore_state
 from dynat_ray.training.step import Networks
 
 _NONE = (0, 0)
+# Of workers that are not the first of their node.
+_SILENT = (-1, -1)
 _ANEW = "to begin anew on purpose give another --name, or remove the folder of the run"
 
 
@@ -75,18 +76,20 @@ def _note_lost_epochs(session: Session) -> None:
 def _newest_state(session: Session) -> dict[str, Any] | None:
     """Returns what the newest checkpoint holds that is intact on all workers; None without any.
 
-    Machines may see a shared folder at different times, so the workers agree on each checkpoint
-    before any of them takes it.
+    Machines may see a shared folder at different times, so their first workers agree on each
+    checkpoint before any of them takes it.
 
     Raises:
         SharedUserError: There are checkpoints, and every one is damaged.
         UserError: Some workers see checkpoints and others none.
     """
-    folders = iter(session.checkpoints())
+    node = NodeCheckpoint(session)
+    folders = iter(session.checkpoints() if node.is_first else ())
     own = next(folders, None)
     damaged: list[str] = []
     while True:
-        seen = _gather(session, _order(own))
+        answers = _gather(session, _order(own) if node.is_first else _SILENT)
+        seen = [answer for answer in answers if answer != _SILENT]
         oldest = min(seen)
         if oldest == max(seen) == _NONE:
             if damaged:
@@ -94,18 +97,16 @@ def _newest_state(session: Session) -> dict[str, Any] | None:
             return None
         if oldest == _NONE:
             raise UserError(
-                f"worker {seen.index(oldest)} sees no checkpoint in {session.run_folder}, other "
+                f"worker {answers.index(oldest)} sees no checkpoint in {session.run_folder}, other "
                 "workers do; all machines must see the same folder"
             )
         if oldest == max(seen):
-            assert own is not None
-            state = read_checkpoint(own)
-            state = state if is_well_formed(state) else None
+            state = node.read(own)
             if min(_gather(session, (int(state is not None), 0))) == (1, 0):
                 for name in damaged if session.rank == 0 else ():
                     session.note(f"checkpoint {name} is damaged; the one before it is used")
                 return state
-            damaged.append(own.name)
+            damaged.append(checkpoint_name(*oldest))
         if _order(own) > oldest or oldest == max(seen):
             own = next(folders, None)
 

@@ -48,6 +48,8 @@ class Session(Protocol):
         run_folder: The run's folder, the same for all workers.
         scratch_folder: Where a checkpoint is put together before it is handed over.
         place: The machine, as its owner knows it.
+        node: Workers of the same one share the scratch folder; two containers of a machine need
+            not.
     """
 
     rank: int
@@ -56,9 +58,13 @@ class Session(Protocol):
     run_folder: Path
     scratch_folder: Path
     place: str
+    node: str
 
     def checkpoints(self) -> Iterable[Path]:
-        """Returns local folders of the checkpoints there are, newest first."""
+        """Returns local folders of the checkpoints there are, newest first.
+
+        Only the first worker of a node asks.
+        """
         ...
 
     def report(
@@ -99,7 +105,7 @@ class LocalSession:
         self.run_folder = run_folder
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.scratch_folder = run_folder
-        self.place = socket.gethostname()
+        self.place = self.node = socket.gethostname()
         run_folder.mkdir(parents=True, exist_ok=True)
 
     def checkpoints(self) -> list[Path]:

@@ -33,8 +33,8 @@ from dynat_ray.perturb.threat import Threat
 from dynat_ray.training.carrying import CarriedPerturbations, check_carrying
 from dynat_ray.training.optimisation import build_optimizer
 from dynat_ray.training.resolution import check_first_size
+from dynat_ray.training.run_writer import RunWriter
 from dynat_ray.training.session import Session
-from dynat_ray.training.telemetry import RunWriter
 
 
 @dataclass

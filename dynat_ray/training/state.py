@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from dynat_ray.collectives import world_size
+from dynat_ray.collectives import gather_objects
 from dynat_ray.errors import UserError
 from dynat_ray.training.checkpoint_content import require_alike, require_fitting_optimizer
 from dynat_ray.training.finiteness import find_not_finite
@@ -213,8 +212,4 @@ def _gather_random_states(device: torch.device) -> list[dict[str, Tensor]]:
     own = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         own["cuda"] = torch.cuda.get_rng_state(device)
-    if world_size() == 1:
-        return [own]
-    everyone: list[Any] = [None] * world_size()
-    dist.all_gather_object(everyone, own)
-    return everyone
+    return gather_objects(own)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: a line per epoch, a row per training sample."""
+"""What is known of an epoch: values of every training sample, gathered from all workers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from dynat_ray.atomic_files import atomic_write, make_folder
-from dynat_ray.collectives import rank, world_size
-from dynat_ray.storage.links import inner_folder, refuse_links
-from dynat_ray.storage.metrics import write_metrics
+from dynat_ray.collectives import gather_objects, rank
 from dynat_ray.training.step import StepOutcome
 
 # Columns of samples/*.parquet beside index and label; a method leaves out what it does not know.
@@ -75,11 +71,7 @@ class SampleLog:
         }
         losses = torch.stack(self._losses).float().cpu() if self._losses else torch.zeros(0)
         own = (columns, losses.numpy(), self._passes, loader_seconds)
-        everyone: list[Any] = [None] * world_size()
-        if world_size() > 1:
-            dist.all_gather_object(everyone, own)
-        else:
-            everyone = [own]
+        everyone = gather_objects(own)
         if rank() != 0:
             return None
         merged = {
@@ -221,46 +213,3 @@ class EpochRecord:
         make_folder(file.parent)
         with atomic_write(file) as partial:
             pq.write_table(pa.table(arrays), partial)
-
-
-class RunWriter:
-    """Writes what rank 0 leaves in the run folder after each epoch.
-
-    Args:
-        folder: The run's folder.
-        training_samples: Size of the training set.
-
-    Raises:
-        UserError: The folder holds links through which files elsewhere would be written.
-    """
-
-    def __init__(self, folder: Path, training_samples: int) -> None:
-        refuse_links(folder)
-        self._folder = folder
-        self._training_samples = training_samples
-        self._board: SummaryWriter | None = None
-
-    def write(self, line: dict[str, Any], record: EpochRecord) -> None:
-        """Writes an epoch's samples, metrics and TensorBoard events.
-
-        Args:
-            line: The epoch's metrics.
-            record: Its samples.
-        """
-        epoch = line["epoch"]
-        samples = inner_folder(self._folder, "samples") / f"epoch_{epoch:04d}.parquet"
-        record.write(samples, self._training_samples)
-        write_metrics(self._folder / "metrics.jsonl", line)
-        if self._board is None:
-            # After a restart, events of epochs that are run again are hidden.
-            events = inner_folder(self._folder, "tensorboard")
-            self._board = SummaryWriter(str(events), purge_step=epoch)
-        for name, value in line.items():
-            if isinstance(value, float):
-                self._board.add_scalar(name, value, epoch)
-        self._board.flush()
-
-    def close(self) -> None:
-        """Closes the event file."""
-        if self._board is not None:
-            self._board.close()

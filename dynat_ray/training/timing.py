@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import torch
-import torch.distributed as dist
 
 from dynat_ray.barrier_time import working_time
-from dynat_ray.collectives import rank, sum_over_workers, world_size
+from dynat_ray.collectives import gather_objects, rank, sum_over_workers, world_size
 
 # A worker this many times slower than the others' median is named, if it also costs so much.
 _TIMES_SLOWER = 2.0
@@ -39,8 +38,7 @@ def find_slow_worker(device: torch.device, place: str) -> str:
     usual = statistics.median(times[:slowest] + times[slowest + 1 :])
     if times[slowest] < max(_TIMES_SLOWER * usual, usual + _LEAST_SECONDS):
         return ""
-    places = [""] * world_size()
-    dist.all_gather_object(places, place)
+    places = gather_objects(place)
     return (
         f"worker {slowest} on {places[slowest]} works {times[slowest]:.1f} s where the others work "
         f"{usual:.1f} s, and all wait for it; look at that machine's load, memory, disk and GPU"

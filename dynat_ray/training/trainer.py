@@ -11,7 +11,6 @@ import torch
 from dynat_ray.acceleration.switch import cpu_kernels
 from dynat_ray.config import RunConfig
 from dynat_ray.data import Batch, RawBatch
-from dynat_ray.errors import UserError
 from dynat_ray.hardware import device_name, peak_memory_bytes
 from dynat_ray.methods.contract import ContractError
 from dynat_ray.storage.checkpoint_names import checkpoint_name
@@ -231,7 +230,8 @@ class Trainer:
         progress = self.progress
         state = collect_state(progress, self.networks, self.optimizer, self.setup)
         require_finite_state(state)
-        self.checkpoints.begin(line, checkpoint_name(progress.epoch, progress.step), state)
+        name = checkpoint_name(progress.epoch, progress.step)
+        self.checkpoints.begin(line, name, state, after=self.setup.writer.wait)
 
     def _validate(self, last: bool) -> ValidationAccuracy | None:
         loader = self.setup.validation_loader
@@ -290,13 +290,7 @@ class Trainer:
         """Writes an epoch's files on rank 0, which has the record."""
         if record is None:
             return True
-        try:
-            self.setup.writer.write(line, record)
-        except OSError as error:
-            raise UserError(
-                f"the run folder {self.session.run_folder} can't be written: {error}; free some "
-                "space and run the same command with --resume"
-            ) from error
+        self.setup.writer.write(line, record)
         return True
 
     def _note_precision(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dynat_ray.config import RunConfig
-from dynat_ray.data import load_split
+from dynat_ray.data import LazySplit, load_split
 from dynat_ray.distributed import final_table, shard_workers
 from dynat_ray.distributed.capacity import NodeKind
 from dynat_ray.distributed.evaluator import Workers, cluster_workers
@@ -202,12 +202,20 @@ def test_a_table_goes_on_with_another_number_of_workers(
 
 
 def test_a_run_leaves_what_became_of_every_test_image(
-    small_config: RunConfig, folder: Path
+    small_config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"eval.attacks": ["clean", "pgd-2", WHOLE], "eval.samples": 12}
     here = Workers(1, on_ray=False)
     config = override(small_config, settings)
+    taken, take = [], LazySplit.__getitem__
+    monkeypatch.setattr(
+        LazySplit,
+        "__getitem__",
+        lambda self, wanted: taken.append(len(wanted)) or take(self, wanted),
+    )
     results = final_table.measure_run(config, folder.parent, workers=here)
+    # A shard at a time, never the whole split.
+    assert max(taken) <= final_table._shard_size(359, config) < 359
     found = read_answers(folder.parent / OUTCOMES, ["clean", "pgd-2", WHOLE], model="last")
     for attack, answers in found.items():
         entry = results["last"][attack]

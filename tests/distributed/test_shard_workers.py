@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dynat_ray.acceleration.switch import cpu_kernels, cpu_kernels_choice
 from dynat_ray.attacks.registry import get_attacks
+from dynat_ray.data import LazySplit, load_split
 from dynat_ray.distributed.shard_workers import ShardWorkers
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.plan import plan_shards
@@ -95,6 +96,27 @@ def test_many_workers_give_what_one_process_gives_though_one_dies(
         )
     )
     assert 0 < fooled < len(images)
+
+
+def test_workers_read_the_images_of_their_own_shards(
+    workers: ShardWorkers, few_digits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = load_split(few_digits, "test")
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    shards = plan_shards(
+        len(labels), get_attacks(["clean", "pgd-2"]), [Threat("Linf", 0.1)], batch_size=3
+    )
+    wanted = _plain(list(run_shards(model, images, labels, shards, seed=2)))
+
+    def read(self: LazySplit, wanted: Tensor) -> Tensor:
+        raise AssertionError("the command reads images")
+
+    monkeypatch.setattr(LazySplit, "__getitem__", read)
+    lazy = LazySplit(few_digits, "test")
+    assert _plain(list(workers.run(model, lazy, labels, shards, seed=2))) == wanted
+    nowhere = LazySplit(few_digits / "nothing", "test")
+    with pytest.raises(UserError, match="does not exist; make it with"):
+        list(workers.run(model, nowhere, labels, shards, seed=2))
 
 
 def test_a_users_mistake_on_a_worker_arrives_as_such(

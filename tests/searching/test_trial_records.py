@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from dynat_ray.searching.trial_records import (
 from dynat_ray.searching.trials_table import write_trials_table
 from dynat_ray.storage.run_length import RunLength
 from tests.searching.conftest import SPACE, make_search
+
+FILES = ("metrics.jsonl", "trial.json")
 
 
 def test_trials_are_read_as_they_were_written(
@@ -68,6 +71,30 @@ def test_of_trials_that_have_ended_a_second_look_reads_what_is_new(
     write_trial(tmp_path, judged)
     assert reader.read()[0] == judged
     assert read == [0, 1, 2, 2, 0, 2]
+
+
+def test_a_look_at_2000_trials_opens_the_files_of_those_that_run(
+    tmp_path: Path, add_trial: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(2000):
+        write_trial(tmp_path, Trial(number, {"method.beta": number}, state="finished"))
+    for number in (2000, 2001):
+        add_trial(number, [20.0])
+    reader = TrialsReader(tmp_path)
+    assert len(reader.read()) == 2002
+    opened: list[str] = []
+
+    def count(event: str, arguments: tuple[object, ...]) -> None:
+        if counting and event == "open" and str(arguments[0]).startswith(str(tmp_path)):
+            opened.append(Path(str(arguments[0])).relative_to(tmp_path).as_posix())
+
+    counting = True
+    # It stays for the rest of the process; there is no way to take it back.
+    sys.addaudithook(count)
+    assert len(reader.read()) == 2002
+    counting = False
+    files = [f"trials/{number}/{name}" for number in (2000, 2001) for name in FILES]
+    assert sorted(opened) == sorted(files)
 
 
 @pytest.mark.parametrize(

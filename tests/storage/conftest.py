@@ -11,11 +11,18 @@ from moto.server import ThreadedMotoServer
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
-    """The server's URL; keys and endpoint are in the environment, as on a cluster's machines."""
+def server() -> Iterator[ThreadedMotoServer]:
+    """The server, for who looks into it."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3(server: ThreadedMotoServer) -> Iterator[str]:
+    """The server's URL; keys and endpoint are in the environment, as on a cluster's machines."""
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
     with pytest.MonkeyPatch.context() as patch:
@@ -25,7 +32,6 @@ def s3() -> Iterator[str]:
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         yield url
-    server.stop()
 
 
 @pytest.fixture

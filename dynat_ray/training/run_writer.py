@@ -1,0 +1,91 @@
+"""What the first worker leaves in the run folder after each epoch."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from dynat_ray.errors import UserError
+from dynat_ray.storage.links import inner_folder, refuse_links
+from dynat_ray.storage.metrics import write_metrics
+from dynat_ray.training.telemetry import EpochRecord
+
+
+class RunWriter:
+    """Writes an epoch's metrics at once, and its samples on a thread while training goes on.
+
+    A million rows take seconds, in which large clusters train an epoch.
+
+    Args:
+        folder: The run's folder.
+        training_samples: Size of the training set.
+
+    Raises:
+        UserError: The folder holds links through which files elsewhere would be written.
+    """
+
+    def __init__(self, folder: Path, training_samples: int) -> None:
+        refuse_links(folder)
+        self._folder = folder
+        self._training_samples = training_samples
+        self._board: SummaryWriter | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._samples: Future[None] | None = None
+
+    def write(self, line: dict[str, Any], record: EpochRecord) -> None:
+        """Writes an epoch's metrics and TensorBoard events, and begins to write its samples.
+
+        Args:
+            line: The epoch's metrics.
+            record: Its samples; nobody changes them any more.
+
+        Raises:
+            UserError: The folder can't be written, or could not since the last call.
+        """
+        self.wait()
+        epoch = line["epoch"]
+        try:
+            file = inner_folder(self._folder, "samples") / f"epoch_{epoch:04d}.parquet"
+            write_metrics(self._folder / "metrics.jsonl", line)
+            self._add_events(line, epoch)
+        except OSError as error:
+            raise self._error(error) from error
+        self._samples = self._thread.submit(record.write, file, self._training_samples)
+
+    def wait(self) -> None:
+        """Returns when all samples are written: an epoch's belong to the checkpoint after it.
+
+        Raises:
+            UserError: They can't be written.
+        """
+        if self._samples is None:
+            return
+        try:
+            self._samples.result()
+        except OSError as error:
+            raise self._error(error) from error
+
+    def close(self) -> None:
+        """Ends the thread and closes the event file."""
+        self._thread.shutdown()
+        if self._board is not None:
+            self._board.close()
+
+    def _add_events(self, line: dict[str, Any], epoch: int) -> None:
+        if self._board is None:
+            # After a restart, events of epochs that are run again are hidden.
+            events = inner_folder(self._folder, "tensorboard")
+            self._board = SummaryWriter(str(events), purge_step=epoch)
+        for name, value in line.items():
+            if isinstance(value, float):
+                self._board.add_scalar(name, value, epoch)
+        self._board.flush()
+
+    def _error(self, error: OSError) -> UserError:
+        return UserError(
+            f"the run folder {self._folder} can't be written: {error}; free some space and run the "
+            "same command with --resume"
+        )
