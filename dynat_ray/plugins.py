@@ -18,7 +18,7 @@ def load_plugins() -> None:
     for entry in entry_points(group=_GROUP):
         try:
             entry.load()
-        except Exception as error:  # Code of others raises anything, and must not stop ours.
+        except (Exception, SystemExit) as error:  # Code of others must not stop ours.
             warnings.warn(
                 f"the plugin '{entry.name}' ({entry.value}) is left out, since importing it "
                 f"failed: {type(error).__name__}: {error}",

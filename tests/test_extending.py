@@ -119,9 +119,10 @@ train(config, LocalSession(folder / "run", torch.device("cpu")))
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 
 
-def test_a_plugin_that_fails_is_named_and_stops_nothing(installed: Path) -> None:
-    (installed / "half_clean.py").write_text("raise RuntimeError('broken on purpose')\n")
+@pytest.mark.parametrize("what", ["RuntimeError", "SystemExit"])
+def test_a_plugin_that_fails_is_named_and_stops_nothing(installed: Path, what: str) -> None:
+    (installed / "half_clean.py").write_text(f"raise {what}('broken on purpose')\n")
     done = _run(["-c", "import dynat_ray; print(dynat_ray.__version__)"], installed)
     assert done.returncode == 0
     assert "the plugin 'half_clean'" in done.stderr
-    assert "RuntimeError: broken on purpose" in done.stderr
+    assert f"{what}: broken on purpose" in done.stderr

@@ -18,14 +18,17 @@ _CONNECT_SECONDS = 10.0
 _PATIENCE = 60.0
 # Paths of sockets have at most 103 characters on some systems, and Ray adds 68 to its folder's.
 _LONGEST_BASE = 23
-# Python's own sockets, which Ray's dashboard has there, add 32.
-_LONGEST_TMPDIR = 70
+# Python's own sockets, which Ray's dashboard has there, add 32, and the scratch folder 21.
+_LONGEST_TMPDIR = 49
+_SCRATCH = "dynat-ray-ray-"
+_COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 _TIMED_OUT = "timed out during startup"
 # A message about every small machine on which several runs start side by side.
 _CHATTER = "maximum expected startup concurrency"
 for _name, _value in _QUIET.items():
     os.environ.setdefault(_name, _value)
 
+import atexit  # noqa: E402
 import logging  # noqa: E402
 import secrets  # noqa: E402
 import signal  # noqa: E402
@@ -33,7 +36,7 @@ import socket  # noqa: E402
 import stat  # noqa: E402
 import tempfile  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
-from contextlib import contextmanager, suppress  # noqa: E402
+from contextlib import ExitStack, contextmanager, suppress  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import ray  # noqa: E402
@@ -49,7 +52,9 @@ from dynat_ray.distributed.ray_internals import (  # noqa: E402
     stay_on_loopback,
 )
 from dynat_ray.errors import UserError  # noqa: E402
+from dynat_ray.owned_folder import owned_folder  # noqa: E402
 from dynat_ray.processes import descendants  # noqa: E402
+from dynat_ray.temporary import LASTING  # noqa: E402
 
 
 def connect() -> None:
@@ -151,11 +156,16 @@ def _own_environment() -> Iterator[None]:
     Ray's processes inherit both and this one remembers them, so that they need not stay in the
     environment, where a later cluster or command would take them for the user's.
     """
-    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR", "TMPDIR")
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR", "TMPDIR", LASTING, _COMPILED)
     before = {name: os.environ.get(name) for name in names}
-    os.environ["RAY_TMPDIR"] = str(_private_folder())
-    if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_TMPDIR:
-        os.environ["TMPDIR"] = os.environ["RAY_TMPDIR"]
+    private = _private_folder()
+    os.environ["RAY_TMPDIR"] = str(private)
+    temporary = Path(tempfile.gettempdir())
+    if len(os.fsencode(temporary)) > _LONGEST_TMPDIR:
+        temporary = private
+    os.environ[LASTING] = str(temporary)
+    os.environ.setdefault(_COMPILED, str(temporary / f"torchinductor-{os.getuid()}"))
+    os.environ["TMPDIR"] = str(_scratch(temporary))
     _set_token()
     try:
         yield
@@ -164,6 +174,24 @@ def _own_environment() -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+def _scratch(parent: Path) -> Path:
+    """Returns the folder for temporary files of Ray's processes, which ends with this one.
+
+    Ray kills them, and so they leave what they have there.
+    """
+    owned = ExitStack()
+    folder = owned.enter_context(owned_folder(parent, _SCRATCH))
+
+    def end() -> None:
+        shut_down()
+        owned.close()
+
+    atexit.register(end)
+    # Called after what ends Ray, which is added later.
+    interrupt.at_end(owned.close)
+    return folder
 
 
 def _set_token() -> None:

@@ -51,7 +51,7 @@ def count_classes(model: nn.Module, images: Tensor, labels: Tensor) -> int:
     with exact(model) as ready, torch.no_grad():
         try:
             logits = ready(images[:1].to(device_of(ready)))
-        except Exception as error:  # the network may be anybody's
+        except (Exception, SystemExit) as error:  # the network may be anybody's
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"the model does not take images of {shape}: {reason}") from error
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 1:

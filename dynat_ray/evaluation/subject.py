@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
-from unicodedata import normalize
 
 import timm
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from dynat_ray.models import Classifier, build_model, load_model
 from dynat_ray.models.hub import has_prefix
 from dynat_ray.models.importing import is_checkpoint_file
 from dynat_ray.models.importing.conversion import model_from_file
+from dynat_ray.models.label_names import first_difference
 from dynat_ray.section import field_types
 from dynat_ray.settings import Settings, read_settings
 from dynat_ray.shown_text import shown_text
@@ -158,7 +158,7 @@ def _made_by(name: str, *arguments: nn.Module) -> nn.Module:
     try:
         function: Any = getattr(importlib.import_module(module_name), function_name)
         model = function(*arguments)
-    except Exception as error:  # it is the user's own code
+    except (Exception, SystemExit) as error:  # it is the user's own code
         raise UserError(f"'{name}' gives no model: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"'{name}' must return an nn.Module, not {type(model).__name__}")
@@ -206,11 +206,9 @@ def require_fit(model: nn.Module, data: DatasetInfo, images: Tensor) -> None:
                 f"the model was made for images of {made_for} {what}, but data set '{data.name}' "
                 f"has {found}; give the data it was trained on with --data"
             )
-    for place, (own, name) in enumerate(zip(model.label_names, data.classes, strict=False)):
-        # One name has two forms in Unicode, of which file systems keep one or the other.
-        if normalize("NFC", own) != normalize("NFC", name):
-            raise UserError(
-                f"class {place} of the model is '{shown_text(own, 60)}', but that of data set "
-                f"'{shown_text(data.name, 60)}' is '{shown_text(name, 60)}'; give data with the "
-                "classes that it was trained on, in the same order, with --data"
-            )
+    if other := first_difference(model.label_names, data.classes):
+        raise UserError(
+            f"class {other.place} of the model is '{other.first}', but that of data set "
+            f"'{shown_text(data.name, 60)}' is '{other.second}'; give data with the classes that "
+            "it was trained on, in the same order, with --data"
+        )

@@ -19,6 +19,7 @@ from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.methods.trades import trades_loss
 from dynat_ray.models import Classifier, load_model
+from dynat_ray.models.label_names import first_difference
 from dynat_ray.value_types import NonNegative, OneOrMore
 
 
@@ -66,6 +67,12 @@ class HAT(Method[HATSettings]):
                 f"method.standard_model {folder} was made for (classes, channels, size) "
                 f"{described}, this run's model for "
                 f"{(network.num_classes, network.channels, network.size)}"
+            )
+        if other := first_difference(standard.label_names, network.label_names):
+            raise UserError(
+                f"class {other.place} of method.standard_model {folder} is '{other.first}', and "
+                f"here it is '{other.second}'; give one that was trained on the same classes, in "
+                "the same order"
             )
         self._standard = standard.to(network.mean.device).requires_grad_(False)
 

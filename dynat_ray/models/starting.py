@@ -8,6 +8,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.models.classifier import Classifier
 from dynat_ray.models.config_json import CONFIG_FILE, ModelDescription, read_description
 from dynat_ray.models.importing import Checkpoint, adopt, is_checkpoint_file, read_checkpoint
+from dynat_ray.models.label_names import first_difference
 from dynat_ray.models.model_folder import find_model_folder, load_model
 from dynat_ray.user_path import user_path
 
@@ -50,7 +51,15 @@ def initialise_from(model: Classifier, source: str) -> list[str]:
         tuple(saved.mean.flatten().tolist()),
         tuple(saved.std.flatten().tolist()),
     )
+    head = {name: model.backbone.state_dict()[name].clone() for name in model.head_names()}
     notes = adopt(model, weights, given_as)
+    same_number = saved.num_classes == model.num_classes
+    if same_number and (other := first_difference(saved.label_names, model.label_names)):
+        model.backbone.load_state_dict(head, strict=False)
+        notes.append(
+            f"{given_as}: its class {other.place} is '{other.first}', and here it is "
+            f"'{other.second}'; the classifier starts anew"
+        )
     if saved.arguments != model.arguments:
         notes.append(f"{given_as} was built with {saved.arguments}; this one has {model.arguments}")
     return notes

@@ -214,12 +214,12 @@ def _build_model(
             kwargs=config.model.kwargs,
             pretrained=config.model.pretrained,
         )
+    model.label_names = tuple(info.classes)
     if config.model.init_from:
         for note in initialise_from(model, config.model.init_from):
             if say is not None:
                 say(note)
     freeze(model, config.model.freeze)
-    model.label_names = tuple(info.classes)
     return model
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -48,26 +50,34 @@ def test_a_path_that_one_of_two_machines_lacks(
         require_everywhere([tmp_path, tmp_path / "missing"])
 
 
-def test_a_command_that_gets_sigterm_says_one_word() -> None:
+def test_a_command_that_gets_sigterm_says_one_word_and_leaves_nothing() -> None:
+    """Its workers are killed, and what they had among temporary files goes too."""
     command = (
-        "import ray, time\n"
+        "import ray, tempfile, time\n"
         "from dynat_ray.cli import run\n"
         "from dynat_ray.distributed.cluster import connect\n"
         "def main(argv):\n"
         "    connect()\n"
-        "    answer = ray.remote(num_cpus=0)(lambda: time.sleep(600)).remote()\n"
-        "    print('waiting', flush=True)\n"
-        "    ray.wait([answer])\n"
+        "    place = ray.remote(num_cpus=0)(lambda: tempfile.mkdtemp())\n"
+        "    print(ray.get(place.remote()), flush=True)\n"
+        "    ray.wait([ray.remote(num_cpus=0)(lambda: time.sleep(600)).remote()])\n"
         "run(main)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "waiting\n"
-    process.send_signal(signal.SIGTERM)
-    _, message = process.communicate(timeout=60)
-    assert (process.returncode, message) == (143, "stopped\n")
+    # Its path must be short.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        process = subprocess.Popen(
+            [sys.executable, "-c", command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TMPDIR": folder},
+        )
+        assert process.stdout is not None
+        assert Path(process.stdout.readline()).is_relative_to(folder)
+        process.send_signal(signal.SIGTERM)
+        _, message = process.communicate(timeout=60)
+        assert (process.returncode, message) == (143, "stopped\n")
+        assert list(Path(folder).glob("dynat-ray-*")) == []
 
 
 @pytest.mark.parametrize("failures", [1, 9])
@@ -166,7 +176,9 @@ def test_a_folder_for_sockets_that_others_can_open_is_refused(
         connect()
 
 
-def test_paths_of_sockets_are_short_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_of_sockets_are_short_enough(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     """Where the user's folder for temporary files has a long name, as on a Mac."""
     places: list[str | None] = []
     names = ("RAY_TMPDIR", "TMPDIR")
@@ -175,11 +187,16 @@ def test_paths_of_sockets_are_short_enough(monkeypatch: pytest.MonkeyPatch) -> N
     for name in names:
         monkeypatch.delenv(name, raising=False)
     own = f"/tmp/ray-{os.getuid()}"
-    for length, expected in ((24, [own, None]), (110, [own, own])):
-        monkeypatch.setattr(tempfile, "tempdir", "/".ljust(length, "x"))
+    for length, place in ((49, None), (110, own)):
+        # Not within `tmp_path`, which is longer.
+        folder = f"/tmp/{os.getpid()}-".ljust(length, "x")
+        Path(folder).mkdir()
+        request.addfinalizer(partial(shutil.rmtree, folder))
+        monkeypatch.setattr(tempfile, "tempdir", folder)
         places.clear()
         connect()
-        assert places == expected
+        assert places[0] == own
+        assert Path(places[1] or "").parent == Path(place or folder)
         assert not set(names) & os.environ.keys()
 
 

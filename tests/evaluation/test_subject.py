@@ -111,6 +111,7 @@ def test_a_name_without_weights_or_no_name(tmp_path: Path) -> None:
         ("make = 3", "gives no model"),
         ("def make(): return 3", "must return an nn.Module, not int"),
         ("def make(size): return size", "gives no model"),
+        ("def make(): raise SystemExit", "gives no model: SystemExit"),
     ],
 )
 def test_functions_that_make_no_model(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -40,6 +42,17 @@ def test_hat_says_what_is_missing(network: Classifier, tmp_path: object) -> None
     shape = {"num_classes": 5, "channels": 1, "size": (4, 4), "mean": [0.5], "std": [0.5]}
     save_model(build_model("mlp", **shape), tmp_path)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"\(5, 1, \(4, 4\)\)"):
+        make("hat", standard_model=str(tmp_path)).attach(network)
+
+
+def test_hat_wants_a_model_of_the_same_classes(tmp_path: Path) -> None:
+    network = build_model("mlp", num_classes=3, channels=1, size=(4, 4), mean=[0.5], std=[0.5])
+    names = [f"class {number}" for number in range(network.num_classes)]
+    network.label_names = tuple(names)
+    save_model(network, tmp_path)
+    make("hat", standard_model=str(tmp_path)).attach(network)
+    network.label_names = tuple(reversed(names))
+    with pytest.raises(UserError, match=r"class 0 of method\.standard_model .* is 'class 0', and"):
         make("hat", standard_model=str(tmp_path)).attach(network)
 
 

@@ -156,6 +156,23 @@ def test_another_number_of_classes_gets_a_new_classifier(tmp_path: Path) -> None
         assert torch.equal(without_head(other)[name], value)
 
 
+@pytest.mark.parametrize("names", [("dog", "cat", "owl"), ("cat", "dog", "elk")])
+def test_as_many_other_classes_get_a_new_classifier(tmp_path: Path, names: tuple[str, ...]) -> None:
+    source, other, same = build(num_classes=3), build(num_classes=3), build(num_classes=3)
+    source.label_names = same.label_names = ("cat", "dog", "owl")
+    other.label_names = names
+    with torch.no_grad():
+        source.backbone.head.fc.bias.fill_(7)
+    save_model(source, tmp_path / "model")
+    (word,) = initialise_from(other, str(tmp_path / "model"))
+    assert "the classifier starts anew" in word
+    assert not (other.backbone.head.fc.bias == 7).any()
+    for name, value in without_head(source).items():
+        assert torch.equal(without_head(other)[name], value)
+    assert initialise_from(same, str(tmp_path / "model")) == []
+    assert (same.backbone.head.fc.bias == 7).all()
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [

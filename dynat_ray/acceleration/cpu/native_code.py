@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from dynat_ray.atomic_files import atomic_write
+from dynat_ray.temporary import lasting_temporary_folder
 
 # Formats that numbers may have in the package's own code, as its functions' names end.
 FORMATS = {
@@ -192,7 +193,7 @@ def cache_folder() -> Path:
         _require_own(each)
     if folders and os.access(folders[-1], os.W_OK):
         return folders[-1]
-    folder = Path(tempfile.gettempdir()) / f"dynat-ray-native-{os.getuid()}"
+    folder = lasting_temporary_folder() / f"dynat-ray-native-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     _require_unmoved(folder.parent)
     _require_own(folder)
