@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from dynat_ray import interrupt
 from dynat_ray.atomic_files import atomic_write_text
 from dynat_ray.cli import ArgumentParser, run
-from dynat_ray.errors import UserError
+from dynat_ray.errors import Stopped, UserError
 
 
 def main(argv: Sequence[str]) -> Path | str:
@@ -32,7 +33,11 @@ def main(argv: Sequence[str]) -> Path | str:
             found["ratios"] |= found[part].pop("ratios", {})
         # What a long measurement found is not lost if the next one fails.
         atomic_write_text(options.json, json.dumps(found, indent=2) + "\n")
-    print(_table(found), end="")
+        if interrupt.received():
+            break
+    print(_table(found), end="", flush=True)
+    if interrupt.received():
+        raise Stopped(f"what was measured is in {options.json}")
     return options.json
 
 

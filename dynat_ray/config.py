@@ -9,11 +9,11 @@ line is in `dynat_ray.settings`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.errors import UserError
-from dynat_ray.radius import require_possible
+from dynat_ray.radius import parse_norm_radii, require_possible
 from dynat_ray.section import Section
 from dynat_ray.value_types import (
     AboveZeroToOne,
@@ -29,7 +29,7 @@ from dynat_ray.value_types import (
     require,
 )
 
-Norm = Literal["Linf", "L2"]
+Norm = Literal["Linf", "L2", "L1"]
 CpuKernels = Literal["auto", "off"]
 
 
@@ -103,8 +103,13 @@ class ThreatConfig(Section, section="threat"):
     """What the attacker may do: a ball of radius `eps` around an image in [0, 1].
 
     Attributes:
-        norm: `Linf` or `L2`.
-        eps: Radius, in units of [0, 1] pixels (8/255 for CIFAR-10 under Linf, 0.5 under L2).
+        norm: `Linf`, `L2` or `L1`.
+        eps: Radius, in units of [0, 1] pixels (for CIFAR-10 8/255 under Linf, 0.5 under L2, 12
+            under L1).
+        norms: Further norms with their radii, such as `[L2:0.5, L1:12]`, that training attacks
+            under besides; validation and tests have `norm`.
+        combination: With `norms`, what a training sample's attack is: `random`: under a norm that
+            is drawn for it; `max`: under each, and the worst counts.
         eps_growth: Part of the run, in [0, 1], over which training's radius grows from 0 to eps,
             in a straight line from epoch to epoch: large ones can fail from ordinary weights. 0:
             eps from the beginning. Validation and tests always have eps.
@@ -112,11 +117,19 @@ class ThreatConfig(Section, section="threat"):
 
     norm: Norm = "Linf"
     eps: NonNegative = 8 / 255
+    norms: list[str] = field(default_factory=list)
+    combination: Literal["random", "max"] = "random"
     eps_growth: ClosedUnitInterval = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_possible(self.eps, self.norm, "threat.eps")
+        self.further()
+
+    def further(self) -> dict[Norm, float]:
+        """Returns the radii of the norms beside `norm`; `UserError` for what is none."""
+        allowed = [norm for norm in get_args(Norm) if norm != self.norm]
+        return parse_norm_radii(self.norms, allowed, "threat.norms")  # type: ignore[return-value]
 
     def share_at(self, progress: float) -> float:
         """Returns training's radius as a part of eps.

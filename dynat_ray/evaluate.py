@@ -6,15 +6,20 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 from dynat_ray import cli
 from dynat_ray.acceleration.switch import cpu_kernels
 from dynat_ray.attacks.registry import DISTANCES
+from dynat_ray.config import Norm
 from dynat_ray.distributed.evaluation_run import evaluate
+from dynat_ray.distributed.norms_run import NormsRequest, evaluate_norms
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.reference_radius import MULTIPLES, in_units_of
-from dynat_ray.evaluation.request import Options, complete
-from dynat_ray.evaluation.subject import Subject, load_subject
+from dynat_ray.evaluation.request import Options, Request, complete
+from dynat_ray.evaluation.several_norms import parse_norms
+from dynat_ray.evaluation.subject import Subject, load_subject, with_front
+from dynat_ray.perturb.threat import Threat
 from dynat_ray.radius import require_possible
 from dynat_ray.report.side_by_side import read_evaluation, side_by_side_table
 from dynat_ray.storage.mirror import is_address
@@ -23,7 +28,13 @@ from dynat_ray.value_types import PositiveInt, check_value
 
 _REQUESTED = (
     *("data", "norm", "eps", "attacks", "samples", "second_stage", "seed", "batch_size"),
-    *("out", "distances", "corruptions"),
+    *("out", "distances", "corruptions", "corruptions_from"),
+)
+
+
+_OF_ONE_NORM = (
+    *("norm", "eps", "eps_ref", "compare", "surrogate"),
+    *("distances", "corruptions", "corruptions_from"),
 )
 
 
@@ -33,7 +44,9 @@ def main(argv: Sequence[str]) -> Path | str:
     with cpu_kernels(options.cpu_kernels), fetched(options.model) as model:
         try:
             subject = load_subject(model, options.arch, options.kwargs)
-            subject = replace(subject, name=options.model)
+            subject = with_front(
+                replace(subject, name=options.model), options.backward, options.eot
+            )
         except UserError as error:
             raise UserError(str(error).replace(model, options.model)) from None
         return written_at(_evaluate(options, subject))
@@ -42,12 +55,16 @@ def main(argv: Sequence[str]) -> Path | str:
 def _evaluate(options: Namespace, subject: Subject) -> Path:
     if options.eps_ref and options.eps is None:
         options.eps = MULTIPLES
+    threats = _norms(options)
     request = complete(subject, Options(**{name: getattr(options, name) for name in _REQUESTED}))
+    if threats:
+        request = _placed(request, subject, options, words=f"{threats} {options.union_only}")
+        several = NormsRequest(request, threats, options.union_only)
+        return evaluate_norms(subject, several, workers=options.workers, resume=options.resume)
     if options.eps_ref:
         request = in_units_of(options.eps_ref, request)
     require_possible(max(request.eps), request.norm)
-    what = f"{subject.name} {replace(request, out=Path())}"
-    request = replace(request, out=lasting_file(request.out, given=bool(options.out), of=what))
+    request = _placed(request, subject, options)
     others = [read_evaluation(Path(file)) for file in options.compare]
     surrogate = load_subject(options.surrogate).model if options.surrogate else None
     written = evaluate(
@@ -63,6 +80,26 @@ def _evaluate(options: Namespace, subject: Subject) -> Path:
     return written
 
 
+def _placed(request: Request, subject: Subject, options: Namespace, words: str = "") -> Request:
+    """Returns the request with a file that lasts."""
+    what = f"{subject.name} {replace(request, out=Path())}{words}"
+    return replace(request, out=lasting_file(request.out, given=bool(options.out), of=what))
+
+
+def _norms(options: Namespace) -> tuple[Threat, ...]:
+    """Returns what `--norms` asks for, if anything, and sees to it that one of them is complete."""
+    if options.norms is None:
+        if options.union_only:
+            raise UserError("--union-only is of several norms; give --norms")
+        return ()
+    for name in _OF_ONE_NORM:
+        if getattr(options, name):
+            raise UserError(f"--{name.replace('_', '-')} is for one norm; leave out --norms or it")
+    threats = parse_norms(options.norms)
+    options.norm, options.eps = threats[0].norm, str(threats[0].eps)
+    return threats
+
+
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = cli.ArgumentParser(prog="python -m dynat_ray.evaluate", description=__doc__)
     add = parser.add_argument
@@ -70,7 +107,17 @@ def _parse(argv: Sequence[str]) -> Namespace:
     add("model", metavar="RUN_OR_MODEL", help=what)
     cli.add_architecture_options(parser, required=False)
     add("--data", metavar="DIR", help="prepared data set; default: the run's")
-    add("--norm", choices=("Linf", "L2"), help="default: the run's")
+    add(
+        "--norms",
+        metavar="NORM:EPS,...",
+        help="several norms, such as Linf:8/255,L2:0.5,L1:12: accuracy under each and under all",
+    )
+    add(
+        "--union-only",
+        action="store_true",
+        help="with --norms: only accuracy under all; the worst is first, fallen images leave",
+    )
+    add("--norm", choices=get_args(Norm), help="default: the run's")
     add("--eps", help="radius, such as 8/255; several, comma-separated, give a curve")
     add(
         "--eps-ref",
@@ -112,6 +159,24 @@ def _parse(argv: Sequence[str]) -> Namespace:
         const="all",
         help="common corruptions, such as fog,snow-3; default: all 15 at 5 severities",
     )
+    add(
+        "--corruptions-from",
+        metavar="DIR",
+        help="a published corruption set: CIFAR-10-C's npy files, or KIND/SEVERITY/CLASS folders",
+    )
+    add(
+        "--backward",
+        metavar="MODULE:FUNCTION",
+        help="of a front without gradient (BPDA): takes the model, returns a differentiable module "
+        "of the same logits, whose gradient attacks follow",
+    )
+    add(
+        "--eot",
+        type=int,
+        default=1,
+        metavar="N",
+        help="of a front that is random: attacks follow the mean of N answers",
+    )
     add("--surrogate", metavar="MODEL", help="another model to try transfer attacks from")
     others = "earlier evaluations of the same images and attacks, to tell the difference to each"
     add("--compare", nargs="+", default=[], metavar="OTHER.json", help=others)
@@ -119,6 +184,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     add("--resume", action="store_true", help="go on where a stopped evaluation was")
     options = parser.parse_args(argv)
     check_value("--workers", options.workers, PositiveInt | None)
+    check_value("--eot", options.eot, PositiveInt)
     if options.out and is_address(options.out):
         raise UserError(
             f"--out is {options.out}, but an evaluation is written to a file; give one, or leave "

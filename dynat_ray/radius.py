@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from dynat_ray.errors import UserError
 
 _TOLERANCE = 1e-9
@@ -18,6 +21,34 @@ def parse_number(text: str) -> float:
         return float(numerator) / float(denominator) if slash else float(numerator)
     except ZeroDivisionError:
         raise ValueError(f"'{text}' divides by zero") from None
+
+
+def parse_norm_radii(texts: Sequence[str], allowed: Sequence[str], key: str) -> dict[str, float]:
+    """Returns radii by norm, of texts such as `L2:0.5`.
+
+    Args:
+        texts: One for each norm.
+        allowed: Norms that there may be.
+        key: What the user calls them.
+
+    Raises:
+        UserError: One is something else, is not allowed, or comes twice.
+    """
+    found: dict[str, float] = {}
+    for text in texts:
+        norm, _, radius = text.partition(":")
+        try:
+            eps = parse_number(radius)
+        except ValueError:
+            eps = 0.0
+        if norm not in allowed or norm in found or not 0 < eps < math.inf:
+            raise UserError(
+                f"{key} has '{text}'; each must be one of {', '.join(allowed)}, given once, with a "
+                f"radius above 0, such as {allowed[-1]}:0.5"
+            )
+        require_possible(eps, norm, key)
+        found[norm] = eps
+    return found
 
 
 def format_radius(eps: float, norm: str) -> str:
@@ -38,7 +69,7 @@ def require_possible(eps: float, norm: str, key: str = "eps") -> None:
 
     Args:
         eps: Radius, in units of [0, 1] pixels.
-        norm: `Linf` or `L2`.
+        norm: `Linf`, `L2` or `L1`.
         key: What the user calls it.
 
     Raises:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from dynat_ray.attacks import registry
 from dynat_ray.attacks.registry import Attack
 from dynat_ray.attacks.square import Square
-from dynat_ray.data import load_info
+from dynat_ray.data import load_info, load_test_images
 from dynat_ray.errors import UserError
 from dynat_ray.evaluate import main
 from dynat_ray.evaluation.subject import require_fit
@@ -179,3 +181,28 @@ def test_a_name_in_another_form_of_unicode_is_the_same(
     assert load_model(tmp_path / "model").label_names == model.label_names
     info.classes[0] = "caf\u00e9"
     require_fit(load_model(tmp_path / "model"), info, torch.rand(1, 1, 8, 8))
+
+
+def test_a_front_is_followed_and_a_corruption_set_measured(
+    run: Path, few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = load_test_images(few_digits)
+    grey = (255 * images).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    folder = tmp_path / "set"
+    folder.mkdir()
+    np.save(folder / "contrast.npy", np.concatenate([grey // (k + 1) for k in range(5)]))
+    np.save(folder / "labels.npy", labels.numpy())
+    (tmp_path / "fronts.py").write_text("def same(model):\n    return model\n")
+    sys.path.insert(0, str(tmp_path))
+    out = tmp_path / "a.json"
+    options = ["--backward", "fronts:same", "--eot", "2", "--corruptions-from", str(folder)]
+    try:
+        main([str(run), "--attacks", "clean,pgd-3", "--out", str(out), *options])
+    finally:
+        sys.path.remove(str(tmp_path))
+    content = json.loads(out.read_text())
+    found = content["corruptions"]["accuracy"]["contrast"]
+    assert found["1"] == content["results"]["clean"]["accuracy"]
+    assert found["5"] <= found["1"]
+    assert "--eot 2: the model gives the same answer every time" in capsys.readouterr().out
+    assert "contrast" in out.with_suffix(".html").read_text()

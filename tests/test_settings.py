@@ -42,7 +42,8 @@ def build(*arguments: str) -> RunConfig:
     [
         (["--threat.eps", "-0.1"], ["threat.eps", "-0.1", "0 or more"]),
         (["--threat.eps", "nan"], ["threat.eps", "finite"]),
-        (["--threat.norm", "L1"], ["threat.norm", "L1", "Linf", "L2"]),
+        (["--threat.norm", "L0"], ["threat.norm", "L0", "Linf", "L2", "L1"]),
+        (["--threat.norms", "L2:0.5,Linf:0.1"], ["threat.norms", "Linf:0.1", "L2, L1"]),
         (["--train.epochs", "0"], ["train.epochs", "0", "at least 1"]),
         (["--train.epochs", "many"], ["train.epochs", "many", "whole number"]),
         (["--train.epoch", "3"], ["train.epoch", "train.epochs"]),

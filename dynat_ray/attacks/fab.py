@@ -68,7 +68,7 @@ def nearest_towards(
         images: `(B, C, H, W)` in [0, 1], classified right.
         labels: int64 `(B,)`.
         rank: Which class: 0 is the most likely wrong one.
-        norm: `Linf` or `L2`.
+        norm: `Linf`, `L2` or `L1`.
         enough: An image found within this distance is not improved further.
 
     Returns:
@@ -144,7 +144,7 @@ def step_to_plane(points: Tensor, normal: Tensor, value: Tensor, norm: Norm) -> 
         points: `(B, C, H, W)` in [0, 1].
         normal: `w`, like `points`.
         value: `w * points + offset` `(B,)`: 0 on the plane.
-        norm: `Linf` or `L2`.
+        norm: `Linf`, `L2` or `L1`.
 
     Returns:
         Steps like `points`; where [0, 1] ends before the plane, as far as it goes.
@@ -154,6 +154,8 @@ def step_to_plane(points: Tensor, normal: Tensor, value: Tensor, norm: Norm) -> 
     direction = -normal.sign() * value.sign()[:, None]
     room = torch.where(direction > 0, 1 - points, points).masked_fill(direction == 0, 0.0)
     weight, needed = normal.abs(), value.abs()
+    if norm == "L1":
+        return (direction * _steepest_first(weight, room, needed)).reshape(shape)
     speed = torch.ones_like(weight) if norm == "Linf" else weight
     rate, smallest = weight * speed, torch.finfo(points.dtype).tiny
     reached = torch.zeros_like(needed)
@@ -169,6 +171,21 @@ def step_to_plane(points: Tensor, normal: Tensor, value: Tensor, norm: Norm) -> 
         reached = (weight * torch.minimum(ahead, room)).sum(dim=1)
         moving = (rate * (ahead < room)).sum(dim=1)
     return (direction * torch.minimum(length[:, None] * speed, room)).reshape(shape)
+
+
+def _steepest_first(weight: Tensor, room: Tensor, needed: Tensor) -> Tensor:
+    """Returns lengths `(B, D)` of which the weighted sum is `needed` and the plain sum smallest.
+
+    Coordinates of the largest weight go as far as there is room, until it is enough.
+    """
+    steepest, order = weight.sort(dim=1, descending=True)
+    ahead = room.gather(1, order)
+    gain = steepest * ahead
+    before = gain.cumsum(dim=1) - gain
+    missing = (needed[:, None] - before).clamp(min=0)
+    smallest = torch.finfo(weight.dtype).tiny
+    lengths = torch.minimum(ahead, missing / steepest.clamp(min=smallest))
+    return torch.zeros_like(weight).scatter(1, order, lengths * (steepest > 0))
 
 
 def _channels_last(images: Tensor) -> Tensor:

@@ -64,10 +64,13 @@ _FIXED = {
         Attack("cw", (GradientAttack("cw", steps=30, objective="cw"),)),
         Attack("apgd-ce", (AutoPgd("ce"),)),
         Attack("apgd-dlr", (AutoPgd("dlr"),)),
+        Attack("pma", (AutoPgd("pm"),)),
         Attack("apgd-t", (TargetedAutoPgd(),), costly=True),
         Attack("fab-t", (TargetedFab(),), costly=True),
         Attack("square", (Square(),), costly=True),
         Attack("autoattack", _STANDARD, costly=True),
+        # What it fools, and it fools most, the longer stages need not try.
+        Attack("autoattack-pma", (AutoPgd("pm"), *_STANDARD), costly=True),
         # FAB and Square take most of the time and fool few of what APGD leaves right.
         Attack("autoattack-sampled", _STANDARD, costly=True, sampled=2),
         Attack("autoattack-rand", _RANDOMISED, costly=True),
@@ -94,8 +97,8 @@ def get_attack(name: str) -> Attack:
 
     Args:
         name: `clean`, `fgsm`, `pgd-N`, `pgd-NxR` (R restarts), `cw`, `cw-N`, `cw-NxR`, `apgd-ce`,
-            `apgd-dlr`, `apgd-t`, `fab-t`, `square`, `autoattack`, `autoattack-sampled` or
-            `autoattack-rand`.
+            `apgd-dlr`, `pma`, `apgd-t`, `fab-t`, `square`, `autoattack`, `autoattack-pma`,
+            `autoattack-sampled` or `autoattack-rand`.
 
     Raises:
         UserError: No attack has this name; names the nearest ones.

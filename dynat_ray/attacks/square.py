@@ -1,8 +1,8 @@
 """Square Attack (Andriushchenko et al., ECCV 2020): random search without gradients.
 
 Under Linf it is our own loop, which draws the same random numbers as pyautoattack's and comes to
-the same images, but touches only the pixels of a square and not whole images. Under L2 it is
-pyautoattack's.
+the same images, but touches only the pixels of a square and not whole images. Under L2 and L1 it
+is pyautoattack's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Square:
         require_square(images, at.threat.norm)
         if at.threat.norm == "Linf":
             return _linf_search(model, images, labels, at, self.queries)
-        return _l2_search(logits_of(model), images, labels, at, self.queries)
+        return _library_search(logits_of(model), images, labels, at, self.queries)
 
     def note(self, classes: int) -> str:
         return ""
@@ -60,17 +60,17 @@ def square_fits(images: Tensor, norm: Norm) -> bool:
     """Returns whether Square Attack can run on images `(N, C, H, W)` of this size."""
     if norm == "Linf":
         return min(images.shape[-2:]) > 1
-    # Under L2 the library starts with tiles that cross the edge of some images, and then fails.
+    # The library starts with tiles, which cross the edge of some images, and then fails.
     image, label = torch.zeros(1, *images.shape[1:]), torch.zeros(1, dtype=torch.long)
     at = Setting(threat=Threat(norm, 1.0), classes=2, seed=0)
     try:
-        _l2_search(lambda batch: torch.eye(2)[:1].repeat(len(batch), 1), image, label, at, 1)
+        _library_search(lambda batch: torch.eye(2)[:1].repeat(len(batch), 1), image, label, at, 1)
     except (RuntimeError, ZeroDivisionError):
         return False
     return True
 
 
-def _l2_search(
+def _library_search(
     logits: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, at: Setting, queries: int
 ) -> Tensor:
     attack = SquareAttack(

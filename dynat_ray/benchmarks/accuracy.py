@@ -14,6 +14,7 @@ from dynat_ray.acceleration.modes import frozen
 from dynat_ray.benchmarks.loops import LOOPS, make_step
 from dynat_ray.benchmarks.our_loop import classifier, sgd
 from dynat_ray.benchmarks.reference_loops import AttackSettings
+from dynat_ray.benchmarks.turns import Progress
 from dynat_ray.data import load_split, load_test_images
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.pgd import PGD
@@ -55,6 +56,7 @@ def compare_accuracy(
     test_images, test_labels = (each.to(device) for each in load_test_images(path, samples))
     attack = AttackSettings(steps=5, step_size=4 / 255)
     found: dict[str, list[float]] = {name: [] for name in LOOPS[:3]}
+    progress = Progress("accuracy", seeds * len(found))
     for seed in range(seeds):
         generator = torch.Generator().manual_seed(seed)
         order = torch.randint(len(labels), (steps, 64), generator=generator)
@@ -69,6 +71,7 @@ def compare_accuracy(
                 step(images[rows].float() / 255, labels[rows])
                 schedule.step()
             accuracies.append(_robust_accuracy(model, test_images, test_labels))
+            progress.done(f"seed {seed + 1} of {seeds}  {name:<20} {accuracies[-1]:5.1f} %")
     theirs = found["robust_overfitting"]
     return {
         "data": path.name,

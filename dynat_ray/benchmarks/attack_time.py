@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import torch
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
+from dynat_ray import interrupt
 from dynat_ray.attacks.registry import get_attacks
-from dynat_ray.benchmarks.turns import cpu_threads, seconds_of, spread
+from dynat_ray.benchmarks.turns import cpu_threads, in_turn, seconds_of, spread
 from dynat_ray.data import load_test_images
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation import evaluate_attacks
@@ -74,7 +76,9 @@ def measure(
         for name, eps in radii.items():
             cases[name], each = _time(network.to(device), pixels, labels, eps, rounds, device)
             ratios[f"autoattack, {name}"] = spread(each)
-    if find_spec("ray") and _room_for_two():
+            if interrupt.received():
+                break
+    if find_spec("ray") and not interrupt.received() and _room_for_two():
         ratios["two workers"] = spread([_two_workers(model, width) for _ in range(_SHARD_ROUNDS)])
     return {
         "images": len(labels),
@@ -155,12 +159,11 @@ def _time(
         start = pixels.to(device, copy=True).requires_grad_()
         each(start).sum().backward()
         each.zero_grad(set_to_none=True)
-    seconds: dict[str, list[float]] = {"pyautoattack": [], "dynat_ray": []}
-    loops = {"pyautoattack": theirs, "dynat_ray": ours}
-    for number in range(rounds):
-        # Each goes first in turn.
-        for name in list(loops)[:: 1 if number % 2 == 0 else -1]:
-            seconds[name].append(seconds_of(loops[name], device))
+    loops = {
+        "pyautoattack": partial(seconds_of, theirs, device),
+        "dynat_ray": partial(seconds_of, ours, device),
+    }
+    seconds = in_turn("attack", loops, rounds, first_in_turn=True)
     case = {
         "seconds": {name: statistics.median(each) for name, each in seconds.items()},
         "agreement": float((kept["ours"] == kept["theirs"]).float().mean()),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dynat_ray.benchmarks.turns import Progress
 from dynat_ray.data import (
     Augmentation,
     BatchPlan,
@@ -83,10 +84,12 @@ def _measure(
     try:
         _epoch(loader, augmentation, 0, info.num_classes)
         startup = time.perf_counter() - began
+        progress = Progress("loader", epochs)
         speeds, memory = [], []
         for epoch in range(1, epochs + 1):
             speeds.append(count / _epoch(loader, augmentation, epoch, info.num_classes))
             memory.append(_resident_bytes())
+            progress.done(f"epoch {epoch} of {epochs}  {speeds[-1]:,.0f} images/s")
     finally:
         loader.close()
     return {

@@ -7,7 +7,7 @@ import torch
 from dynat_ray.benchmarks.loops import LOOPS, make_step
 from dynat_ray.benchmarks.our_loop import classifier, random_batch, sgd
 from dynat_ray.benchmarks.reference_loops import AttackSettings
-from dynat_ray.benchmarks.turns import cpu_threads, in_environment
+from dynat_ray.benchmarks.turns import Progress, cpu_threads, in_environment
 from dynat_ray.hardware import peak_memory_bytes
 
 # More attack steps need as much; the second one is what a GPU replays.
@@ -29,10 +29,11 @@ def measure(
         threads: CPU threads; 0: all cores.
         compiled: `torch.compile` ours.
     """
-    return {
-        name: in_environment({}, _peak, name, batch_size, device, threads, compiled)
-        for name in LOOPS
-    }
+    progress, peaks = Progress("memory", len(LOOPS)), {}
+    for name in LOOPS:
+        peaks[name] = in_environment({}, _peak, name, batch_size, device, threads, compiled)
+        progress.done(f"{name:<20} {peaks[name] / 2**30:6.2f} GiB")
+    return peaks
 
 
 def _peak(name: str, batch_size: int, device: str, threads: int, compiled: bool) -> int:

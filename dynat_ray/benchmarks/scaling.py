@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dynat_ray.atomic_files import atomic_write, atomic_write_text
-from dynat_ray.benchmarks.turns import spread
+from dynat_ray.benchmarks.turns import Progress, spread
 from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.distributed.capacity import cluster_total
 from dynat_ray.distributed.cluster import connect
@@ -58,17 +58,25 @@ def measure(*, rounds: int = 3, workers: int = 0) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
         prepare_dataset("digits", data, size=_SIDE, progress=False)
+        # With one worker both kinds are the same run.
+        runs = {
+            (size, _BATCH * (size if kind == "weak" else 1)): None
+            for kind, by_size in speeds.items()
+            for size in by_size
+        }
+        progress = Progress("scaling", rounds * len(runs))
         for number in range(rounds):
-            # With one worker both kinds are the same run.
             measured: dict[tuple[int, int], float] = {}
+            for size, batch in runs:
+                run_folder = Path(folder) / f"{size}-{batch}-{number}"
+                measured[size, batch] = _speed(data, run_folder, size, batch, gpus > 0)
+                progress.done(
+                    f"round {number + 1} of {rounds}  {size} workers, batch {batch}: "
+                    f"{measured[size, batch]:,.0f} images/s"
+                )
             for kind, by_size in speeds.items():
                 for size, found in by_size.items():
-                    batch = _BATCH * (size if kind == "weak" else 1)
-                    if (size, batch) not in measured:
-                        run_folder = Path(folder) / f"{kind}-{size}-{number}"
-                        speed = _speed(data, run_folder, size, batch, gpus > 0)
-                        measured[size, batch] = speed
-                    found.append(measured[size, batch])
+                    found.append(measured[size, _BATCH * (size if kind == "weak" else 1)])
     ratios = {}
     for kind, by_size in speeds.items():
         most = max(by_size)

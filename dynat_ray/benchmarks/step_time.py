@@ -13,7 +13,7 @@ from torch import Tensor
 from dynat_ray.benchmarks.loops import LOOPS, PRECISIONS, make_step
 from dynat_ray.benchmarks.our_loop import as_batch, classifier, our_stepper, random_batch, sgd
 from dynat_ray.benchmarks.reference_loops import AttackSettings, Step
-from dynat_ray.benchmarks.turns import cpu_threads, seconds_of, spread
+from dynat_ray.benchmarks.turns import Progress, cpu_threads, in_turn, seconds_of, spread
 from dynat_ray.training.device import Precision, autocast, usable_precision
 
 # A step on a GPU is so short that a round takes several.
@@ -48,17 +48,15 @@ def measure(
     with cpu_threads(threads):
         images, labels = random_batch(batch_size, device)
         raised = _require_attack(images, labels, compiled=compiled)
-        steps = {}
+        several = {}
+        warm_up = Progress("step", len(LOOPS))
         for name in LOOPS:
             model = classifier(seed=0, shape=(3, 32, 32)).to(device)
-            attack = AttackSettings()
-            steps[name] = make_step(name, model, sgd(model), attack, compiled=compiled)
-            steps[name](images, labels)
-        seconds: dict[str, list[float]] = {name: [] for name in LOOPS}
-        for _ in range(rounds):
-            for name, step in steps.items():
-                several = partial(_repeat, step, _STEPS_A_ROUND[device], images, labels)
-                seconds[name].append(seconds_of(several, device) / _STEPS_A_ROUND[device])
+            step = make_step(name, model, sgd(model), AttackSettings(), compiled=compiled)
+            first = seconds_of(partial(step, images, labels), device)
+            warm_up.done(f"warm-up       {name:<20} {first:9.3f} s")
+            several[name] = partial(_time_of_a_step, step, images, labels, device)
+        seconds = in_turn("step", several, rounds)
     return {
         "model": "preact_resnet18",
         "batch_size": batch_size,
@@ -105,6 +103,12 @@ def _raised_loss(images: Tensor, labels: Tensor, precision: Precision, *, compil
     return float(after - before)
 
 
-def _repeat(step: Step, times: int, images: Tensor, labels: Tensor) -> None:
-    for _ in range(times):
-        step(images, labels)
+def _time_of_a_step(step: Step, images: Tensor, labels: Tensor, device: str) -> float:
+    """Returns the seconds of a step, the mean of as many as a round has."""
+    times = _STEPS_A_ROUND[device]
+
+    def several() -> None:
+        for _ in range(times):
+            step(images, labels)
+
+    return seconds_of(several, device) / times

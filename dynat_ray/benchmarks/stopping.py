@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynat_ray.benchmarks.turns import cpu_threads, seconds_of, spread
+from dynat_ray.benchmarks.turns import cpu_threads, in_turn, seconds_of, spread
 from dynat_ray.config import MethodSettings, RunConfig
 from dynat_ray.data import Batch, load_info, load_split
 from dynat_ray.forward_units import counting
@@ -51,23 +52,36 @@ def measure(
         trained = _Trained(run, batch_size, torch.device(device))
         everything = replace(trained.settings, early_stop=False, misclassified="uniform")
         trained.attack(trained.settings)
-        times = []
-        for _ in range(rounds):
-            passes, seconds = trained.attack(trained.settings)
-            all_passes, all_seconds = trained.attack(everything)
-            times.append(1 - seconds / all_seconds)
+        passes = {}
+
+        def attack(name: str, settings: MethodSettings) -> float:
+            passes[name], seconds = trained.attack(settings)
+            return seconds
+
+        attacks = {
+            "as it is": partial(attack, "as it is", trained.settings),
+            "all": partial(attack, "all", everything),
+        }
+        seconds = in_turn("stopping", attacks, rounds)
+        times = [1 - a / b for a, b in zip(*seconds.values(), strict=True)]
         dynat = trained.step_of(trained.settings)
         pgd_at = trained.step_of(method_settings()["pgd_at"]())
-        dynat()
-        pgd_at()
-        steps = [seconds_of(dynat, device) / seconds_of(pgd_at, device) for _ in range(rounds)]
-    passes_saved, time_saved = 1 - passes / all_passes, statistics.median(times)
+        for warm_up in (dynat, pgd_at):
+            warm_up()
+        steps = {
+            "dynat": partial(seconds_of, dynat, device),
+            "pgd_at": partial(seconds_of, pgd_at, device),
+        }
+        seconds = in_turn("step", steps, rounds)
+        ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
+    passes_saved = 1 - passes["as it is"] / passes["all"]
+    time_saved = statistics.median(times)
     return {
         "run": run.name,
         "passes_saved": round(passes_saved, 3),
         "time_saved": round(time_saved, 3),
         "paid": round(time_saved / passes_saved, 2) if passes_saved > 0 else None,
-        "ratios": {"dynat_step_by_pgd_at": spread(steps)},
+        "ratios": {"dynat_step_by_pgd_at": spread(ratios)},
     }
 
 

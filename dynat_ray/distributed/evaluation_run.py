@@ -18,8 +18,10 @@ from dynat_ray.distributed.evaluator import Evaluated, Workers, default_workers,
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.attack_checks import check_attacks, check_outcomes
 from dynat_ray.evaluation.checks import CHECK_SAMPLES, Check
+from dynat_ray.evaluation.corruption_files import measure_corruption_files, read_corruption_set
 from dynat_ray.evaluation.exact import best_device
 from dynat_ray.evaluation.examples import Example, find_examples
+from dynat_ray.evaluation.fronted import needless_draws
 from dynat_ray.evaluation.identity import Identity, checksum_answers, identify
 from dynat_ray.evaluation.inputs import count_classes
 from dynat_ray.evaluation.model_checks import check_model
@@ -175,6 +177,8 @@ class _EvaluationRun:
             probes=[get_probe(name) for name in request.distances + request.corruptions],
         )
         self.model = subject.model.to(best_device())
+        folder, classes = request.corruptions_from, self.samples.data.classes
+        self._corrupted = [] if folder is None else read_corruption_set(folder, classes)
         # Twice as many as are attacked, since those that are wrong without attack are left out.
         few = balanced_subset(labels, 2 * CHECK_SAMPLES)
         self._checked = self.samples.images[few], self.samples.labels[few]
@@ -200,11 +204,20 @@ class _EvaluationRun:
     def identify(self, checks: Sequence[Check]) -> Identity:
         """Returns what must be equal when the evaluation goes on, given the model's checks."""
         random = any(check.name == "randomness" and check.flagged for check in checks)
+        if words := needless_draws(self.model, random=random):
+            print(words)
         images, _ = self._checked
         answers = ""
         if not random:
             answers = checksum_answers(self.model, images, batch_size=self.plan.batch_size)
-        return identify(self.model, self.samples.data, self.plan.settings(), answers=answers)
+        return identify(self.model, self.samples.data, self._settings(), answers=answers)
+
+    def _settings(self) -> dict[str, Any]:
+        """Returns what outcomes follow from beside model and data set, as JSON values."""
+        settings = self.plan.settings()
+        if self._request.among is not None:
+            settings["among"] = self.samples.indices.tolist()
+        return settings
 
     def check_found(self, found: Evaluated) -> list[Check]:
         """Checks what the attacks did, with attacks of its own where AutoAttack was asked for."""
@@ -246,15 +259,29 @@ class _EvaluationRun:
         return {
             **results_of(found.attacks),
             **summarise(found.probes, self.samples.images, request.norm),
+            **self._corruption_files(),
             "model": self._subject.name,
             "data": str(request.data),
-            **self.plan.settings(),
+            **self._settings(),
             "eps": eps[0] if len(eps) == 1 else list(eps),
             "shown_eps": request.shown.eps,
             "eps_ref": asdict(request.eps_ref) if request.eps_ref else None,
             "classes": self.samples.classes,
             "class_names": self.samples.data.classes,
         }
+
+    def _corruption_files(self) -> dict[str, Any]:
+        """Returns accuracy on a published corruption set, where one is asked for."""
+        if not self._corrupted:
+            return {}
+        measured = measure_corruption_files(
+            self.model,
+            self._corrupted,
+            tuple(self.samples.images.shape[1:]),
+            samples=self._request.samples,
+            batch_size=self.plan.batch_size,
+        )
+        return {"corruptions": {**measured, "source": str(self._request.corruptions_from)}}
 
     def write_samples(self, found: Evaluated) -> None:
         """Writes what became of every image."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -15,7 +14,7 @@ from dynat_ray.evaluation.batches import BATCH_SIZE
 from dynat_ray.evaluation.checks import LEAST_SAMPLES, Check, Target, notable
 from dynat_ray.evaluation.exact import device_of, exact
 from dynat_ray.evaluation.outcomes import Outcome
-from dynat_ray.perturb.threat import Threat
+from dynat_ray.perturb.threat import Threat, largest_distance
 
 # AutoAttack's own threshold, of samples that only Square fools.
 _SQUARE_SHARE = 0.002
@@ -149,8 +148,7 @@ def _check_black_box(white_box: Tensor, black_box: Tensor | None) -> Check:
 
 def _check_large_eps(target: Target) -> Check:
     threat = target.at.threat
-    dimensions = target.images[0].numel()
-    far = threat.at(_LARGE_EPS * (1 if threat.norm == "Linf" else math.sqrt(dimensions)))
+    far = threat.at(_LARGE_EPS * largest_distance(threat.norm, target.images[0].numel()))
     at = replace(target.at, threat=far)
     fooled = target.fooled(GradientAttack("pgd", steps=_LARGE_EPS_STEPS), at=at) | target.fooled(
         GradientAttack("cw", steps=_LARGE_EPS_STEPS, objective="cw"), at=at

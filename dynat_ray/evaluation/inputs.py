@@ -99,5 +99,5 @@ def require_black_box(attacks: Sequence[Attack], probes: Sequence[str]) -> None:
         raise UserError(
             f"the model's logits have no gradient with respect to the image, which "
             f"{', '.join(blind)} would follow; only black-box attacks can run: give --attacks "
-            "clean,square"
+            "clean,square, or --backward"
         )

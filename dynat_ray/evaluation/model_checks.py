@@ -71,7 +71,7 @@ def _check_randomness(answers: Tensor) -> Check:
     flagged = float(spread) > _RANDOMNESS or changed > 0
     sentence = (
         f"the model answers at random ({100 * changed:.1f} % of predictions change); use "
-        "autoattack-rand"
+        "autoattack-rand, or --eot with other attacks"
         if flagged
         else "the model gives the same answer every time"
     )
@@ -133,7 +133,7 @@ def _check_gradients(model: nn.Module, images: Tensor, labels: Tensor, batch_siz
         flagged,
         f"the gradient with respect to the image is zero for {ce:.1f} % of the samples "
         f"(cross-entropy) and {margin:.1f} % (margin of the logits)"
-        + ("; attacks that follow it are blind there" if flagged else ""),
+        + ("; attacks that follow it are blind there: give --backward" if flagged else ""),
         {"cross_entropy_percent": ce, "margin_percent": margin},
     )
 

@@ -14,7 +14,7 @@ from dynat_ray.evaluation.request import Reference, Request
 from dynat_ray.evaluation.robust_accuracy import evaluate_attacks
 from dynat_ray.evaluation.samples import load_samples
 from dynat_ray.evaluation.subject import load_subject
-from dynat_ray.perturb.threat import Threat
+from dynat_ray.perturb.threat import Threat, largest_distance
 from dynat_ray.shown_text import shown_text
 
 # Multiples of it at which that paper reports accuracy.
@@ -60,7 +60,7 @@ def reference_radius(
         model: Images in [0, 1] to logits.
         images: float32 `(N, C, H, W)` in [0, 1].
         labels: int64 `(N,)`.
-        norm: `Linf` or `L2`.
+        norm: `Linf`, `L2` or `L1`.
         batch_size: Images per forward pass.
 
     Raises:
@@ -74,7 +74,7 @@ def reference_radius(
         return float(found["fgsm"].correct.mean())
 
     # No two images in [0, 1] are farther apart.
-    low, high = 0.0, 1.0 if norm == "Linf" else images[0].numel() ** 0.5
+    low, high = 0.0, largest_distance(norm, images[0].numel())
     if accuracy(low) < 0.5:
         raise UserError("--eps-ref: more than half of the images are wrong without an attack")
     if accuracy(high) > 0.5:

@@ -51,6 +51,8 @@ class Request:
         corruptions: Common corruptions by name, such as `fog-3`.
         eps_ref: What the radii are multiples of; None: of nothing.
         run_eps: The radius that the model was trained for; None: not known.
+        corruptions_from: Folder of a published corruption set to measure; None: none.
+        among: Places in the test split of the only images to look at; None: of all.
     """
 
     data: Path
@@ -66,6 +68,8 @@ class Request:
     corruptions: tuple[str, ...] = ()
     eps_ref: Reference | None = None
     run_eps: float | None = None
+    corruptions_from: Path | None = None
+    among: tuple[int, ...] | None = None
 
     @property
     def norm(self) -> Norm:
@@ -90,7 +94,7 @@ class Options:
 
     Attributes:
         data: Prepared folder.
-        norm: `Linf` or `L2`.
+        norm: `Linf`, `L2` or `L1`.
         eps: Radii, comma-separated, such as `8/255` or `0,0.5,1`.
         attacks: Names, comma-separated.
         samples: How many test images, at least 1.
@@ -100,6 +104,7 @@ class Options:
         out: JSON file.
         distances: Names, comma-separated.
         corruptions: Names, comma-separated, such as `all` or `fog-3,snow`.
+        corruptions_from: Folder of a corruption set, in place of `corruptions`.
     """
 
     data: str | None = None
@@ -113,6 +118,7 @@ class Options:
     out: str | None = None
     distances: str | None = None
     corruptions: str | None = None
+    corruptions_from: str | None = None
 
 
 def complete(subject: Subject, options: Options) -> Request:
@@ -140,6 +146,8 @@ def complete(subject: Subject, options: Options) -> Request:
         batch_size = int(run.get("eval.batch_size", default.batch_size))
     if second_stage is None:
         second_stage = int(run.get("eval.second_stage", default.second_stage))
+    if options.corruptions and options.corruptions_from:
+        raise UserError("--corruptions and --corruptions-from exclude each other; give one")
     own_eps = run.get("threat.eps") if options.norm in (None, run.get("threat.norm")) else None
     return Request(
         data=user_path(folder),
@@ -153,6 +161,7 @@ def complete(subject: Subject, options: Options) -> Request:
         out=_out(subject, options),
         distances=tuple(probe.name for probe in get_distances(_split(options.distances or ""))),
         run_eps=None if own_eps is None else float(own_eps),
+        corruptions_from=user_path(options.corruptions_from) if options.corruptions_from else None,
         corruptions=tuple(p.name for p in get_corruptions(_split(options.corruptions or ""))),
     )
 
@@ -165,7 +174,7 @@ def _threats(run: Settings, options: Options) -> tuple[Threat, ...]:
     elif options.norm in (None, norm):
         radii = [float(run.get("threat.eps", default.eps))]
     else:
-        usual = "8/255" if options.norm == "Linf" else "0.5"
+        usual = {"Linf": "8/255", "L2": "0.5", "L1": "12"}[options.norm]
         raise UserError(
             f"--norm {options.norm} needs a radius of its own: give --eps, such as {usual}"
         )
@@ -187,8 +196,12 @@ def _split(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
-def parse_radius(text: str) -> float:
+def parse_radius(text: str, key: str = "--eps") -> float:
     """Returns a radius written as a number or a fraction, such as `0.5` or `8/255`.
+
+    Args:
+        text: What the user wrote.
+        key: What the user calls it.
 
     Raises:
         UserError: It is none, or negative.
@@ -198,5 +211,5 @@ def parse_radius(text: str) -> float:
     except ValueError:
         radius = -1.0
     if not 0 <= radius < math.inf:
-        raise UserError(f"--eps has '{text.strip()}'; it must be 0 or more, such as 8/255 or 0.5")
+        raise UserError(f"{key} has '{text.strip()}'; it must be 0 or more, such as 8/255 or 0.5")
     return radius

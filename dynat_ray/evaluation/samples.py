@@ -13,6 +13,7 @@ from dynat_ray.attacks.registry import get_attacks, require_takeable
 from dynat_ray.data import DatasetInfo, balanced_subset, load_info, load_test_images
 from dynat_ray.data.stored import load_labels
 from dynat_ray.errors import UserError
+from dynat_ray.evaluation.fronted import require_stand_in_fits
 from dynat_ray.evaluation.inputs import (
     check_samples,
     count_classes,
@@ -52,6 +53,9 @@ def load_samples(subject: Subject, request: Request) -> Samples:
     side = image_size_for(subject, data)
     _require_memory(len(indices), data, side)
     images, labels = load_test_images(request.data, request.samples, image_size=side)
+    if request.among is not None:
+        kept = np.isin(indices, request.among)
+        images, labels, indices = images[kept], labels[kept], indices[kept]
     check_samples(images, labels)
     require_fit(subject.model, data, images)
     attacks = get_attacks(request.attacks)
@@ -59,6 +63,7 @@ def load_samples(subject: Subject, request: Request) -> Samples:
     if request.corruptions:
         require_corruptible(images)
     classes = count_classes(subject.model, images, labels)
+    require_stand_in_fits(subject.model, images)
     differentiable = has_gradient(subject.model, images)
     if not differentiable:
         require_black_box(attacks, request.distances)

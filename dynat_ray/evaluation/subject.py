@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 from unicodedata import normalize
@@ -17,6 +17,7 @@ from dynat_ray.config import RunConfig
 from dynat_ray.data import DatasetInfo
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.exact import in_fast_format
+from dynat_ray.evaluation.fronted import FrontedModel, unfronted
 from dynat_ray.models import Classifier, build_model, load_model
 from dynat_ray.models.hub import has_prefix
 from dynat_ray.models.importing import is_checkpoint_file
@@ -123,21 +124,45 @@ def _published(name: str) -> Subject:
     return Subject(name, _ready(model), settings={"data.image_size": height})
 
 
+def with_front(subject: Subject, backward: str | None, draws: int) -> Subject:
+    """Returns the subject as attacks on a model with a front see it.
+
+    Args:
+        subject: The model.
+        backward: `module:function`, which takes the model and returns a differentiable module of
+            the same logits; None: the model is differentiated itself.
+        draws: Answers of which attacks take the mean, at least 1.
+
+    Raises:
+        UserError: The function fails, or returns something else.
+    """
+    if backward is None and draws == 1:
+        return subject
+    stand_in = None if backward is None else _made_by(backward, subject.model).float().eval()
+    return replace(subject, model=FrontedModel(subject.model, stand_in, draws).eval())
+
+
 def _call(name: str) -> nn.Module:
+    model = _made_by(name)
+    # It may change its input in place, which here is what others go on with.
+    model.register_forward_pre_hook(_give_copy)
+    return _ready(model)
+
+
+def _made_by(name: str, *arguments: nn.Module) -> nn.Module:
+    """Returns the module that a user's `module:function` makes of the arguments."""
     module_name, _, function_name = name.partition(":")
     # As `python -m` does, so that a module in the working directory is found.
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
         function: Any = getattr(importlib.import_module(module_name), function_name)
-        model = function()
+        model = function(*arguments)
     except Exception as error:  # it is the user's own code
         raise UserError(f"'{name}' gives no model: {type(error).__name__}: {error}") from error
     if not isinstance(model, nn.Module):
         raise UserError(f"'{name}' must return an nn.Module, not {type(model).__name__}")
-    # It may change its input in place, which here is what others go on with.
-    model.register_forward_pre_hook(_give_copy)
-    return _ready(model)
+    return model
 
 
 def _give_copy(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -152,8 +177,9 @@ def _ready(model: nn.Module) -> nn.Module:
 def image_size_for(subject: Subject, data: DatasetInfo) -> int:
     """Returns the side in pixels to bring test images to, as in training; 0: as stored."""
     side = int(subject.settings.get("data.image_size", 0))
-    if side == 0 and data.size is None and isinstance(subject.model, Classifier):
-        return subject.model.size[0]
+    model = unfronted(subject.model)
+    if side == 0 and data.size is None and isinstance(model, Classifier):
+        return model.size[0]
     return side
 
 
@@ -166,6 +192,7 @@ def require_fit(model: nn.Module, data: DatasetInfo, images: Tensor) -> None:
     Convolutional networks take images of any size and then predict at random, so that trying one
     would not tell. Models of others are only tried (`inputs.count_classes`).
     """
+    model = unfronted(model)
     if not isinstance(model, Classifier):
         return
     channels, *size = images.shape[1:]

@@ -14,7 +14,7 @@ from dynat_ray.attacks.gradient import GradientAttack
 from dynat_ray.evaluation.batches import BATCH_SIZE, in_batches
 from dynat_ray.evaluation.checks import Check, Target, notable
 from dynat_ray.evaluation.exact import device_of, exact
-from dynat_ray.perturb.threat import Threat
+from dynat_ray.perturb.threat import Threat, largest_distance
 
 _STEPS = 50
 # The substitute: how often each image is shown to the model, each time with other noise, and
@@ -106,7 +106,7 @@ def train_substitute(
         batch_size: Most images in a pass.
     """
     generator = torch.Generator().manual_seed(seed)
-    per_pixel = threat.eps / (1 if threat.norm == "Linf" else images[0].numel() ** 0.5)
+    per_pixel = threat.eps / largest_distance(threat.norm, images[0].numel())
     shown, classes = [], []
     with torch.no_grad():
         for _ in range(_QUERIES_PER_IMAGE):

@@ -2,14 +2,18 @@
 
 from dynat_ray.methods import (  # noqa: F401  (they register)
     aalp,
+    adr,
     alp,
+    arow,
     deep_defense,
     dynat,
     fat,
     gairat,
     generative_ssl,
+    gkl,
     hat,
     iaat,
+    ikl,
     mail,
     mart,
     mwpb,
@@ -17,6 +21,7 @@ from dynat_ray.methods import (  # noqa: F401  (they register)
     standard,
     trades,
     uad_at,
+    vir,
 )
 from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
 from dynat_ray.methods.registration import (

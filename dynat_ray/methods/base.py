@@ -25,6 +25,7 @@ from dynat_ray.models import Classifier
 from dynat_ray.perturb.objectives import ObjectiveName
 from dynat_ray.perturb.pgd import PGD
 from dynat_ray.perturb.running import AttackOutcome, StopRule
+from dynat_ray.perturb.several_norms import SeveralNorms
 from dynat_ray.perturb.threat import RandomStart, Threat
 
 
@@ -41,6 +42,7 @@ class MethodContext:
         training_samples: Size of the training set; larger indices are extra images.
         starts_trained: The model begins with weights that were trained before.
         growth: How much of the threat's radius training has at a point of the run.
+        further: Threats of other norms that training attacks under besides.
     """
 
     threat: Threat
@@ -51,6 +53,7 @@ class MethodContext:
     training_samples: int = 0
     starts_trained: bool = False
     growth: ThreatConfig = field(default_factory=ThreatConfig)
+    further: tuple[Threat, ...] = ()
 
     def at(self, progress: float) -> MethodContext:
         """Returns the context with the radius, and steps in proportion, of a point of the run."""
@@ -58,7 +61,8 @@ class MethodContext:
         if share == 1:
             return self
         threat = self.threat.at(self.threat.eps * share)
-        return replace(self, threat=threat, step_size=self.step_size * share)
+        further = tuple(each.at(each.eps * share) for each in self.further)
+        return replace(self, threat=threat, step_size=self.step_size * share, further=further)
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,13 @@ class Method(ABC, Generic[SettingsT]):
             prepared: From `prepare`.
         """
 
+    def end_step(self, network: nn.Module) -> None:
+        """Is told of every optimiser step after it, on every worker.
+
+        Args:
+            network: The unwrapped classifier, with its new weights.
+        """
+
     def state_dict(self) -> dict[str, Any]:
         """Returns what the method remembers between batches, for a checkpoint.
 
@@ -290,25 +301,44 @@ class Method(ABC, Generic[SettingsT]):
             step_noise=step_noise,
             cuda_graphs=settings.cuda_graphs,
         )
-        outcome = attack(
-            network,
-            batch.images,
-            batch.main_labels,
-            ratios=ratios,
-            clean_logits=clean_logits,
-            keys=keys,
-            carried=batch.carried,
-        )
+        inputs = (network, batch.images, batch.main_labels)
+        if self.context.further:
+            outcome = self._under_all(attack)(
+                *inputs, ratios=ratios, clean_logits=clean_logits, keys=keys
+            )
+        else:
+            outcome = attack(
+                *inputs,
+                ratios=ratios,
+                clean_logits=clean_logits,
+                keys=keys,
+                carried=batch.carried,
+            )
         self.see("the attack's logits are", outcome.logits)
         return outcome
 
-    def cross_entropies(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Returns smoothed cross-entropies `(B,)`, with CutMix's soft labels where there are."""
+    def _under_all(self, attack: PGD) -> SeveralNorms:
+        """Returns an attack under all norms; steps are the same part of each radius."""
+        context = self.context
+        step = attack.step_size / context.threat.eps if context.threat.eps > 0 else 0.0
+        others = (replace(attack, threat=t, step_size=step * t.eps) for t in context.further)
+        return SeveralNorms((attack, *others), context.growth.combination)
+
+    def cross_entropies(
+        self, logits: Tensor, batch: Batch, smoothing: float | None = None
+    ) -> Tensor:
+        """Returns smoothed cross-entropies `(B,)`, with CutMix's soft labels where there are.
+
+        Args:
+            logits: `(B, K)`.
+            batch: The labels.
+            smoothing: Label smoothing, in [0, 1); None: the run's.
+        """
         self.see("the logits are", logits)
         targets = batch.labels if batch.targets is None else batch.targets
         return F.cross_entropy(
             logits.float(),
             targets,
             reduction="none",
-            label_smoothing=self.context.label_smoothing,
+            label_smoothing=self.context.label_smoothing if smoothing is None else smoothing,
         )

@@ -6,6 +6,7 @@ Threats and balls know nothing of models or losses. Budgets and step sizes are p
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from dynat_ray import keyed_random
 from dynat_ray.config import Norm
+from dynat_ray.perturb.l1_ball import L1Ball
 
 RandomStart = Literal["uniform", "gaussian", "none"]
 
@@ -103,8 +105,9 @@ class Threat:
     """What an attacker may do: change an image by at most `eps` in a norm, and stay in [0, 1].
 
     Attributes:
-        norm: `Linf` or `L2`.
-        eps: Radius in units of [0, 1] pixels (8/255 for CIFAR-10 under Linf, 0.5 under L2).
+        norm: `Linf`, `L2` or `L1`.
+        eps: Radius in units of [0, 1] pixels (for CIFAR-10 8/255 under Linf, 0.5 under L2, 12
+            under L1).
     """
 
     norm: Norm
@@ -160,7 +163,14 @@ class Threat:
 def change_sizes(change: Tensor, norm: Norm) -> Tensor:
     """Returns the size `(B,)` of changes `(B, C, H, W)` in a norm."""
     flat = change.flatten(1)
-    return flat.abs().amax(dim=1) if norm == "Linf" else flat.norm(dim=1)
+    if norm == "Linf":
+        return flat.abs().amax(dim=1)
+    return flat.norm(dim=1) if norm == "L2" else flat.abs().sum(dim=1)
 
 
-_BALLS: dict[Norm, Ball] = {"Linf": LinfBall(), "L2": L2Ball()}
+def largest_distance(norm: Norm, dimensions: int) -> float:
+    """Returns how far two images of so many pixel values in [0, 1] are apart at most."""
+    return {"Linf": 1.0, "L2": math.sqrt(dimensions), "L1": float(dimensions)}[norm]
+
+
+_BALLS: dict[Norm, Ball] = {"Linf": LinfBall(), "L2": L2Ball(), "L1": L1Ball()}

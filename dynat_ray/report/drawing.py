@@ -82,7 +82,7 @@ def radius_unit(norm: str) -> tuple[int, str]:
     """Returns what radii in [0, 1] pixels are drawn as multiples of, and what axes say of it.
 
     Args:
-        norm: `Linf`, whose radii people write in 255ths, or `L2`.
+        norm: `Linf`, whose radii people write in 255ths, `L2` or `L1`.
     """
     return (255, ", in 255ths") if norm == "Linf" else (1, "")
 

@@ -31,7 +31,7 @@ def eps_curve(series: Mapping[str, Curve], norm: str) -> str:
 
     Args:
         series: For each attack eps, accuracy in percent and its 95 % interval.
-        norm: `Linf` (drawn in 255ths) or `L2`.
+        norm: `Linf` (drawn in 255ths), `L2` or `L1`.
     """
     scale, unit = radius_unit(norm)
 
@@ -127,7 +127,7 @@ def distance_curve(distances: NDArray[np.float64], norm: str, eps: Sequence[floa
 
     Args:
         distances: FAB's, `(n,)`; 0: wrong as it is, infinite: none found.
-        norm: `Linf` (drawn in 255ths) or `L2`.
+        norm: `Linf` (drawn in 255ths), `L2` or `L1`.
         eps: Radii of the evaluation, marked.
     """
     scale, unit = radius_unit(norm)

@@ -7,7 +7,7 @@ from typing import Any
 
 from dynat_ray.evaluation.outcomes import AttackOutcomes
 from dynat_ray.radius import format_radius
-from dynat_ray.report.text import align_columns
+from dynat_ray.report.text import accuracy_text, align_columns
 from dynat_ray.shown_text import shown_text
 
 
@@ -86,3 +86,22 @@ def probe_lines(content: Mapping[str, Any]) -> list[str]:
             f"{len(found['accuracy'])} kinds ({found['samples']} images)"
         )
     return lines
+
+
+def norms_table(content: Mapping[str, Any]) -> str:
+    """Returns what each norm leaves right and what is right under all, a row for each attack.
+
+    Args:
+        content: Of the JSON file of `evaluate --norms`.
+    """
+    norms = content["norms"]
+    names = [f"{n['norm']} {format_radius(n['eps'], n['norm'])}" for n in norms]
+    if content["union_only"]:
+        ((_, entry),) = content["union"].items()
+        words = f"right under all of {', '.join(names)} and all attacks: {accuracy_text(entry)} %"
+        return f"{words} ({entry['samples']:,} images)"
+    rows = [["attack", *names, "all norms", "samples"]]
+    for attack, entry in content["union"].items():
+        cells = [accuracy_text(found["results"].get(attack)) for found in norms]
+        rows.append([attack, *cells, accuracy_text(entry), f"{entry['samples']:,}"])
+    return f"test images still right, in percent (95 % interval)\n{align_columns(rows)}"

@@ -7,12 +7,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from dynat_ray.bounded_file import read_bounded
+from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
 from dynat_ray.radius import format_radius
 from dynat_ray.report.drawing import COLOURS, NEUTRAL, draw, drawn_name, radius_unit
@@ -40,7 +41,7 @@ class Evaluation:
 
     @property
     def norm(self) -> str:
-        """`Linf` or `L2`."""
+        """`Linf`, `L2` or `L1`."""
         return str(self.content["norm"])
 
     @property
@@ -82,7 +83,7 @@ def read_evaluation(file: Path) -> Evaluation:
     try:
         evaluation = Evaluation(file, json.loads(read_bounded(file)))
         entries = [entry for found in evaluation.points.values() for entry in found.values()]
-        complete = bool(entries) and evaluation.norm in ("Linf", "L2") and bool(evaluation.name)
+        complete = bool(entries) and evaluation.norm in get_args(Norm) and bool(evaluation.name)
         complete = complete and {"data", "model"} <= evaluation.content["checksums"].keys()
         complete = complete and _are_numbers(evaluation.content["samples"], *evaluation.points)
         complete = complete and all(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dynat_ray.config import RunConfig
+from dynat_ray.config import RunConfig, ThreatConfig
 from dynat_ray.data import DatasetInfo
 from dynat_ray.radius import format_radius
 from dynat_ray.shown_text import shown_text
@@ -64,13 +64,19 @@ def run_facts(
             [config.model.name, *(f"{k}={v}" for k, v in config.model.kwargs.items())]
         ),
         "method": config.method.name,
-        "threat": f"{threat.norm}, eps {format_radius(threat.eps, threat.norm)}; "
+        "threat": f"{threat.norm}, eps {format_radius(threat.eps, threat.norm)}{_further(threat)}; "
         f"training attack: {_steps(config)} steps{_shortfall(config)}",
         "training": f"{RunLength.of(config.train)}, batch {config.train.batch_size}, {precision}",
         "seed": str(config.train.seed),
         "workers": workers,
     }
     return {name: shown_text(value) for name, value in rows.items()}
+
+
+def _further(threat: ThreatConfig) -> str:
+    return f" (training: {threat.combination} of it and {', '.join(threat.norms)})" * bool(
+        threat.norms
+    )
 
 
 def _steps(config: RunConfig) -> str:

@@ -50,7 +50,8 @@ class CarriedPerturbations:
         device: torch.device,
     ) -> None:
         self._augmentation = augmentation
-        self._unit = max(_LARGEST_RATIO * config.threat.eps / _LEVELS, 1e-12)
+        # Under L1 eps may be more than a pixel can change.
+        self._unit = max(min(_LARGEST_RATIO * config.threat.eps, 1.0) / _LEVELS, 1e-12)
         self._epochs = config.attack.carry_epochs
         self._epoch = -1
         self._levels = torch.zeros(_shape(config, info), dtype=torch.int8, device=device)

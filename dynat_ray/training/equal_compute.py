@@ -56,6 +56,9 @@ def _pgd_at_units(config: RunConfig, epoch: int, epochs: int) -> int:
     steps = config.attack.steps_at(epoch / epochs) if eps > 0 else 0
     # Without a step the images are looked at once; after a single one, its end is.
     attack = 2 * steps + (steps <= 1)
+    if config.threat.norms and config.threat.combination == "max":
+        # Of each norm an attack, and a look at what it has found.
+        attack = (attack + 1) * (1 + len(config.threat.norms))
     perturbed = train.awp_gamma > 0 and epoch >= train.awp_warmup_epochs
     return attack + 2 * (2 if perturbed else 1)
 

@@ -162,6 +162,8 @@ def check_run(
     _check_smallest_batch(config, model)
     if config.data.first_image_size:
         check_first_size(config.data, model)
+    if config.attack.carry_epochs and config.threat.norms:
+        raise UserError("attack.carry_epochs is for one norm; leave out threat.norms or it")
     if config.attack.carry_epochs:
         check_carrying(config, info, augmentation)
     build_optimizer(
@@ -233,6 +235,7 @@ def _build_parts(
         training_samples=info.counts["train"],
         starts_trained=config.model.pretrained or bool(config.model.init_from),
         growth=config.threat,
+        further=tuple(Threat(norm, eps) for norm, eps in config.threat.further().items()),
     )
     augmentation = Augmentation(config.data.augment, config.train.seed)
     method = build_method(config.method, context)

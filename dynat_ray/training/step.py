@@ -258,6 +258,7 @@ class Stepper:
         looks.append(self._statistics.settle())
         if networks.average is not None:
             networks.average.update(networks.core, step=global_step)
+        self.method.end_step(networks.core)
         return looks[0].then(*looks[1:])
 
     def _derivatives(self) -> AbstractContextManager[object]:

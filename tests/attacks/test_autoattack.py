@@ -33,7 +33,8 @@ def library(
     attack.square.n_queries = queries
     with torch.no_grad():
         wrong = model(torch.zeros(1, 1, 8, 8)).shape[1] - 1
-    attack.apgd_targeted.n_target_classes = attack.fab.n_target_classes = min(9, wrong)
+    attack.apgd_targeted.n_target_classes = min(5 if norm == "L1" else 9, wrong)
+    attack.fab.n_target_classes = min(9, wrong)
     return attack
 
 
@@ -43,6 +44,7 @@ def library(
         ("robust", "standard", "Linf", EPS, 5000),
         # Under L2 ours is the library's.
         ("robust_few", "standard", "L2", 0.8, 500),
+        ("robust_few", "standard", "L1", 1.3, 500),
         ("plain", "rand", "Linf", EPS, 5000),
     ],
     indirect=["queries"],

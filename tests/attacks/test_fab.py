@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from pyautoattack.fab_projections import projection_l2, projection_linf
+from pyautoattack.fab_projections import projection_l1, projection_l2, projection_linf
 from pyautoattack.fab_pt import FABAttack_PT
 
 from dynat_ray.attacks.fab import TargetedFab, nearest_towards, step_to_plane
 from dynat_ray.attacks.stages import Setting
 from dynat_ray.config import Norm
-from dynat_ray.perturb.threat import Threat
+from dynat_ray.perturb.threat import Threat, change_sizes
 from tests.victim import EPS, Victim
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 @pytest.mark.parametrize("distance", [0.01, 1.0, 1e4])
 def test_steps_to_a_plane_are_the_librarys(norm: Norm, distance: float) -> None:
     """Near planes, far ones at which the pixel range cuts steps off, and ones out of reach."""
@@ -25,14 +25,14 @@ def test_steps_to_a_plane_are_the_librarys(norm: Norm, distance: float) -> None:
     normal[3:6, 0, 0] = 0.0
     value = distance * torch.randn(12, generator=random)
     found = step_to_plane(points, normal, value, norm).flatten(1)
-    project = projection_linf if norm == "Linf" else projection_l2
+    project = {"Linf": projection_linf, "L2": projection_l2, "L1": projection_l1}[norm]
     flat = normal.flatten(1)
     expected = project(points.flatten(1), flat, (flat * points.flatten(1)).sum(dim=1) - value)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
     assert found.abs().max() > 0
 
 
-@pytest.mark.parametrize(("norm", "eps"), [("Linf", EPS), ("L2", 0.8)])
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", EPS), ("L2", 0.8), ("L1", 3.0)])
 def test_distances_are_the_librarys(robust: Victim, norm: Norm, eps: float) -> None:
     images, labels = robust.images[:24], robust.labels[:24]
     keep = robust.model(images).argmax(dim=1) == labels
@@ -41,14 +41,13 @@ def test_distances_are_the_librarys(robust: Victim, norm: Norm, eps: float) -> N
     for rank in (0, 3):
         found, distances = nearest_towards(robust.model, images, labels, rank, norm=norm)
         library.target_class = rank + 2
-        theirs = (library.attack_single_run(images, labels, is_targeted=True) - images).flatten(1)
-        expected = theirs.abs().amax(dim=1) if norm == "Linf" else theirs.norm(dim=1)
+        theirs = library.attack_single_run(images, labels, is_targeted=True) - images
+        expected = change_sizes(theirs, norm)
         expected[expected == 0] = torch.inf
         # Rounding may send single paths elsewhere.
         close = torch.isclose(distances, expected, rtol=0.02) | (distances == expected)
         assert close.float().mean() >= 0.9
-        change = (found - images).flatten(1)
-        size = change.abs().amax(dim=1) if norm == "Linf" else change.norm(dim=1)
+        size = change_sizes(found - images, norm)
         reached = distances.isfinite()
         assert reached.float().mean() > 0.8
         torch.testing.assert_close(size[reached], distances[reached])

@@ -110,7 +110,7 @@ def test_a_model_may_be_changed_between_two_evaluations(robust: Victim) -> None:
     assert found.predicted.tolist() == own.predicted.tolist()
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 @pytest.mark.parametrize("attack", ["fgsm", "pgd-5", "cw", "apgd-ce", "apgd-t", "fab-t"])
 def test_a_gradient_that_is_nan_somewhere_stops_no_attack(
     robust_few: Victim, attack: str, norm: Norm
@@ -123,7 +123,7 @@ def test_a_gradient_that_is_nan_somewhere_stops_no_attack(
             logits: torch.Tensor = robust_few.model(images) + 0 * (first - first.detach()).sqrt()
             return logits
 
-    eps = 0.25 if norm == "Linf" else L2_EPS
+    eps = {"Linf": 0.25, "L2": L2_EPS, "L1": 2.5}[norm]
     images, labels = robust_few.images[:48], robust_few.labels[:48]
     broken, honest = (
         evaluate_attacks(model, images, labels, [attack], Threat(norm, eps))[attack].accuracy

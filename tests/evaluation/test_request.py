@@ -65,6 +65,8 @@ def test_a_norm_of_its_own_has_a_radius_of_its_own() -> None:
     with pytest.raises(UserError, match="give --eps"):
         complete(Subject("model", nn.Identity()), data="d", norm="L2")
     assert complete(_subject(), norm="L2", eps="3").eps == (3.0,)
+    with pytest.raises(UserError, match="--norm L1 .* such as 12"):
+        complete(_subject(), norm="L1")
 
 
 def test_without_a_run() -> None:

@@ -46,6 +46,12 @@ BY_HAND: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
     "pgd_at": ({}, (ATTACK + 1, ATTACK, 1)),
     # The attack looks at the clean prediction first; both halves of the loss are learnt from.
     "trades": ({}, (1 + ATTACK + 2, ATTACK, 2)),
+    "arow": ({}, (1 + ATTACK + 2, ATTACK, 2)),
+    "ikl": ({}, (1 + ATTACK + 2, ATTACK, 2)),
+    "gkl": ({}, (1 + ATTACK + 2, ATTACK, 2)),
+    "vir": ({}, (1 + ATTACK + 2, ATTACK, 2)),
+    # The teacher looks at the clean images.
+    "adr": ({}, (1 + ATTACK + 1, ATTACK, 1)),
     "mart": ({}, (ATTACK + 2, ATTACK, 2)),
     "mail": ({}, (1 + ATTACK + 2, ATTACK, 2)),
     "gairat": ({}, (ATTACK + 1, ATTACK, 1)),

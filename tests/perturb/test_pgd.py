@@ -16,7 +16,7 @@ from dynat_ray.perturb.running import AttackOutcome, StopRule
 from dynat_ray.perturb.signals import adversarial_gap
 from dynat_ray.perturb.threat import Threat
 
-NORMS = ["Linf", "L2"]
+NORMS = ["Linf", "L2", "L1"]
 
 
 class Small(nn.Module):
@@ -66,7 +66,7 @@ def attack(
     return PGD(threat=threat, **settings)(model, images, labels, **inputs)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_equals_a_sample_by_sample_loop(
     model: nn.Module, batch: tuple[Tensor, Tensor], norm: str
 ) -> None:
@@ -123,7 +123,7 @@ def test_stays_in_the_ball_and_in_the_pixel_range(
     settings = {"eps": 1.0, "step_size": 1.0, "ratios": eps}
     found = attack(model, images, labels, norm, random_start=start, **settings).images
     change = (found - images).flatten(1)
-    sizes = change.abs().amax(dim=1) if norm == "Linf" else change.norm(dim=1)
+    sizes = Threat(norm, 1.0).sizes(change)  # type: ignore[arg-type]
     assert bool((sizes <= eps + 1e-6).all())
     assert float(found.min()) >= 0
     assert float(found.max()) <= 1
@@ -143,7 +143,7 @@ def test_no_result_depends_on_the_rest_of_the_batch(
     assert torch.equal(alone.steps, together.steps[part])
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_agrees_with_torchattacks(
     model: nn.Module, batch: tuple[Tensor, Tensor], norm: str
 ) -> None:
@@ -313,10 +313,9 @@ def test_a_function_can_be_the_objective(model: nn.Module, batch: tuple[Tensor, 
 @pytest.mark.parametrize("norm", NORMS)
 def test_uniform_start_fills_the_ball(norm: str) -> None:
     images = torch.full((2000, 1, 2, 2), 0.5)
-    noise = Threat(norm, 0.2).ball.uniform_noise(
-        images, torch.full((2000,), 0.2), torch.arange(2000)
-    )  # type: ignore[arg-type]
-    sizes = noise.flatten(1).abs().amax(dim=1) if norm == "Linf" else noise.flatten(1).norm(dim=1)
+    threat = Threat(norm, 0.2)  # type: ignore[arg-type]
+    noise = threat.ball.uniform_noise(images, torch.full((2000,), 0.2), torch.arange(2000))
+    sizes = threat.sizes(noise)
     assert float(sizes.max()) <= 0.2 + 1e-6
     # In four dimensions the radius is distributed as r^4: half of the ball lies beyond 0.84 eps.
     assert abs(float((sizes > 0.2 * 0.5**0.25).float().mean()) - 0.5) < 0.05
