@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import subprocess
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 import ray
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 _NAMES = "REGISTRY|DIGEST|AMI|FILE_SYSTEM|SECURITY_GROUP|ACCOUNT|BUCKET|USER|SUBNET|ZONE"
@@ -20,6 +23,54 @@ def test_its_ray_is_the_clusters() -> None:
     (version,) = re.findall(r"^ARG RAY_VERSION=(.+)$", DOCKERFILE, re.MULTILINE)
     job = yaml.safe_load((ROOT / "cluster" / "kuberay" / "base" / "rayjob.yaml").read_text())
     assert version == ray.__version__ == job["spec"]["rayClusterSpec"]["rayVersion"]
+
+
+def pins() -> dict[str, tuple[str, int]]:
+    """Returns what the image installs: for each package its version and how many hashes it has."""
+    found = {}
+    text = (ROOT / "cluster" / "requirements.txt").read_text()
+    for entry in re.sub(r"\\\n", "", re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)).splitlines():
+        name, version, hashes = re.fullmatch(
+            r"(\S+)==(\S+)((?:\s+--hash=sha256:\w{64})+)", entry
+        ).groups()
+        found[name] = version, hashes.count("sha256:")
+    return found
+
+
+def test_what_it_installs_is_named_by_version_and_hash_and_no_address() -> None:
+    locked = pins()
+    assert len(locked) > 100
+    assert all(hashes > 0 for _, hashes in locked.values())
+    assert "://" not in (ROOT / "cluster" / "requirements.txt").read_text()
+    assert "pip install --no-cache-dir --require-hashes -r cluster/requirements.txt" in DOCKERFILE
+    assert "pip install --no-cache-dir --no-deps ." in DOCKERFILE
+
+
+def test_what_it_installs_is_what_the_package_asks_for_with_the_clusters_ray_and_python() -> None:
+    locked = {canonicalize_name(name): version for name, (version, _) in pins().items()}
+    (version,) = re.findall(r"^ARG RAY_VERSION=(.+)$", DOCKERFILE, re.MULTILINE)
+    assert locked["ray"] == version
+    (python,) = re.findall(r"^ARG PYTHON=py(.)(.+)$", DOCKERFILE, re.MULTILINE)
+    made = (ROOT / "cluster" / "requirements.txt").read_text()
+    assert f"--python-version {'.'.join(python)} " in made
+    wanted = [Requirement(each) for each in importlib.metadata.requires("dynat-ray") or []]
+    checked = 0
+    for each in wanted:
+        extras = ("", "ffcv", "tune", "eval")
+        if each.marker is None or any(each.marker.evaluate({"extra": e}) for e in extras):
+            assert each.specifier.contains(locked[canonicalize_name(each.name)]), each
+            checked += 1
+    assert checked > 20
+
+
+def test_a_release_is_built_on_the_image_that_was_looked_at() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "image.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    assert workflow["permissions"] == {"contents": "read"}
+    (build,) = [step["with"] for step in job["steps"] if step.get("id") == "build"]
+    assert (ROOT / build["file"]).is_file()
+    assert build["build-args"] == "RAY_DIGEST=${{ vars.RAY_DIGEST }}"
+    assert build["push"] is True
 
 
 def test_the_page_names_the_image_that_it_is_built_on() -> None:
