@@ -21,6 +21,7 @@ def main(argv: Sequence[str]) -> Path | str:
     _make_folder(options.json)
     found: dict[str, Any] = {"ratios": {}}
     parts = _ALL if options.part == "all" else {options.part: _PARTS[options.part]}
+    stopped = False
     for part, measure in parts.items():
         print(f"measuring {part} ...", flush=True)
         try:
@@ -29,14 +30,19 @@ def main(argv: Sequence[str]) -> Path | str:
             if options.part != "all":
                 raise UserError(f"'{part}' needs the package {error.name}") from error
             print(f"left out: the package {error.name} is not installed")
+        except KeyboardInterrupt:
+            if len(found) == 1:
+                raise
+            stopped = True
+            break
         else:
             found["ratios"] |= found[part].pop("ratios", {})
         # What a long measurement found is not lost if the next one fails.
         atomic_write_text(options.json, json.dumps(found, indent=2) + "\n")
-        if interrupt.received():
+        if stopped := bool(interrupt.received()):
             break
     print(_table(found), end="", flush=True)
-    if interrupt.received():
+    if stopped:
         raise Stopped(f"what was measured is in {options.json}")
     return options.json
 

@@ -10,7 +10,7 @@ import pytest
 
 from dynat_ray.errors import UserError
 from dynat_ray.evaluate import main
-from dynat_ray.evaluation.several_norms import parse_norms
+from dynat_ray.evaluation.union_of_norms import parse_norms
 
 NORMS = "Linf:0.08,L2:0.4,L1:1.5"
 ATTACKS = "clean,pgd-5,cw-5"

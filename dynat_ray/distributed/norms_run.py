@@ -17,14 +17,14 @@ from dynat_ray.evaluation.exact import best_device
 from dynat_ray.evaluation.request import Request
 from dynat_ray.evaluation.results import beside, write_json
 from dynat_ray.evaluation.samples import load_samples
-from dynat_ray.evaluation.several_norms import (
+from dynat_ray.evaluation.subject import Subject
+from dynat_ray.evaluation.union_of_norms import (
     entry_of,
     name_of,
     require_joinable,
     union,
     worst_first,
 )
-from dynat_ray.evaluation.subject import Subject
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.report.evaluation_text import norms_table
 from dynat_ray.report.side_by_side import read_evaluation

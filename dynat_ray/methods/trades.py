@@ -36,14 +36,26 @@ class TRADES(Method[TRADESSettings]):
     settings_class = TRADESSettings
 
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
-        clean_logits = self.clean_logits(network, batch.images)
-        outcome = self.attack(network, batch, keys, "kl", clean_logits=clean_logits)
-        record = clean_record(clean_logits)
-        record |= attack_record(outcome, batch.main_labels, clean_logits)
-        return Prepared(batch, outcome.images, record=record)
+        return attacked_by_kl(self, network, batch, keys)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         return trades_loss(self, network, prepared, self.settings.beta)
+
+
+def attacked_by_kl(method: Method[Any], network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
+    """Returns a batch with the images that maximise `KL(p(x) || p(x'))`, and what was seen.
+
+    Args:
+        method: Whose attack it is.
+        network: What is attacked.
+        batch: `B` samples.
+        keys: One key `(B,)` per sample for the attack's noise.
+    """
+    clean_logits = method.clean_logits(network, batch.images)
+    outcome = method.attack(network, batch, keys, "kl", clean_logits=clean_logits)
+    record = clean_record(clean_logits)
+    record |= attack_record(outcome, batch.main_labels, clean_logits)
+    return Prepared(batch, outcome.images, record=record)
 
 
 def trades_loss(

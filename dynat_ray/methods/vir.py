@@ -17,7 +17,7 @@ from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.registration import register
-from dynat_ray.methods.sample_columns import attack_record, clean_record
+from dynat_ray.methods.trades import attacked_by_kl
 from dynat_ray.perturb.objectives import kl_divergence
 from dynat_ray.value_types import ClosedUnitInterval, NonNegative
 
@@ -49,11 +49,7 @@ class VIR(Method[VIRSettings]):
     settings_class = VIRSettings
 
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
-        clean_logits = self.clean_logits(network, batch.images)
-        outcome = self.attack(network, batch, keys, "kl", clean_logits=clean_logits)
-        record = clean_record(clean_logits)
-        record |= attack_record(outcome, batch.main_labels, clean_logits)
-        return Prepared(batch, outcome.images, record=record)
+        return attacked_by_kl(self, network, batch, keys)
 
     def loss(self, network: nn.Module, prepared: Prepared) -> MethodLoss:
         batch = prepared.batch

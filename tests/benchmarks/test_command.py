@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dynat_ray import benchmark
-from dynat_ray.errors import UserError
+from dynat_ray.errors import Stopped, UserError
 
 
 def _lacking(options: Any) -> dict[str, Any]:
@@ -55,6 +55,23 @@ def test_what_was_measured_stays_if_a_later_part_fails(
     with pytest.raises(UserError, match="no"):
         benchmark.main(["all", "--json", str(file)])
     assert json.loads(file.read_text())["loader"] == {"value": 1}
+
+
+def test_stopped_it_shows_and_keeps_the_parts_that_have_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(options: Any) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "_ALL", {"loader": _measured, "scaling": interrupted})
+    file = tmp_path / "b.json"
+    with pytest.raises(Stopped, match="b.json"):
+        benchmark.main(["all", "--json", str(file)])
+    assert json.loads(file.read_text())["loader"] == {"value": 1}
+    assert "2.00 times (1.50 to 2.50)" in capsys.readouterr().out
+    monkeypatch.setattr(benchmark, "_ALL", {"scaling": interrupted})
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main(["all", "--json", str(file)])
 
 
 @pytest.mark.parametrize(("device", "words"), [("gpu0", "cpu"), ("cuda", "no GPU")])
