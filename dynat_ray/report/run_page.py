@@ -52,6 +52,7 @@ def _content(run: Run) -> dict[str, Any]:
         "settings": asdict(run.config),
         "environment": _environment(run),
         "table": _table(run.results),
+        "chosen": run.config.data.val_fraction > 0,
         "comparison": _pgd_against_autoattack(run.results),
         "curves": learning_curves(run) if run.metrics else None,
         "budgets": budgets_and_steps(run),
