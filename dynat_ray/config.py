@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.errors import UserError
+from dynat_ray.eval_config import EvalConfig
 from dynat_ray.radius import parse_norm_radii, require_possible
 from dynat_ray.section import Section
 from dynat_ray.value_types import (
@@ -276,28 +277,6 @@ class TrainConfig(Section, section="train"):
 
 
 @dataclass(kw_only=True)
-class EvalConfig(Section, section="eval"):
-    """What is measured.
-
-    Attributes:
-        attacks: Attacks of the final table, on the test split.
-        samples: Class-balanced number of test images that AutoAttack sees; 0: all. The cheaper
-            attacks see all of them.
-        second_stage: Of APGD's survivors those that `autoattack-sampled` tries further; 0: all.
-        every_epochs: Epochs between two measurements on the validation split.
-        steps: PGD steps of that measurement.
-        batch_size: Images per forward pass when evaluating.
-    """
-
-    attacks: list[str] = field(default_factory=lambda: ["clean", "pgd-20", "autoattack"])
-    samples: NonNegativeInt = 1000
-    second_stage: NonNegativeInt = 200
-    every_epochs: PositiveInt = 1
-    steps: PositiveInt = 10
-    batch_size: PositiveInt = 256
-
-
-@dataclass(kw_only=True)
 class MethodSettings(Section, section="method"):
     """How a batch becomes a loss; every method (`dynat_ray.methods`) has settings of its own.
 
@@ -327,6 +306,7 @@ class RunConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
+        require_possible(max(self.eval.eps_curve, default=0.0), self.threat.norm, "eval.eps_curve")
         _, most = self.cluster.worker_range() or (1, 1)
         self.smallest_share(most)
 
