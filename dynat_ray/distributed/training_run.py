@@ -29,6 +29,7 @@ from dynat_ray.report import write_report
 from dynat_ray.settings import override
 from dynat_ray.storage.description import describe_run
 from dynat_ray.storage.environment import write_environment
+from dynat_ray.storage.failure import failure_recorded
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.run_folder import open_run_folder
 from dynat_ray.storage.run_length import RunLength
@@ -75,9 +76,10 @@ def run(
     print(describe_run(config, info, mirror.address if mirror else folder, facts), flush=True)
     for change in changed:
         print(f"changed since the run began: {change}", flush=True)
-    if not is_trained(folder, RunLength.of(config.train)):
-        fit(config, folder, stop=stop)
-    results = finish(config, folder, workers=workers.most)
+    with failure_recorded(folder):
+        if not is_trained(folder, RunLength.of(config.train)):
+            fit(config, folder, stop=stop)
+        results = finish(config, folder, workers=workers.most)
     if mirror is not None:
         mirror.push()
     return results
