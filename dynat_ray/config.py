@@ -32,6 +32,7 @@ from dynat_ray.value_types import (
 
 Norm = Literal["Linf", "L2", "L1"]
 CpuKernels = Literal["auto", "off"]
+TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 
 
 @dataclass(kw_only=True)
@@ -248,6 +249,7 @@ class TrainConfig(Section, section="train"):
         clip_grad_norm: Largest norm of the gradient; 0: no bound.
         checkpoint_epochs: A checkpoint every so many epochs (and at the end).
         checkpoint_minutes: A checkpoint also inside an epoch after so many minutes; 0: never.
+        trackers: Who is told of parameters, metrics and results: `tensorboard`, `mlflow`, `wandb`.
     """
 
     epochs: PositiveInt | None = 30
@@ -267,6 +269,7 @@ class TrainConfig(Section, section="train"):
     clip_grad_norm: NonNegative = 0.0
     checkpoint_epochs: PositiveInt = 1
     checkpoint_minutes: NonNegative = 0.0
+    trackers: list[TrackerName] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
         super().__post_init__()
