@@ -37,7 +37,7 @@ bench: $(READY)
 # The site, from docs/ and docstrings, in build/site; a link that leads nowhere is an error.
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --editable ".[docs]"
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(READY)
 	$(BIN)/ruff format .
