@@ -147,8 +147,9 @@ def _scatter(found: FallRadii, norm: str, radii: list[float]) -> str:
         words = [f"{step * scale:.3g}" if np.isfinite(step) else "at none" for step in steps]
         counts = [f"{word}\n{len(g):,}" for word, g in zip(words, groups, strict=True)]
         axes.set_xticks(range(len(steps)), counts)
-        axes.set_xlabel(f"{norm} eps{unit} at which images fall, and how many")
+        axes.set_xlabel(f"{norm} eps at which images fall{unit}, and how many")
         axes.set_ylabel("margin without attack", color=NEUTRAL)
         axes.set_xlim(-0.7, len(steps) - 0.3)
+        axes.set_ylim(-0.02, 1.02)
 
     return draw(8, 3.4, paint)
