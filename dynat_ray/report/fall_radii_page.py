@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dynat_ray.attacks.registry import CLEAN as CLEAN_ACCURACY
+from dynat_ray.attacks.registry import CLEAN as WITHOUT_ATTACK
 from dynat_ray.evaluation.fall_radii import FallRadii, fall_radii, rank_correlation
 from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome
 from dynat_ray.evaluation.results import beside, write_table
@@ -54,7 +54,7 @@ def write_fall_radii(
     """
     largest = outcomes[max(outcomes, key=lambda threat: threat.eps)]
     attack = strongest({name: outcome.entry() for name, outcome in largest.items()})
-    if attack == CLEAN_ACCURACY:
+    if attack == WITHOUT_ATTACK:
         return {}
     found = fall_radii(outcomes, margins, attack, samples.indices, samples.labels.numpy())
     table, right = beside(out, ".images.parquet"), found.right_unattacked
