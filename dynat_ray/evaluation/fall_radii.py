@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome
 from dynat_ray.evaluation.shard_outcome import WRONG_WHEN_CLEAN
@@ -122,11 +123,4 @@ def rank_correlation(
 
 
 def _spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    return float(np.corrcoef(_mean_ranks(one), _mean_ranks(other))[0, 1])
-
-
-def _mean_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns ranks from 1; equal values share the mean of theirs."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: NDArray[np.float64] = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return ranks
+    return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
