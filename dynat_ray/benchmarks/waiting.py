@@ -30,6 +30,8 @@ WORKERS = (8, 64, 512)
 # Batches of these parts of the whole one are timed, so that the work differs.
 _PARTS = (1.0, 0.75, 0.5)
 _STEPS = 100
+# Equal work takes equally long but for this part of it, as docs/scaling.md assumes.
+_SPREAD = 0.02
 # An accelerator's batches shrink in eighths, and every other attack step, see `perturb.compaction`.
 _SIZES, _BETWEEN_READINGS = 8, 2
 
@@ -51,15 +53,18 @@ class Work:
 
 @dataclass(frozen=True)
 class Cost:
-    """A step takes `fixed + per_unit * units` seconds, give or take `spread` of itself."""
+    """A step takes `fixed + per_unit * units` seconds.
+
+    Attributes:
+        fixed: Seconds.
+        per_unit: Seconds.
+        spread: Standard deviation of the timed steps around that, as a part of it: that of a
+            machine which others may use, too.
+    """
 
     fixed: float
     per_unit: float
     spread: float
-
-    def seconds(self, units: NDArray[np.float64], noise: NDArray[np.float64]) -> NDArray[Any]:
-        """Returns how long steps take; `noise` is in standard deviations."""
-        return (self.fixed + self.per_unit * units) * (1 + self.spread * noise)
 
 
 def measure(
@@ -189,10 +194,10 @@ def _units(work: Work, deal: Deal, workers: int, batch_size: int) -> NDArray[np.
     return np.array(found, dtype=np.float64)
 
 
-def _waiting(cost: Cost, units: NDArray[np.float64]) -> float:
+def _waiting(cost: Cost, units: NDArray[np.float64], spread: float = _SPREAD) -> float:
     """Returns what part of a step, in percent, workers wait on average for the slowest."""
     noise = np.random.default_rng(1).standard_normal(units.shape)
-    seconds = cost.seconds(units, noise)
+    seconds = (cost.fixed + cost.per_unit * units) * (1 + spread * noise)
     return round(100 * float(1 - seconds.mean() / seconds.max(axis=1).mean()), 1)
 
 

@@ -17,7 +17,7 @@ from dynat_ray.training.session import LocalSession
 from dynat_ray.training.trainer import train
 from tests.small_run import SMALL
 
-NOISELESS = waiting.Cost(fixed=0.5, per_unit=0.01, spread=0.0)
+COST = waiting.Cost(fixed=0.5, per_unit=0.01, spread=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_samples_dealt_evenly_leave_nobody_waiting() -> None:
     attacked = np.arange(1000) % 2 == 0
     work = waiting.Work(attacked, np.where(attacked, 3, 0), before=attacked)
     waits = {
-        name: waiting._waiting(NOISELESS, waiting._units(work, deal, 8, 64))
+        name: waiting._waiting(COST, waiting._units(work, deal, 8, 64), spread=0)
         for name, deal in waiting.ways_to_deal(work).items()
     }
     assert waits["as drawn"] > 2
@@ -67,7 +67,7 @@ def test_whom_the_epoch_before_says_nothing_about_waits_as_ever() -> None:
     work = waiting.Work(attacked, np.where(attacked, 3, 0), before)
     deals = waiting.ways_to_deal(work)
     drawn, dealt = (
-        waiting._waiting(NOISELESS, waiting._units(work, deals[name], 8, 64))
+        waiting._waiting(COST, waiting._units(work, deals[name], 8, 64), spread=0)
         for name in ("as drawn", "by the epoch before")
     )
     assert dealt == pytest.approx(drawn, abs=0.6)
@@ -75,10 +75,9 @@ def test_whom_the_epoch_before_says_nothing_about_waits_as_ever() -> None:
 
 def test_equal_work_waits_for_noise_alone() -> None:
     units = np.full((400, 64), 100.0)
-    assert waiting._waiting(NOISELESS, units) == 0
+    assert waiting._waiting(COST, units, spread=0) == 0
     # The largest of 64 normal deviates is 2.4 on average.
-    noisy = waiting.Cost(fixed=0.5, per_unit=0.01, spread=0.02)
-    assert waiting._waiting(noisy, units) == pytest.approx(4.6, abs=0.2)
+    assert waiting._waiting(COST, units, spread=0.02) == pytest.approx(4.6, abs=0.2)
 
 
 def test_a_run_is_measured(trained: Path) -> None:
