@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dynat_ray import cli, run_options
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError, unknown_name
-from dynat_ray.methods import ablation, method_settings, standard_model_key
+from dynat_ray.method_settings import method_settings
 from dynat_ray.settings import DEFAULT_METHOD, Settings, build_config, flatten
 from dynat_ray.value_types import Positive, PositiveInt, check_value
 
@@ -63,7 +63,7 @@ def read_variants(text: str) -> list[Variant]:
                 raise UserError(f"--methods {label}: '{part}' is not KEY=VALUE")
             settings[f"method.{key}"] = value
         variants.append(Variant(label, settings))
-    if any(standard_model_key(each.settings["method.name"]) for each in variants):
+    if any(known[each.settings["method.name"]].standard_model_key for each in variants):
         standard = Variant(_STANDARD, {"method.name": _STANDARD})
         variants = [standard, *(each for each in variants if each.label != _STANDARD)]
     return variants
@@ -82,7 +82,7 @@ def _with_parts(written: str) -> list[str]:
     name, _, rest = written.partition(":")
     if rest != "ablation" or name not in method_settings():
         return [written]
-    parts = ablation(name)
+    parts = method_settings()[name].ablation
     if not parts:
         raise UserError(f"--methods {written}: '{name}' has no parts that switch off")
     return [name, *(f"{name}:{part}" for part in parts)]
@@ -172,7 +172,7 @@ def _plan(
     for seed in range(first_seed, first_seed + seeds):
         for each in variants:
             own = [*layers, each.settings, {"train.seed": seed}]
-            key = standard_model_key(each.settings["method.name"])
+            key = method_settings()[each.settings["method.name"]].standard_model_key
             needed = bool(key) and not _given(own, key)
             if needed:
                 own.append({key: str(run_folder(folder, _STANDARD, seed))})

@@ -2,14 +2,13 @@
 
 A section checks every value against its field's type (`dynat_ray.value_types`) and raises
 `UserError` with a sentence that names the key, the value and what is allowed. What concerns several
-keys is checked in the `__post_init__` of the class that holds them. Reading YAML and the command
-line is in `dynat_ray.settings`.
+keys is checked by the class that holds them. `dynat_ray.settings` reads YAML and the command line.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.errors import UserError
@@ -282,12 +281,16 @@ class TrainConfig(Section, section="train"):
 
 @dataclass(kw_only=True)
 class MethodSettings(Section, section="method"):
-    """How a batch becomes a loss; every method (`dynat_ray.methods`) has settings of its own.
+    """How a batch becomes a loss; every method has its own in `dynat_ray.method_settings`.
 
     Attributes:
+        ablation: Settings, as `key=value`, each of which switches off one part of the method.
+        standard_model_key: Setting that takes the folder of the `standard` model it needs, if any.
         name: Which method.
     """
 
+    ablation: ClassVar[tuple[str, ...]] = ()
+    standard_model_key: ClassVar[str] = ""
     name: str = ""
 
     def most_steps(self, configured: int) -> int:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dynat_ray.cli import ArgumentParser, run
-from dynat_ray.data import DatasetInfo
-from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.errors import UserError
+from dynat_ray.prepare_options import PrepareOptions
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.mirror import is_address
 from dynat_ray.user_path import user_path
+
+if TYPE_CHECKING:
+    from dynat_ray.data import DatasetInfo
 
 
 def main(arguments: Sequence[str]) -> Path:
@@ -37,6 +40,11 @@ def main(arguments: Sequence[str]) -> Path:
         )
     folder = Path(options.out)
     given = {name: value for name, value in vars(options).items() if name not in ("source", "out")}
+    PrepareOptions(**given)
+
+    # PyTorch takes seconds to import: after the options are known to be right.
+    from dynat_ray.data.preparing import prepare_dataset
+
     info = prepare_dataset(options.source, folder, **given)
     print(_summary(info), *info.account.lines(), sep="\n", file=sys.stderr)
     return user_path(folder).resolve()

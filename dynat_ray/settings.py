@@ -20,7 +20,7 @@ import yaml
 
 from dynat_ray.config import ModelConfig, RunConfig, ThreatConfig
 from dynat_ray.errors import UserError, unknown_name
-from dynat_ray.methods import method_settings
+from dynat_ray.method_settings import method_settings
 from dynat_ray.radius import parse_number
 from dynat_ray.section import Section, field_types
 from dynat_ray.strict_yaml import GivenTwice, load_yaml

@@ -10,7 +10,7 @@ import pytest
 
 from dynat_ray.compare import main, read_variants
 from dynat_ray.errors import UserError
-from dynat_ray.methods import ablation, method_settings
+from dynat_ray.method_settings import method_settings
 from dynat_ray.settings import build_config
 from dynat_ray.storage import places
 
@@ -25,11 +25,12 @@ def test_variants_are_methods_with_settings() -> None:
     }
 
 
-@pytest.mark.parametrize("name", [n for n in method_settings() if ablation(n)])
+@pytest.mark.parametrize("name", [n for n, each in method_settings().items() if each.ablation])
 def test_an_ablation_is_the_method_and_each_part_without(name: str) -> None:
     labels = [each.label for each in read_variants(f"{name}:ablation")]
     # Deep Defense needs a standard model, whose run comes first.
-    assert labels[-len(ablation(name)) - 1 :] == [name, *(f"{name}:{p}" for p in ablation(name))]
+    parts = method_settings()[name].ablation
+    assert labels[-len(parts) - 1 :] == [name, *(f"{name}:{part}" for part in parts)]
     for variant in read_variants(f"{name}:ablation"):
         # Every setting exists and may have this value.
         assert build_config([variant.settings]).method.name in (name, "standard")

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from dynat_ray.config import RunConfig
-from dynat_ray.methods import method_settings
+from dynat_ray.method_settings import method_settings
 from dynat_ray.settings import build_config, flatten, recipe_names
 
 ROOT = Path(__file__).parent.parent

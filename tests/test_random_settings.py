@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
-from dynat_ray.methods import method_settings
+from dynat_ray.method_settings import method_settings
 from dynat_ray.settings import (
     Settings,
     build_config,

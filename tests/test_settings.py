@@ -18,7 +18,7 @@ from dynat_ray.config import (
     TrainConfig,
 )
 from dynat_ray.errors import UserError
-from dynat_ray.methods import method_settings
+from dynat_ray.method_settings import method_settings
 from dynat_ray.section import Section
 from dynat_ray.settings import (
     build_config,

@@ -137,19 +137,23 @@ def require_takeable(attacks: Sequence[Attack], images: Tensor, norm: Norm) -> N
 
 
 _DISTANCES: dict[str, Probe] = {probe.name: probe for probe in (DeepFool(), Fab())}
-DISTANCES = tuple(_DISTANCES)
 MARGIN = CleanMargin()
 
 
 def get_distances(names: Sequence[str]) -> list[Probe]:
     """Returns what measures the distance of the nearest adversarial image, by name.
 
+    Args:
+        names: Each `deepfool` or `fab`; or `all` alone.
+
     Raises:
         UserError: A name is unknown.
     """
+    if list(names) == ["all"]:
+        return list(_DISTANCES.values())
     for name in names:
         if name not in _DISTANCES:
-            raise unknown_name("distance", name, DISTANCES)
+            raise unknown_name("distance", name, _DISTANCES)
     return [_DISTANCES[name] for name in dict.fromkeys(names)]
 
 

@@ -28,8 +28,8 @@ from dynat_ray.storage.run_folder import read_run_config
 # The smallest is so small that no sample falls and every stage attacks all of them; at the others
 # some fall early, as they do in use.
 _RADII = {"none fall": 0.05 / 255, "some fall": 0.5 / 255}
-# So many of a trained run's test images.
-_TRAINED_IMAGES = 64
+# So many random images, and test images of a trained run.
+_RANDOM_IMAGES, _TRAINED_IMAGES = 8, 64
 # Two workers against one: so many shards of so many images, all of which stand.
 _SHARDS, _SHARD, _SHARD_ROUNDS = 24, 16, 2
 
@@ -38,22 +38,24 @@ def measure(
     *,
     model: str = "preact_resnet18",
     width: int = 16,
-    images: int = 8,
+    images: int = 0,
     rounds: int = 3,
     device: str = "cpu",
     threads: int = 0,
     run: Path | None = None,
+    on_ray: bool = True,
 ) -> dict[str, Any]:
     """Times AutoAttack `standard` under Linf, and two Ray workers against one.
 
     Args:
         model: Architecture, with random weights that decide the labels of random 32 x 32 images.
         width: Its `base_width`.
-        images: How many, in one batch.
+        images: How many, in one batch; 0: 8 random ones, or 64 of a run.
         rounds: How often both are timed, in turn.
         device: Where; the Ray workers take what the cluster has.
         threads: CPU threads; 0: all cores.
         run: A trained run: its model, test images and eps, under Linf, instead of random ones.
+        on_ray: Also time two Ray workers against one.
 
     Returns:
         `images`, `device`, `threads`; for each of `cases` median `seconds` of both, `agreement`
@@ -63,14 +65,14 @@ def measure(
     """
     with cpu_threads(threads) as threads:
         if run is None:
-            network, pixels, labels = _random(model, width, images)
+            network, pixels, labels = _random(model, width, images or _RANDOM_IMAGES)
             radii = _RADII
         else:
             config = read_run_config(run)
             if config.threat.norm != "Linf":
                 raise UserError(f"{run} was trained under {config.threat.norm}; give a run of Linf")
             network = load_model(run)
-            pixels, labels = load_test_images(config.data.path, _TRAINED_IMAGES)
+            pixels, labels = load_test_images(config.data.path, images or _TRAINED_IMAGES)
             radii = {run.name: config.threat.eps}
         cases, ratios = {}, {}
         for name, eps in radii.items():
@@ -78,7 +80,7 @@ def measure(
             ratios[f"autoattack, {name}"] = spread(each)
             if interrupt.received():
                 break
-    if find_spec("ray") and not interrupt.received() and _room_for_two():
+    if on_ray and find_spec("ray") and not interrupt.received() and _room_for_two():
         ratios["two workers"] = spread([_two_workers(model, width) for _ in range(_SHARD_ROUNDS)])
     return {
         "images": len(labels),

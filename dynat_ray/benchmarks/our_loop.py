@@ -8,7 +8,8 @@ from torch import Tensor
 from dynat_ray.benchmarks.reference_loops import CLASSES, AttackSettings, Step
 from dynat_ray.config import AttackConfig, TrainConfig
 from dynat_ray.data import Batch
-from dynat_ray.methods import MethodContext, build_method, method_settings
+from dynat_ray.method_settings import method_settings
+from dynat_ray.methods import MethodContext, build_method
 from dynat_ray.models import Classifier, build_model
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.training.device import Precision
@@ -22,9 +23,10 @@ def our_step(
     device: str,
     compiled: bool = False,
     cuda_graphs: bool = True,
+    **arguments: int,
 ) -> Step:
     """Returns our PGD-AT step on a new network for images like those of `random_batch`."""
-    network = classifier(model, seed=0, shape=(3, 32, 32)).to(device)
+    network = classifier(model, seed=0, shape=(3, 32, 32), **arguments).to(device)
     stepper = our_stepper(
         network,
         sgd(network),

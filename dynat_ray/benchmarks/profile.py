@@ -73,6 +73,7 @@ def measure(
     precision: Precision = "bf16",
     compiled: bool = False,
     threads: int = 0,
+    **arguments: Any,
 ) -> dict[str, Any]:
     """Profiles a PGD-10 step on random 32 x 32 images.
 
@@ -83,6 +84,7 @@ def measure(
         precision: Of training; float32 on a device without bf16.
         compiled: `torch.compile` it.
         threads: CPU threads; 0: all cores.
+        **arguments: Of the architecture.
 
     Returns:
         `seconds` of a step without the profiler, `by_kind` (seconds in the profiler's run; on a
@@ -94,13 +96,14 @@ def measure(
     precision = usable_precision(precision, torch.device(device))
     with cpu_threads(threads):
         images, labels = random_batch(batch_size, device)
-        step = our_step(model, precision, device=device, compiled=compiled)
+        ours = partial(our_step, model, precision, device=device, **arguments)
+        step = ours(compiled=compiled)
         for _ in range(2):
             step(images, labels)
         seconds = min(seconds_of(partial(step, images, labels), device) for _ in range(3))
         times = _times(partial(step, images, labels), device)
         # The same arithmetic, but compiled and replayed steps hide their operations.
-        plain = our_step(model, precision, device=device, cuda_graphs=False)
+        plain = ours(cuda_graphs=False)
         plain(images, labels)
         with _Counter() as counted:
             plain(images, labels)

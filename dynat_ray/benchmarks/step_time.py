@@ -27,6 +27,7 @@ def measure(
     device: str = "cpu",
     threads: int = 0,
     compiled: bool = False,
+    width: int = 64,
 ) -> dict[str, Any]:
     """Times a PGD-10 step of `preact_resnet18` on random 32 x 32 images, all loops in turn.
 
@@ -36,6 +37,7 @@ def measure(
         device: Where.
         threads: CPU threads; 0: all cores.
         compiled: `torch.compile` ours.
+        width: Channels of the network's first stage.
 
     Returns:
         `precision` of ours (bf16, or float32 on a device without it), `loss_raised` (by our loops,
@@ -47,11 +49,11 @@ def measure(
     """
     with cpu_threads(threads):
         images, labels = random_batch(batch_size, device)
-        raised = _require_attack(images, labels, compiled=compiled)
+        raised = _require_attack(images, labels, compiled=compiled, width=width)
         several = {}
         warm_up = Progress("step", len(LOOPS))
         for name in LOOPS:
-            model = classifier(seed=0, shape=(3, 32, 32)).to(device)
+            model = classifier(seed=0, shape=(3, 32, 32), base_width=width).to(device)
             step = make_step(name, model, sgd(model), AttackSettings(), compiled=compiled)
             first = seconds_of(partial(step, images, labels), device)
             warm_up.done(f"warm-up       {name:<20} {first:9.3f} s")
@@ -59,6 +61,7 @@ def measure(
         seconds = in_turn("step", several, rounds)
     return {
         "model": "preact_resnet18",
+        "width": width,
         "batch_size": batch_size,
         "precision": usable_precision("bf16", torch.device(device)),
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
@@ -72,14 +75,18 @@ def measure(
     }
 
 
-def _require_attack(images: Tensor, labels: Tensor, *, compiled: bool) -> dict[str, float]:
+def _require_attack(
+    images: Tensor, labels: Tensor, *, compiled: bool, width: int = 64
+) -> dict[str, float]:
     """Makes sure that what is timed attacks; returns how much each attack raises the loss.
 
     Raises:
         RuntimeError: Ours raises it by less than half of what it does in float32, uncompiled.
     """
     raised = {
-        name: _raised_loss(images, labels, precision, compiled=compiled and precision == "bf16")
+        name: _raised_loss(
+            images, labels, precision, compiled=compiled and precision == "bf16", width=width
+        )
         for name, precision in PRECISIONS.items()
     }
     if not raised["ours"] > 0.5 * raised["ours_float32"]:
@@ -87,8 +94,10 @@ def _require_attack(images: Tensor, labels: Tensor, *, compiled: bool) -> dict[s
     return raised
 
 
-def _raised_loss(images: Tensor, labels: Tensor, precision: Precision, *, compiled: bool) -> float:
-    model = classifier(seed=0, shape=(3, 32, 32)).to(images.device)
+def _raised_loss(
+    images: Tensor, labels: Tensor, precision: Precision, *, compiled: bool, width: int
+) -> float:
+    model = classifier(seed=0, shape=(3, 32, 32), base_width=width).to(images.device)
     stepper = our_stepper(model, sgd(model), AttackSettings(), precision, compiled=compiled)
     batch = as_batch(images, labels)
     # The second attack is what a GPU replays.

@@ -20,6 +20,7 @@ from dynat_ray.config import RunConfig
 from dynat_ray.data import balanced_subset, load_info, load_labels, load_split
 from dynat_ray.distributed import final_table
 from dynat_ray.distributed.evaluator import Workers
+from dynat_ray.distributed.progress import ProgressPrinter
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.results import OUTCOMES, write_run_samples
 from dynat_ray.hardware import device_name
@@ -43,6 +44,8 @@ from dynat_ray.training.setup import check_run
 from dynat_ray.training.trainer import train
 
 METHODS = ("dynat", "trades", "pgd_at")
+# Of PGD-AT: so many take nine minutes on an H200, with the others' and the attacks.
+EPOCHS = 15
 # Batches of 50,000 images have one size, which keeps a GPU busy; those of few images are smaller.
 _BATCH, _FEWEST_STEPS = 500, 10
 # Three runs and their attacks are to end in nine minutes on one H200.
@@ -67,7 +70,7 @@ def measure(
     folder: Path,
     *,
     device: str = "cpu",
-    epochs: int = 15,
+    epochs: int = EPOCHS,
     images: int = 0,
     width: int = 64,
     compiled: bool = False,
@@ -104,7 +107,7 @@ def measure(
     configs = {name: build_config([*layers, {"method.name": name}]) for name in METHODS}
     for name, config in configs.items():
         check_run(config, load_info(data))
-        _require_same_settings(folder / name, config)
+        require_same_settings(folder / name, config)
     results: dict[str, Any] = {}
     differences: list[DifferenceRow] = []
     for name, config in configs.items():
@@ -151,7 +154,8 @@ def _results(config: RunConfig, folder: Path, device: torch.device) -> dict[str,
         return results
     open_run_folder(folder, config, resume=True)
     if not is_trained(folder, RunLength.of(config.train)):
-        train(config, LocalSession(folder, device))
+        with ProgressPrinter(folder, config):
+            train(config, LocalSession(folder, device))
     labels = load_labels(config.data.path, "test").numpy()
     positions = balanced_subset(labels, config.data.limit)
     images, true = load_split(config.data.path, "test", positions=positions)
@@ -179,7 +183,8 @@ def _results(config: RunConfig, folder: Path, device: torch.device) -> dict[str,
     return results
 
 
-def _require_same_settings(folder: Path, config: RunConfig) -> None:
+def require_same_settings(folder: Path, config: RunConfig) -> None:
+    """Raises `UserError` if the folder holds a run that was begun with other settings."""
     if not (folder / "config.yaml").is_file():
         return
     there, wanted = (config_settings(each) for each in (read_run_config(folder), config))

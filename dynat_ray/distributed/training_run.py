@@ -22,7 +22,6 @@ from dynat_ray.distributed.ray_trainer import fit, resolve_workers
 from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.distributed.tracker_follower import TrackerFollower
 from dynat_ray.errors import UserError
-from dynat_ray.methods import standard_model_key
 from dynat_ray.models.arguments import check_arguments
 from dynat_ray.models.hub import has_prefix
 from dynat_ray.models.starting import description_of
@@ -120,7 +119,7 @@ def with_absolute_paths(config: RunConfig, data: Path | str) -> RunConfig:
         UserError: The network is that of `model.init_from`, which names no model.
     """
     absolute = {"data.path": str(Path(data).resolve())}
-    keys = {"data.extra_path", "model.init_from", standard_model_key(config.method.name)}
+    keys = {"data.extra_path", "model.init_from", config.method.standard_model_key}
     for key in keys - {""}:
         section, _, name = key.partition(".")
         given = getattr(getattr(config, section), name)

@@ -25,12 +25,9 @@ from dynat_ray.methods import (  # noqa: F401  (they register)
 )
 from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
 from dynat_ray.methods.registration import (
-    ablation,
     build_method,
-    method_settings,
     register,
     register_as,
-    standard_model_key,
 )
 
 __all__ = [
@@ -38,10 +35,7 @@ __all__ = [
     "MethodContext",
     "MethodLoss",
     "Prepared",
-    "ablation",
     "build_method",
-    "method_settings",
     "register",
     "register_as",
-    "standard_model_key",
 ]

@@ -18,44 +18,21 @@ not obstruct the classification of the samples it does not fit yet. The realisat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from dynat_ray import keyed_random
 from dynat_ray.acceleration.modes import frozen
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.pairing import AALPSettings
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.features import by_channel, channel_axis, per_channel
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.models import Classifier
-from dynat_ray.value_types import AboveZeroToOne, ClosedUnitInterval, NonNegative
 
 # Of the random numbers that belong to a sample; the attack draws from the ones before.
 _MASK_STREAM = 11
-
-
-@dataclass(kw_only=True)
-class AALPSettings(MethodSettings):
-    """Settings of AALP.
-
-    Attributes:
-        pairing: Weight of the squared difference between clean and adversarial logits.
-        clean_share: Part of the cross-entropy, in [0, 1], that is taken on clean images.
-        guided_dropout: Drop features of low contribution; off: none (ablation).
-        min_keep: `q_min`, probability in (0, 1] that the least important channel is kept.
-        weights: Weigh the pairing by `p_y(x')`; off: 1 (ablation).
-    """
-
-    name: str = "aalp"
-    pairing: NonNegative = 0.5
-    clean_share: ClosedUnitInterval = 0.5
-    guided_dropout: bool = True
-    min_keep: AboveZeroToOne = 0.8
-    weights: bool = True
 
 
 @register
@@ -63,7 +40,6 @@ class AALP(Method[AALPSettings]):
     """Logit pairing with guided dropout and sample weights."""
 
     settings_class = AALPSettings
-    ablation = ("guided_dropout=false", "weights=false")
 
     def attach(self, network: Classifier) -> None:
         self._axis = channel_axis(network)

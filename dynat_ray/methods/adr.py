@@ -10,7 +10,7 @@ Ours: temperature and trust change from epoch to epoch (the authors': from step 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,36 +18,15 @@ import torch.nn.functional as F
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.plain import ADRSettings
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.models import Classifier
-from dynat_ray.value_types import ClosedUnitInterval, Positive, ZeroUpToOne
 
 # The attack takes logarithms of targets, which may be 0.
 _LEAST_TARGET = 1e-12
-
-
-@dataclass(kw_only=True)
-class ADRSettings(MethodSettings):
-    """Settings of ADR.
-
-    Attributes:
-        decay: Of the teacher's average, in [0, 1).
-        first_temperature: Of the teacher's predictions when the run begins.
-        last_temperature: When it ends; between them it follows half a cosine.
-        first_trust: `lambda`, part of the target that is the teacher's, when the run begins.
-        last_trust: When it ends.
-    """
-
-    name: str = "adr"
-    decay: ZeroUpToOne = 0.995
-    first_temperature: Positive = 2.0
-    last_temperature: Positive = 1.0
-    first_trust: ClosedUnitInterval = 0.7
-    last_trust: ClosedUnitInterval = 0.95
 
 
 @register

@@ -6,32 +6,14 @@ attacks of few steps overrate it, so look at AutoAttack.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.pairing import ALPSettings
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
-from dynat_ray.value_types import ClosedUnitInterval, NonNegative
-
-
-@dataclass(kw_only=True)
-class ALPSettings(MethodSettings):
-    """Settings of ALP.
-
-    Attributes:
-        pairing: Weight of the squared difference between clean and adversarial logits.
-        clean_share: Part of the cross-entropy, in [0, 1], that is taken on clean images (the
-            paper's mixed batches: half).
-    """
-
-    name: str = "alp"
-    pairing: NonNegative = 0.5
-    clean_share: ClosedUnitInterval = 0.5
 
 
 @register

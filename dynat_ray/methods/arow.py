@@ -5,32 +5,14 @@ in the authors' code, whose `lamb` is `beta` here (the paper's lambda is half of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.pairing import ARoWSettings
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.perturb.objectives import kl_divergence
-from dynat_ray.value_types import NonNegative, ZeroUpToOne
-
-
-@dataclass(kw_only=True)
-class ARoWSettings(MethodSettings):
-    """Settings of ARoW.
-
-    Attributes:
-        beta: Weight of the KL term; 7 in the authors' CIFAR-10 runs.
-        label_smoothing: Of the clean cross-entropy, in [0, 1); null: that of
-            `train.label_smoothing`.
-    """
-
-    name: str = "arow"
-    beta: NonNegative = 7.0
-    label_smoothing: ZeroUpToOne | None = 0.2
 
 
 @register

@@ -114,11 +114,8 @@ class Method(ABC, Generic[SettingsT]):
 
     Attributes:
         settings_class: Dataclass of its settings; the default of `name` is the method's name.
-        standard_model_key: Setting that takes the folder of a model trained by `standard`, for a
-            method that needs one; empty: it needs none.
         learning_rate_ratio: Its learning rate as a part of the recipe's, for fine-tuning.
         extra_learning_rate_ratio: That of `extra`, as a part of the classifier's.
-        ablation: Settings, as `key=value`, each of which switches off one part of the method.
         differentiates_twice: Its loss holds input gradients, which compiled graphs can't do.
         outer_mode: Mode of the network in the outer passes; `eval`: batch normalisation takes its
             running statistics and dropout is off.
@@ -129,8 +126,6 @@ class Method(ABC, Generic[SettingsT]):
     """
 
     settings_class: ClassVar[type[MethodSettings]]
-    standard_model_key: ClassVar[str] = ""
-    ablation: ClassVar[tuple[str, ...]] = ()
     differentiates_twice: ClassVar[bool] = False
     outer_mode: ClassVar[Literal["train", "eval"]] = "train"
 

@@ -11,44 +11,19 @@ at, and the learning rate is a part of the recipe's, which is made for training 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
+from dynat_ray.method_settings.plain import DeepDefenseSettings
 from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
 from dynat_ray.methods.registration import register
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.deepfool import deepfool, relative_length
-from dynat_ray.value_types import NonNegative, Positive, PositiveInt
 
 _LARGEST_EXPONENT = 3.0
-
-
-@dataclass(kw_only=True)
-class DeepDefenseSettings(MethodSettings):
-    """Settings of Deep Defense; the defaults are those of its MNIST LeNet run.
-
-    Attributes:
-        regularisation: `lambda`, weight of the regulariser.
-        correct_rate: `c`: a correct sample costs `exp(-c rho)`.
-        wrong_rate: `d`: a wrong sample costs `exp(d rho)`.
-        steps: Most linearisations of DeepFool.
-        candidates: Most other classes that DeepFool looks at.
-        lr_ratio: Learning rate as a part of `optim.lr`; the paper's runs: `optim.lr` 5e-4, ratio 1.
-    """
-
-    name: str = "deep_defense"
-    regularisation: NonNegative = 15.0
-    correct_rate: NonNegative = 25.0
-    wrong_rate: NonNegative = 5.0
-    steps: PositiveInt = 5
-    candidates: PositiveInt = 10
-    lr_ratio: Positive = 0.05
 
 
 @register
@@ -59,8 +34,6 @@ class DeepDefense(Method[DeepDefenseSettings]):
     """
 
     settings_class = DeepDefenseSettings
-    ablation = ("regularisation=0",)
-    standard_model_key = "model.init_from"
     differentiates_twice = True
     outer_mode = "eval"
 

@@ -12,14 +12,13 @@ The abstract fixes five facts, marked (a) to (e) below; every formula is ours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.budgets import DynATSettings
 from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
 from dynat_ray.methods.pgd_at import adversarial_loss
 from dynat_ray.methods.registration import register
@@ -29,69 +28,7 @@ from dynat_ray.perturb.budget import BudgetRule
 from dynat_ray.perturb.compaction import places_to_keep
 from dynat_ray.perturb.running import StopRule
 from dynat_ray.perturb.signals import signed_gap
-from dynat_ray.value_types import (
-    AboveZeroToOne,
-    ClosedUnitInterval,
-    Finite,
-    MinusOneToOne,
-    NonNegative,
-    OneOrMore,
-    Positive,
-    PositiveInt,
-)
 from dynat_ray.weighting import fragility, mean_over_attacked, softmax_weights
-
-# One or two long steps may end in catastrophic overfitting (Andriushchenko and Flammarion 2020).
-_LEAST_STEPS = 3
-
-
-@dataclass(kw_only=True)
-class DynATSettings(MethodSettings):
-    """Settings of DynAT; the coefficients are what `tune_spaces/dynat.yaml` searches.
-
-    Attributes:
-        objective: `trades`: `mean CE(f(x), y) + beta mean w KL`, the second mean over what is
-            attacked, which maximises the KL; `at`: `mean w CE(f(x'), y)`, the attack maximises
-            the cross-entropy.
-        beta: Weight of the KL term of `trades`.
-        budgets: (c) Per-sample budgets; off: eps for all.
-        gap_coef: Weight of the confidence gap in the budget.
-        skew_coef: Weight of the skewness in the budget.
-        eps_min_ratio: Smallest budget factor.
-        eps_max_ratio: Largest budget factor.
-        misclassified: (b) Wrong clean samples are left `clean`, which spares their attacks, or are
-            attacked with the `uniform` budget eps.
-        steps_ratio: Steps of an attack as a part of `attack.steps`, in (0, 1], at least three
-            (or all); each is as much longer, at most eps. What they spare can go into epochs.
-        early_stop: (c) Stop a sample's attack once it has won by `stop_margin`.
-        stop_margin: Adversarial gap `max_{k != y} p'_k - p'_y`, in [-1, 1], at which it stops.
-        min_steps: Steps before it may stop.
-        weights: (d) Weights by fragility; off: 1 for all.
-        kl_temperature: Temperature of the weights' softmax; large: all 1.
-        min_weight: Smallest weight before weights are scaled to their mean of 1.
-        max_weight: Largest weight before that.
-    """
-
-    name: str = "dynat"
-    objective: Literal["trades", "at"] = "trades"
-    beta: NonNegative = 5.0
-    budgets: bool = True
-    gap_coef: Finite = 0.6
-    skew_coef: Finite = 0.3
-    eps_min_ratio: ClosedUnitInterval = 0.5
-    eps_max_ratio: OneOrMore = 1.5
-    misclassified: Literal["clean", "uniform"] = "clean"
-    steps_ratio: AboveZeroToOne = 0.3
-    early_stop: bool = True
-    stop_margin: MinusOneToOne = 0.3
-    min_steps: PositiveInt = 1
-    weights: bool = True
-    kl_temperature: Positive = 4.0
-    min_weight: ClosedUnitInterval = 0.5
-    max_weight: OneOrMore = 2.0
-
-    def most_steps(self, configured: int) -> int:
-        return min(configured, max(_LEAST_STEPS, round(self.steps_ratio * configured)))
 
 
 @register
@@ -99,13 +36,6 @@ class DynAT(Method[DynATSettings]):
     """Budgets, stops and weights decided per sample."""
 
     settings_class = DynATSettings
-    ablation = (
-        "budgets=false",
-        "early_stop=false",
-        "weights=false",
-        "misclassified=uniform",
-        "steps_ratio=1",
-    )
 
     def __init__(self, settings: DynATSettings, context: MethodContext) -> None:
         super().__init__(settings, context)

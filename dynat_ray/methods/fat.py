@@ -6,32 +6,15 @@ Ours: `tau` rises at parts of the run (the authors' epochs 50 and 90 of 120).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from torch import Tensor, nn
 
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.budgets import FATSettings
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.pgd_at import adversarial_loss
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.perturb.running import StopRule
-from dynat_ray.value_types import ClosedUnitInterval, NonNegative
-
-
-@dataclass(kw_only=True)
-class FATSettings(MethodSettings):
-    """Settings of FAT.
-
-    Attributes:
-        tau_milestones: Parts of the run at which `tau`, from 0, rises by one.
-        step_noise: Standard deviation of normal noise added at every step.
-    """
-
-    name: str = "fat"
-    tau_milestones: list[ClosedUnitInterval] = field(default_factory=lambda: [50 / 120, 90 / 120])
-    step_noise: NonNegative = 0.001
 
 
 @register

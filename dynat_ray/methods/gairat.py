@@ -7,15 +7,14 @@ in which few do, weights would lie on the samples that are wrong anyway.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dynat_ray.collectives import sum_over_workers
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.weights import GAIRATSettings
 from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
 from dynat_ray.methods.epoch_accuracy import EpochAccuracy
 from dynat_ray.methods.pgd_at import adversarial_loss
@@ -23,26 +22,8 @@ from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.signals import predicted_classes
-from dynat_ray.value_types import ClosedUnitInterval, Finite
 
 _ROUNDING = 1e-9
-
-
-@dataclass(kw_only=True)
-class GAIRATSettings(MethodSettings):
-    """Settings of GAIRAT.
-
-    Attributes:
-        shift: `lambda` of the weight; smaller values single out fewer samples.
-        start: Part of the run, in [0, 1], before which all weights are 1.
-        start_accuracy: So many training images, as a part in [0, 1], must have withstood the attack
-            in the epoch before.
-    """
-
-    name: str = "gairat"
-    shift: Finite = -1.0
-    start: ClosedUnitInterval = 0.5
-    start_accuracy: ClosedUnitInterval = 0.5
 
 
 @register

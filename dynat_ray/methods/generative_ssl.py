@@ -20,24 +20,20 @@ useful goes to the classifier; joint end-to-end training. Architecture and losse
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynat_ray import keyed_random
 from dynat_ray.acceleration.modes import unchanged_statistics
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.plain import GenerativeSSLSettings
 from dynat_ray.methods.autoencoder import ScreeningAutoencoder
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.objectives import kl_divergence
-from dynat_ray.value_types import ClosedUnitInterval, NonNegative, PositiveInt, ZeroUpToOne
 
 # Masks are drawn on a grid of so many cells a side; smaller images have a cell a pixel.
 _MASK_CELLS = 8
@@ -45,50 +41,11 @@ _MASK_CELLS = 8
 _MASK_STREAM, _NOISE_STREAM = 14, 15
 
 
-@dataclass(kw_only=True)
-class GenerativeSSLSettings(MethodSettings):
-    """Settings of the method.
-
-    Attributes:
-        width: Of the autoencoder's first layer.
-        mask: Part of an image, in [0, 1), that the autoencoder has to fill in.
-        noise: Standard deviation of the noise on what it sees, in [0, 1] pixels.
-        pretraining: Part of the run, in [0, 1], before the autoencoder meets adversarial images.
-        lr_ratio: Learning rate of the autoencoder as a part of the classifier's: at the whole of it
-            its pixels saturate and it learns no more.
-        attack_ratio: Budget of the attack as a part of eps.
-        adversarial: Weight of the cross-entropy of screened images.
-        reconstruction: Weight of the autoencoder's losses.
-        consistency: Weight of the KL between clean and screened predictions.
-        sparsity: Weight of the gate's mean.
-        screening: `gate`; `none`: reconstructions without a gate; `raw`: adversarial images as
-            they are, no generative model (both for ablations).
-        attack_images: Off: clean images are screened instead of adversarial ones (ablation).
-        train_jointly: Off: the autoencoder stays as it is after `pretraining` (ablation).
-    """
-
-    name: str = "generative_ssl"
-    width: PositiveInt = 16
-    mask: ZeroUpToOne = 0.5
-    noise: NonNegative = 0.1
-    pretraining: ClosedUnitInterval = 0.3
-    lr_ratio: NonNegative = 0.1
-    attack_ratio: NonNegative = 0.5
-    adversarial: NonNegative = 0.5
-    reconstruction: NonNegative = 10.0
-    consistency: NonNegative = 0.5
-    sparsity: NonNegative = 0.01
-    screening: Literal["gate", "none", "raw"] = "gate"
-    attack_images: bool = True
-    train_jointly: bool = True
-
-
 @register
 class GenerativeSSL(Method[GenerativeSSLSettings]):
     """Standard training that also learns from screened adversarial images."""
 
     settings_class = GenerativeSSLSettings
-    ablation = ("screening=none", "screening=raw", "attack_images=false", "train_jointly=false")
 
     def attach(self, network: Classifier) -> None:
         if self.settings.screening != "raw":

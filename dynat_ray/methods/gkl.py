@@ -8,27 +8,11 @@ hardly ever predicted count too; the error is divided by the weights' sum over t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
-from dynat_ray.methods.ikl import DecoupledKL, IKLSettings, spread_of_differences
+from dynat_ray.method_settings.pairing import GKLSettings
+from dynat_ray.methods.ikl import DecoupledKL, spread_of_differences
 from dynat_ray.methods.registration import register
-from dynat_ray.value_types import NonNegative, Positive
-
-
-@dataclass(kw_only=True)
-class GKLSettings(IKLSettings):
-    """Settings of GKL, beside those of IKL.
-
-    Attributes:
-        temperature: As of IKL.
-        gamma: Power of the mean predictions; 0: all classes count alike.
-    """
-
-    name: str = "gkl"
-    temperature: Positive = 1.0
-    gamma: NonNegative = 0.2
 
 
 @register

@@ -4,41 +4,22 @@ achieve a better accuracy vs. robustness trade-off", ICLR 2022); constants as in
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dynat_ray.acceleration.modes import frozen
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
+from dynat_ray.method_settings.pairing import HATSettings
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.methods.trades import trades_loss
 from dynat_ray.models import Classifier, load_model
 from dynat_ray.models.label_names import first_difference
-from dynat_ray.value_types import NonNegative, OneOrMore
-
-
-@dataclass(kw_only=True)
-class HATSettings(MethodSettings):
-    """Settings of HAT.
-
-    Attributes:
-        standard_model: Folder of a model (or run) trained by `standard` on the same classes.
-        beta: Weight of the KL term.
-        gamma: Weight of the helper term.
-        reach: `h`: the helper image is this many times as far away as the adversarial one.
-    """
-
-    name: str = "hat"
-    standard_model: str = ""
-    beta: NonNegative = 2.5
-    gamma: NonNegative = 0.5
-    reach: OneOrMore = 2.0
 
 
 @register
@@ -51,7 +32,6 @@ class HAT(Method[HATSettings]):
     """
 
     settings_class = HATSettings
-    standard_model_key = "method.standard_model"
 
     def attach(self, network: Classifier) -> None:
         folder = self.settings.standard_model

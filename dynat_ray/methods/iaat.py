@@ -10,15 +10,14 @@ is 10 in the 100 epochs after the warm-up.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dynat_ray import keyed_random
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.budgets import IAATSettings
 from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
 from dynat_ray.methods.epoch_accuracy import EpochAccuracy
 from dynat_ray.methods.pgd_at import adversarial_loss
@@ -27,27 +26,6 @@ from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.methods.sample_memory import SampleMemory
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.signals import predicted_classes
-from dynat_ray.value_types import ClosedUnitInterval, Positive
-
-
-@dataclass(kw_only=True)
-class IAATSettings(MethodSettings):
-    """Settings of IAAT.
-
-    Attributes:
-        gamma: How far beyond its budget a sample is tried, as a multiple of eps.
-        rate: How often over remembered budgets are replaced by new ones in the run without its
-            warm-up; in an epoch at most once.
-        warmup: Part of the run, in [0, 1], in which correct samples get eps and the others none.
-        warmup_accuracy: The warm-up goes on until so many training images, as a part in [0, 1],
-            were classified correctly in the epoch before.
-    """
-
-    name: str = "iaat"
-    gamma: Positive = 0.2375
-    rate: Positive = 10.0
-    warmup: ClosedUnitInterval = 0.09
-    warmup_accuracy: ClosedUnitInterval = 0.5
 
 
 @register

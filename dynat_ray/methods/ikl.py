@@ -12,36 +12,17 @@ nothing (the authors': of the outer pass).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.pairing import IKLSettings
 from dynat_ray.methods.base import Method, MethodContext, MethodLoss, Prepared
 from dynat_ray.methods.class_predictions import ClassPredictions
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.models import Classifier
-from dynat_ray.value_types import NonNegative, Positive
-
-
-@dataclass(kw_only=True)
-class IKLSettings(MethodSettings):
-    """Settings of IKL.
-
-    Attributes:
-        alpha: Weight of the cross-entropy with soft labels.
-        beta: Weight of the squared error.
-        temperature: Of the predictions whose means by class are the error's weights.
-    """
-
-    name: str = "ikl"
-    alpha: NonNegative = 4.0
-    beta: NonNegative = 20.0
-    temperature: Positive = 4.0
-
 
 SettingsT = TypeVar("SettingsT", bound=IKLSettings)
 

@@ -7,46 +7,21 @@ default objective (the best of the three under AutoAttack in the paper).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.weights import MAILSettings
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.mart import mart_terms
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.perturb.objectives import kl_divergence
 from dynat_ray.perturb.signals import adversarial_gap
-from dynat_ray.value_types import ClosedUnitInterval, Finite, NonNegative
 
 _SCALE = 3.0
 # Slope and bias of the sigmoid, by objective.
 _SIGMOIDS = {"at": (10.0, -0.5), "trades": (2.0, 0.0), "mart": (2.0, 0.0)}
-
-
-@dataclass(kw_only=True)
-class MAILSettings(MethodSettings):
-    """Settings of MAIL.
-
-    Attributes:
-        objective: `trades`: `CE(f(x), y) + beta mean w KL`; `at`: `mean w CE(f(x'), y)`; `mart`:
-            MART with `w` on its cross-entropy.
-        beta: Weight of the KL term of `trades` and `mart`.
-        slope: Of the sigmoid; null: 10 for `at`, else 2 (for `mart` a guess of ours).
-        bias: Of the margin; null: -0.5 for `at`, else 0 (likewise).
-        start: Part of the run, in [0, 1], before which all weights are 1.
-    """
-
-    name: str = "mail"
-    objective: Literal["trades", "at", "mart"] = "trades"
-    beta: NonNegative = 5.0
-    slope: Finite | None = None
-    bias: Finite | None = None
-    start: ClosedUnitInterval = 0.625
 
 
 @register

@@ -8,25 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.pairing import MARTSettings
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.perturb.objectives import kl_divergence, runner_up
-from dynat_ray.value_types import NonNegative
-
-
-@dataclass(kw_only=True)
-class MARTSettings(MethodSettings):
-    """Settings of MART.
-
-    Attributes:
-        beta: Weight of the KL term; 5 in the paper's ResNet-18 runs.
-    """
-
-    name: str = "mart"
-    beta: NonNegative = 5.0
 
 
 @register

@@ -10,41 +10,21 @@ named), a start at two thirds of the run, and a step in proportion to the budget
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.budgets import MWPBSettings
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.pgd_at import adversarial_loss
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.methods.trades import trades_loss
 from dynat_ray.perturb.signals import signed_gap
-from dynat_ray.value_types import ClosedUnitInterval, Finite, NonNegative
 
 _ALPHA = {"at": 0.58, "trades": 0.42}
-
-
-@dataclass(kw_only=True)
-class MWPBSettings(MethodSettings):
-    """Settings of MWPB.
-
-    Attributes:
-        objective: The base method, `at` (PGD-AT) or `trades`.
-        beta: Weight of the KL term of `trades`.
-        alpha: How fast the budget grows with the margin; null: 0.58 for `at`, 0.42 for `trades`.
-        start: Part of the run, in [0, 1], before which all budgets are eps.
-    """
-
-    name: str = "mwpb"
-    objective: Literal["at", "trades"] = "at"
-    beta: NonNegative = 6.0
-    alpha: Finite | None = None
-    start: ClosedUnitInterval = 2 / 3
 
 
 @register

@@ -3,23 +3,15 @@ attacks", ICLR 2018)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.plain import PGDATSettings
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
-
-
-@dataclass(kw_only=True)
-class PGDATSettings(MethodSettings):
-    """PGD-AT has no settings beside the attack's."""
-
-    name: str = "pgd_at"
 
 
 @register

@@ -7,6 +7,7 @@ from dataclasses import make_dataclass
 from typing import Any
 
 from dynat_ray.config import MethodSettings
+from dynat_ray.method_settings import register_settings
 from dynat_ray.methods.base import Method, MethodContext
 
 _METHODS: dict[str, type[Method[Any]]] = {}
@@ -14,7 +15,8 @@ _METHODS: dict[str, type[Method[Any]]] = {}
 
 def register(method: type[Method[Any]]) -> type[Method[Any]]:
     """Class decorator: makes a method known under its settings' default `name`."""
-    _METHODS[method.settings_class.name] = method
+    settings = register_settings(method.settings_class)
+    _METHODS[settings.name] = method
     return method
 
 
@@ -31,22 +33,6 @@ def register_as(name: str) -> Callable[[type[Method[Any]]], type[Method[Any]]]:
         return register(method)
 
     return register_named
-
-
-def method_settings() -> dict[str, type[MethodSettings]]:
-    """Returns the settings dataclass of every method, by name."""
-    return {name: method.settings_class for name, method in _METHODS.items()}
-
-
-def standard_model_key(name: str) -> str:
-    """Returns the setting that takes the folder of a model trained by `standard`, which the method
-    needs; empty if it needs none."""
-    return _METHODS[name].standard_model_key
-
-
-def ablation(name: str) -> tuple[str, ...]:
-    """Returns the settings, as `key=value`, each of which switches off one part of a method."""
-    return _METHODS[name].ablation
 
 
 def build_method(settings: MethodSettings, context: MethodContext) -> Method[Any]:

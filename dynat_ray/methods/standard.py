@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from torch import Tensor, nn
 
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.plain import StandardSettings
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.registration import register
-
-
-@dataclass(kw_only=True)
-class StandardSettings(MethodSettings):
-    """Clean training has no settings of its own."""
-
-    name: str = "standard"
 
 
 @register

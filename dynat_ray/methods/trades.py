@@ -3,30 +3,16 @@ ICML 2019)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.pairing import TRADESSettings
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record, clean_record
 from dynat_ray.perturb.objectives import kl_divergence
-from dynat_ray.value_types import NonNegative
-
-
-@dataclass(kw_only=True)
-class TRADESSettings(MethodSettings):
-    """Settings of TRADES.
-
-    Attributes:
-        beta: Weight of the KL term; 6 in the paper's CIFAR-10 runs.
-    """
-
-    name: str = "trades"
-    beta: NonNegative = 6.0
 
 
 @register

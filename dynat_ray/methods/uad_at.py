@@ -21,8 +21,6 @@ alignment of the input gradients of both domains, without another model. The rea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -30,38 +28,17 @@ from torch import Tensor, nn
 from dynat_ray import keyed_random
 from dynat_ray.acceleration.modes import unchanged_statistics
 from dynat_ray.collectives import gather_over_workers
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.pairing import UADATSettings
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.features import by_channel, channel_axis, feature_shape, per_channel
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.sample_columns import attack_record
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.objectives import kl_divergence
-from dynat_ray.value_types import ClosedUnitInterval, NonNegative
 
 # Of the random numbers that belong to a sample; the attack draws from the ones before.
 _CHOICE_STREAM, _STATISTICS_STREAM = 12, 13
-
-
-@dataclass(kw_only=True)
-class UADATSettings(MethodSettings):
-    """Settings of UAD-AT.
-
-    Attributes:
-        clean_share: Part of the cross-entropy, in [0, 1], that is taken on clean images.
-        alignment: Weight of the KL between reference and drawn adversary.
-        gradients: Weight of the gradient alignment; 0 spares its second derivatives.
-        sample_share: Probability, in [0, 1], that an adversary's statistics are drawn.
-        refine: Refine the reference of misclassified samples; off: always the own prediction.
-    """
-
-    name: str = "uad_at"
-    clean_share: ClosedUnitInterval = 0.5
-    alignment: NonNegative = 1.0
-    gradients: NonNegative = 0.1
-    sample_share: ClosedUnitInterval = 0.5
-    refine: bool = True
 
 
 @register
@@ -69,7 +46,6 @@ class UADAT(Method[UADATSettings]):
     """Matches the distribution of adversarial predictions to that of clean ones."""
 
     settings_class = UADATSettings
-    ablation = ("alignment=0", "gradients=0", "refine=false")
     differentiates_twice = True
 
     def attach(self, network: Classifier) -> None:

@@ -8,38 +8,15 @@ the part `start` of the run (the paper has a warm-up of 76 epochs).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
-from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
+from dynat_ray.method_settings.weights import VIRSettings
 from dynat_ray.methods.base import Method, MethodLoss, Prepared
 from dynat_ray.methods.registration import register
 from dynat_ray.methods.trades import attacked_by_kl
 from dynat_ray.perturb.objectives import kl_divergence
-from dynat_ray.value_types import ClosedUnitInterval, NonNegative
-
-
-@dataclass(kw_only=True)
-class VIRSettings(MethodSettings):
-    """Settings of VIR.
-
-    Attributes:
-        beta: Weight of the KL term.
-        scale: `a` of the weight: how much vulnerable samples count.
-        slope: `g`: how fast vulnerability falls with the probability of the class.
-        least: `b`: what every sample counts.
-        start: Part of the run, in [0, 1], before which all weights are 1.
-    """
-
-    name: str = "vir"
-    beta: NonNegative = 6.0
-    scale: NonNegative = 8.0
-    slope: NonNegative = 3.0
-    least: NonNegative = 1.6
-    start: ClosedUnitInterval = 0.625
 
 
 @register

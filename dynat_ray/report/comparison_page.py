@@ -15,7 +15,6 @@ from typing import Any
 
 from dynat_ray.atomic_files import atomic_write_text, make_folder
 from dynat_ray.errors import UserError
-from dynat_ray.methods import standard_model_key
 from dynat_ray.report.comparison_figure import clean_against_robust
 from dynat_ray.report.comparison_rows import Row, Spread
 from dynat_ray.report.difference_rows import differences_csv, differences_table
@@ -93,7 +92,7 @@ def write_comparison(
         "helped": [
             label
             for label, found in runs.items()
-            if found and standard_model_key(found[0].config.method.name)
+            if found and found[0].config.method.standard_model_key
         ],
         "differences": differences,
         "missing": [label for label, found in runs.items() if not found],

@@ -24,7 +24,7 @@ def _measured(options: Any) -> dict[str, Any]:
 def test_all_leaves_out_what_cannot_run(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(benchmark, "_ALL", {"scaling": _lacking, "loader": _measured})
+    monkeypatch.setitem(benchmark.GROUPS, "all", {"scaling": _lacking, "loader": _measured})
     file = tmp_path / "b.json"
     assert benchmark.main(["all", "--json", str(file)]) == file
     found = json.loads(file.read_text())
@@ -38,23 +38,26 @@ def test_all_leaves_out_what_cannot_run(
 
 
 def test_one_part_alone_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts: dict[str, Any] = dict.fromkeys(benchmark._PARTS, _lacking)
-    monkeypatch.setattr(benchmark, "_PARTS", parts)
+    parts: dict[str, Any] = dict.fromkeys(benchmark.PARTS, _lacking)
+    monkeypatch.setattr(benchmark, "PARTS", parts)
     with pytest.raises(UserError, match="'scaling' needs the package ray"):
         benchmark.main(["scaling"])
 
 
-def test_what_was_measured_stays_if_a_later_part_fails(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("error", [UserError("no"), RuntimeError("no")])
+def test_a_part_that_fails_costs_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
 ) -> None:
     def failing(options: Any) -> dict[str, Any]:
-        raise UserError("no")
+        raise error
 
-    monkeypatch.setattr(benchmark, "_ALL", {"loader": _measured, "scaling": failing})
+    monkeypatch.setitem(benchmark.GROUPS, "all", {"scaling": failing, "loader": _measured})
     file = tmp_path / "new" / "b.json"
-    with pytest.raises(UserError, match="no"):
+    with pytest.raises(UserError, match=r"^scaling: no \(what could be measured is in .*b.json"):
         benchmark.main(["all", "--json", str(file)])
-    assert json.loads(file.read_text())["loader"] == {"value": 1}
+    found = json.loads(file.read_text())
+    assert found["loader"] == {"value": 1}
+    assert found["scaling"] == {"error": f"{type(error).__name__}: no"}
 
 
 def test_stopped_it_shows_and_keeps_the_parts_that_have_ended(
@@ -63,13 +66,13 @@ def test_stopped_it_shows_and_keeps_the_parts_that_have_ended(
     def interrupted(options: Any) -> dict[str, Any]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(benchmark, "_ALL", {"loader": _measured, "scaling": interrupted})
+    monkeypatch.setitem(benchmark.GROUPS, "all", {"loader": _measured, "scaling": interrupted})
     file = tmp_path / "b.json"
     with pytest.raises(Stopped, match="b.json"):
         benchmark.main(["all", "--json", str(file)])
     assert json.loads(file.read_text())["loader"] == {"value": 1}
     assert "2.00 times (1.50 to 2.50)" in capsys.readouterr().out
-    monkeypatch.setattr(benchmark, "_ALL", {"scaling": interrupted})
+    monkeypatch.setitem(benchmark.GROUPS, "all", {"scaling": interrupted})
     with pytest.raises(KeyboardInterrupt):
         benchmark.main(["all", "--json", str(file)])
 

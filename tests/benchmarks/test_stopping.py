@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dynat_ray.benchmarks import stopping
+from dynat_ray.benchmarks import stopping, trained_run
 from dynat_ray.config import RunConfig
 from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.settings import override
@@ -44,6 +44,6 @@ def test_images_are_of_all_classes_though_the_source_is_sorted(
     data = tmp_path / "data"
     prepare_dataset(f"npz:{tmp_path / 'sorted.npz'}", data, progress=False)
     config = override(small_config, {"data.path": str(data)})
-    images, chosen = stopping._training_images(config, 40)
+    images, chosen = trained_run.training_images(config, 40)
     assert chosen.bincount(minlength=4).min() > 0
     assert torch.equal(images[:, 0, 0, 0].long(), chosen)

@@ -51,6 +51,8 @@ def test_it_goes_on_where_it_was_cut_off(
         assert row["difference"] == pytest.approx(one["accuracy"] - other["accuracy"], abs=1e-2)
     assert len(found["differences"]) == 9
     shown = capsys.readouterr().out.splitlines()
+    epochs = [line for line in shown if line.startswith("epoch ") and line.endswith(" left")]
+    assert len(epochs) >= 3
     assert [line.split()[0] for line in shown[-17:-13]] == ["clean", "dynat", "trades", "pgd_at"]
     assert shown[-1].startswith("trades against pgd_at: ")
 

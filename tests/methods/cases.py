@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from dynat_ray.config import AttackConfig
 from dynat_ray.data import Batch
 from dynat_ray.forward_units import Passes, counting
-from dynat_ray.methods import Method, MethodContext, build_method, method_settings
+from dynat_ray.method_settings import method_settings
+from dynat_ray.methods import Method, MethodContext, build_method
 from dynat_ray.methods.contract import checked_loss, checked_prepare
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.threat import Threat

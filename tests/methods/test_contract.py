@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from dynat_ray.config import RunConfig
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
+from dynat_ray.method_settings.plain import PGDATSettings
 from dynat_ray.methods import Method, MethodLoss, Prepared, register, registration
 from dynat_ray.methods.contract import ContractError, checked_loss, checked_prepare
-from dynat_ray.methods.pgd_at import PGDAT, PGDATSettings
+from dynat_ray.methods.pgd_at import PGDAT
 from dynat_ray.models import Classifier
 from dynat_ray.training.agreement import SharedUserError
 from dynat_ray.training.session import LocalSession

@@ -13,7 +13,8 @@ from torch import nn
 
 from dynat_ray.config import AttackConfig
 from dynat_ray.data import Batch
-from dynat_ray.methods import Method, MethodContext, build_method, method_settings
+from dynat_ray.method_settings import method_settings
+from dynat_ray.methods import Method, MethodContext, build_method
 from dynat_ray.perturb.signals import signed_gap
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.weighting import fragility

@@ -16,7 +16,8 @@ from dynat_ray.acceleration.modes import unchanged_statistics
 from dynat_ray.config import AttackConfig
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
-from dynat_ray.methods import Method, MethodContext, build_method, method_settings
+from dynat_ray.method_settings import method_settings
+from dynat_ray.methods import Method, MethodContext, build_method
 from dynat_ray.methods.uad_at import refined_reference
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.deepfool import deepfool

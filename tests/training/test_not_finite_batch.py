@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
-from dynat_ray.methods import method_settings
+from dynat_ray.method_settings import method_settings
 from dynat_ray.settings import build_config
 from dynat_ray.training import trainer
 from dynat_ray.training.finiteness import find_not_finite

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dynat_ray.methods import method_settings
+from dynat_ray.method_settings import method_settings
 from dynat_ray.perturb import compaction as shrinking
 from dynat_ray.settings import build_config
 from dynat_ray.training.session import LocalSession

@@ -18,7 +18,6 @@ from dynat_ray.data.info import LARGEST_TENSOR_FILE, DatasetInfo, describe_file
 from dynat_ray.data.preparing.class_names import notes_on_order, order_of, warnings_on_names
 from dynat_ray.data.preparing.image_files import TRANSPARENT, BadImage, Wanted
 from dynat_ray.data.preparing.inspection import UNREADABLE, Inspection, guarded
-from dynat_ray.data.preparing.options import PrepareOptions
 from dynat_ray.data.preparing.parallel import ordered_map
 from dynat_ray.data.preparing.pixel_checks import PixelChecks, PixelMarks, mark
 from dynat_ray.data.preparing.preview import Preview
@@ -34,6 +33,7 @@ from dynat_ray.data.preparing.storing import (
 from dynat_ray.data.preparing.work_folder import work_folder
 from dynat_ray.data.subsets import Indices, balanced_subset
 from dynat_ray.errors import UserError
+from dynat_ray.prepare_options import PrepareOptions
 from dynat_ray.user_path import user_path
 
 _SMALL_SIDE = 96

@@ -20,7 +20,6 @@ from dynat_ray.errors import UserError
 
 Values = NDArray[Any]
 
-MOST_BITS = 32
 _GREY = frozenset({"I", "I;16", "I;16B", "I;16L", "I;16N", "F"})
 _OTHER_BYTES = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
 _COLOURS = ("RGB", "RGBA")

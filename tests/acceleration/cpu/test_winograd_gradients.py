@@ -13,7 +13,8 @@ from dynat_ray.acceleration.cpu.winograd import formats
 from dynat_ray.acceleration.cpu.winograd.gradients import WinogradGradients
 from dynat_ray.config import AttackConfig, TrainConfig
 from dynat_ray.data import Batch
-from dynat_ray.methods import MethodContext, build_method, method_settings
+from dynat_ray.method_settings import method_settings
+from dynat_ray.methods import MethodContext, build_method
 from dynat_ray.models import build_model
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.training.step import Stepper, wrap

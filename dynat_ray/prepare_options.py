@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from PIL import ImageColor
 
-from dynat_ray.data.preparing.deep_pixels import MOST_BITS
 from dynat_ray.errors import UserError
 
 WHITE = "white"
+MOST_BITS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
