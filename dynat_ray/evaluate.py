@@ -19,10 +19,10 @@ from dynat_ray.evaluation.reference_radius import MULTIPLES, in_units_of
 from dynat_ray.evaluation.request import Options, Request, complete
 from dynat_ray.evaluation.subject import Subject, load_subject, with_front
 from dynat_ray.evaluation.union_of_norms import parse_norms
+from dynat_ray.object_store import is_address
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.radius import require_possible
 from dynat_ray.report.side_by_side import read_evaluation, side_by_side_table
-from dynat_ray.storage.mirror import is_address
 from dynat_ray.storage.places import fetched, lasting_file, written_at
 from dynat_ray.value_types import PositiveInt, check_value
 

@@ -14,7 +14,7 @@ from dynat_ray.data.preparing.image_files import BadImage, Header
 from dynat_ray.data.preparing.image_sets import ImageSet
 from dynat_ray.data.preparing.options import PrepareOptions
 from dynat_ray.data.preparing.parallel import ordered_map
-from dynat_ray.data.preparing.sources import Source
+from dynat_ray.data.preparing.source import Source
 from dynat_ray.data.subsets import Indices
 from dynat_ray.errors import UserError
 
