@@ -36,7 +36,9 @@ without_ffcv() {
 
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 "$venv/bin/python" -m pip install --quiet --upgrade pip
-"$venv/bin/python" -m pip install --quiet --editable ".[tune,eval,onnx,test,dev]"
+"$venv/bin/python" -m pip install --quiet --editable ".[tune,eval,onnx,mlflow,wandb,test,dev]"
+# It asks for a version of requests from 2020, which it never imports and MLflow can't use.
+"$venv/bin/python" -m pip install --quiet --no-deps "torchattacks>=3.5.1"
 if have_headers || install_headers; then
     "$venv/bin/python" -m pip install --quiet --editable ".[ffcv]" ||
         without_ffcv "it could not be built"

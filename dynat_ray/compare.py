@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynat_ray import cli
+from dynat_ray import cli, run_options
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError, unknown_name
 from dynat_ray.methods import ablation, method_settings, standard_model_key
@@ -90,7 +90,7 @@ def _with_parts(written: str) -> list[str]:
 
 def main(argv: Sequence[str]) -> str:
     """Compares as the arguments say and returns the path of the page."""
-    options, (recipe, given), overrides = cli.parse_with_settings(_parser(), argv)
+    options, (recipe, given), overrides = run_options.parse_with_settings(_parser(), argv)
     for key in overrides:
         if key.startswith("method."):
             raise UserError(
@@ -212,7 +212,7 @@ def _parser() -> cli.ArgumentParser:
         help="with --equal compute: units a training image, as train.compute",
     )
     add("--seeds", type=int, default=1, help="how many, counted from train.seed (default: 1)")
-    cli.add_run_options(
+    run_options.add_run_options(
         parser,
         "comparison",
         named_after="recipe, compare",

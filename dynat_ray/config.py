@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.errors import UserError
+from dynat_ray.eval_config import EvalConfig
 from dynat_ray.radius import parse_norm_radii, require_possible
 from dynat_ray.section import Section
 from dynat_ray.value_types import (
@@ -31,6 +32,7 @@ from dynat_ray.value_types import (
 
 Norm = Literal["Linf", "L2", "L1"]
 CpuKernels = Literal["auto", "off"]
+TrackerName = Literal["tensorboard", "mlflow", "wandb"]
 
 
 @dataclass(kw_only=True)
@@ -247,6 +249,7 @@ class TrainConfig(Section, section="train"):
         clip_grad_norm: Largest norm of the gradient; 0: no bound.
         checkpoint_epochs: A checkpoint every so many epochs (and at the end).
         checkpoint_minutes: A checkpoint also inside an epoch after so many minutes; 0: never.
+        trackers: Who is told of parameters, metrics and results: `tensorboard`, `mlflow`, `wandb`.
     """
 
     epochs: PositiveInt | None = 30
@@ -266,6 +269,7 @@ class TrainConfig(Section, section="train"):
     clip_grad_norm: NonNegative = 0.0
     checkpoint_epochs: PositiveInt = 1
     checkpoint_minutes: NonNegative = 0.0
+    trackers: list[TrackerName] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -273,28 +277,6 @@ class TrainConfig(Section, section="train"):
             raise UserError("train.epochs has no value; give one, or train.compute")
         if self.epochs is not None and self.compute is not None:
             raise UserError("train.epochs and train.compute are both given; leave out one of them")
-
-
-@dataclass(kw_only=True)
-class EvalConfig(Section, section="eval"):
-    """What is measured.
-
-    Attributes:
-        attacks: Attacks of the final table, on the test split.
-        samples: Class-balanced number of test images that AutoAttack sees; 0: all. The cheaper
-            attacks see all of them.
-        second_stage: Of APGD's survivors those that `autoattack-sampled` tries further; 0: all.
-        every_epochs: Epochs between two measurements on the validation split.
-        steps: PGD steps of that measurement.
-        batch_size: Images per forward pass when evaluating.
-    """
-
-    attacks: list[str] = field(default_factory=lambda: ["clean", "pgd-20", "autoattack"])
-    samples: NonNegativeInt = 1000
-    second_stage: NonNegativeInt = 200
-    every_epochs: PositiveInt = 1
-    steps: PositiveInt = 10
-    batch_size: PositiveInt = 256
 
 
 @dataclass(kw_only=True)
@@ -327,6 +309,7 @@ class RunConfig:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
 
     def __post_init__(self) -> None:
+        require_possible(max(self.eval.eps_curve, default=0.0), self.threat.norm, "eval.eps_curve")
         _, most = self.cluster.worker_range() or (1, 1)
         self.smallest_share(most)
 

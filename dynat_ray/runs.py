@@ -16,19 +16,20 @@ def main(argv: Sequence[str]) -> Path | str:
 
     from dynat_ray.object_store import is_address
     from dynat_ray.report.runs_index import read_rows, runs_table, write_index
-    from dynat_ray.storage.places import default_place, listed
+    from dynat_ray.storage.listing import listed
+    from dynat_ray.storage.places import default_place
 
     place = options.folder or default_place()
+    if options.html and is_address(place):
+        raise UserError("--html is for a folder: its links lead to the reports there")
     with listed(place) as folder:
         if not folder.is_dir():
             raise UserError(f"there is no folder {place}")
-        rows = read_rows(folder, live=not is_address(place))
+        rows = read_rows(folder)
         print(f"{runs_table(rows)}\n" if rows else f"no runs in {place}\n")
-        if not options.html:
-            return place if is_address(place) else user_path(place).resolve()
-        if is_address(place):
-            raise UserError("--html is for a folder: its links lead to the reports there")
-        return write_index(folder.resolve(), rows)
+        if options.html:
+            return write_index(folder.resolve(), rows)
+        return place if is_address(place) else user_path(place).resolve()
 
 
 def _parser() -> cli.ArgumentParser:

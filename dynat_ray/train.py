@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dynat_ray import cli
+from dynat_ray import cli, run_options
 from dynat_ray.settings import DEFAULT_METHOD, build_config, split_arguments
 
 
 def main(argv: Sequence[str]) -> str:
     """Trains as the arguments say and returns the path of the report."""
     # A complete config.yaml stands for itself; a partial one builds on the recipe.
-    options, layers, overrides = cli.parse_with_settings(_parser(argv), argv)
+    options, layers, overrides = run_options.parse_with_settings(_parser(argv), argv)
     config = build_config([*layers, overrides])
 
     # Ray takes seconds to import: after the settings are known to be right.
@@ -35,9 +35,9 @@ def _parser(argv: Sequence[str]) -> cli.ArgumentParser:
         description="Trains a robust classifier through Ray Train. "
         "Any setting can be given as --section.key VALUE; numbers such as 8/255 are understood.",
     )
-    cli.add_run_options(parser, "run", named_after="recipe, method")
+    run_options.add_run_options(parser, "run", named_after="recipe, method")
     overrides, _ = split_arguments(argv)
-    cli.add_settings_help(parser, str(overrides.get("method.name", DEFAULT_METHOD)))
+    run_options.add_settings_help(parser, str(overrides.get("method.name", DEFAULT_METHOD)))
     return parser
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from dynat_ray import cli
+from dynat_ray import cli, run_options
 from dynat_ray.errors import UserError
 from dynat_ray.settings import build_config
 from dynat_ray.storage.run_length import RunLength
@@ -16,7 +16,7 @@ from dynat_ray.value_types import Positive, PositiveInt, check_value
 
 def main(argv: Sequence[str]) -> str:
     """Searches as the arguments say and returns the path of the report."""
-    options, layers, overrides = cli.parse_with_settings(_parser(), argv)
+    options, layers, overrides = run_options.parse_with_settings(_parser(), argv)
     check_value("--max-concurrent", options.max_concurrent, PositiveInt | None)
     check_value("--time-budget", options.time_budget, Positive | None)
     if find_spec("optuna") is None:
@@ -76,7 +76,7 @@ def _parser() -> cli.ArgumentParser:
     add = parser.add_argument
     add("space", type=Path, metavar="SPACE.yaml", help="what to search; see tune_spaces/")
     add("--trials", type=int, required=True, help="how many, the default setting included")
-    cli.add_run_options(parser, "search", named_after="recipe, space")
+    run_options.add_run_options(parser, "search", named_after="recipe, space")
     add("--max-concurrent", type=int, help="most trials side by side (default: as many as fit)")
     add("--time-budget", type=float, metavar="SECONDS", help="start no trial and stop all then")
     add("--search", choices=("tpe", "random", "grid"), default="tpe", help="default: tpe")

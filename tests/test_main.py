@@ -74,3 +74,14 @@ def test_bash_completes_commands_and_options(
         asked = f"{script}\n{ask.format(*words, number)}"
         done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)
         assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("name", ["convert", "export", "runs"])
+def test_commands_say_their_options_without_pytorch(name: str) -> None:
+    code = (
+        f"import sys; from dynat_ray import {name}\n"
+        f"try: {name}.main(['--help'])\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"

@@ -83,6 +83,20 @@ class TargetedAutoPgd:
     name: str = "apgd-t"
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
+        return self._run(model, images, labels, at, None)
+
+    def mixes(self, model: nn.Module, images: Tensor, at: Setting) -> bool:
+        return _may_spare(model, images, at)
+
+    def perturb_each(
+        self, model: nn.Module, images: Tensor, labels: Tensor, eps: Tensor, at: Setting
+    ) -> Tensor:
+        assert self.mixes(model, images, at)
+        return self._run(model, images, labels, at, eps)
+
+    def _run(
+        self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting, eps: Tensor | None
+    ) -> Tensor:
         kind = SparingTargetedApgd if _may_spare(model, images, at) else APGDAttack_targeted
         targets = target_count(at.classes)
         settings = _apgd_settings(images, at)
@@ -90,6 +104,8 @@ class TargetedAutoPgd:
             targets = min(targets, L1_TARGETS)
             settings |= {"use_largereps": True}
         attack = kind(logits_of(model), n_target_classes=targets, **settings)
+        if eps is not None:
+            attack.own_eps = eps
         if self.note(at.classes):
             attack.dlr_loss_targeted = lambda logits, right: (
                 -_difference(logits, right, attack.y_target)

@@ -35,13 +35,22 @@ class TargetedFab:
     name: str = "fab-t"
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
+        eps = images.new_full(labels.shape, at.threat.eps)
+        return self.perturb_each(model, images, labels, eps, at)
+
+    def mixes(self, model: nn.Module, images: Tensor, at: Setting) -> bool:
+        return True
+
+    def perturb_each(
+        self, model: nn.Module, images: Tensor, labels: Tensor, eps: Tensor, at: Setting
+    ) -> Tensor:
         result = images.clone()
         left = torch.arange(len(images), device=images.device)
         for rank in range(target_count(at.classes)):
             found, distances = nearest_towards(
-                model, images[left], labels[left], rank, norm=at.threat.norm, enough=at.threat.eps
+                model, images[left], labels[left], rank, norm=at.threat.norm, enough=eps[left]
             )
-            fooled = distances <= at.threat.eps
+            fooled = distances <= eps[left]
             result[left[fooled]] = found[fooled]
             left = left[~fooled]
             if len(left) == 0:
@@ -59,7 +68,7 @@ def nearest_towards(
     rank: int,
     *,
     norm: Norm,
-    enough: float = 0.0,
+    enough: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Looks for the nearest adversarial image in the direction of one wrong class.
 
@@ -69,7 +78,7 @@ def nearest_towards(
         labels: int64 `(B,)`.
         rank: Which class: 0 is the most likely wrong one.
         norm: `Linf`, `L2` or `L1`.
-        enough: An image found within this distance is not improved further.
+        enough: An image found within this distance `(B,)` is not improved further; None: 0.
 
     Returns:
         Images like `images`, unchanged where none was found, and distances `(B,)`, infinite there.
@@ -80,6 +89,7 @@ def nearest_towards(
         target = likely_wrong_class(model(_channels_last(images)), rank)
     left = torch.arange(len(images), device=images.device)
     clean, own, point = images, labels, images
+    goal = torch.zeros_like(distances) if enough is None else enough
     for _ in range(_ITERATIONS):
         plane = _linearised(model, point, own, target)
         point = _towards(plane, point, clean, norm)
@@ -91,7 +101,7 @@ def nearest_towards(
         nearest[left[nearer]] = point[nearer]
         distances[left[nearer]] = length[nearer]
         point = torch.where(per_sample(crossed, point), clean + change * _BACKWARD, point)
-        searching = distances[left] > enough
+        searching = distances[left] > goal[left]
         if not bool(searching.all()):
             left, clean, own = left[searching], clean[searching], own[searching]
             point, target = point[searching], target[searching]

@@ -19,6 +19,7 @@ from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor
 
 from dynat_ray.perturb.objectives import cw_margin
+from dynat_ray.perturb.threat import per_sample
 
 Logits = Callable[[Tensor], Tensor]
 
@@ -81,9 +82,14 @@ class _SparesFooled:
     """Mixed into the library's attacks; each run of theirs is over the samples still right."""
 
     model: Any
+    eps: Any
+    own_eps: Tensor | None = None
+    """Radii of the samples `(B,)`, if they are not all the one that the attack was made with."""
 
     def perturb(self, x: Tensor, y: Tensor) -> Tensor:
-        self._left = torch.arange(len(x), device=x.device)
+        # The library leaves out what is wrong to begin with, and the network's twin may find that
+        # of a clean image that the network has right.
+        self._left = (self.model(x).argmax(dim=1) == y).nonzero().squeeze(1)
         self._nearest = x.clone()
         self._margins = torch.full(y.shape, torch.inf, device=x.device)
         adversarial: Tensor = super().perturb(x, y)  # type: ignore[misc]
@@ -93,6 +99,8 @@ class _SparesFooled:
     def attack_single_run(
         self, x: Tensor, y: Tensor, x_init: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        if self.own_eps is not None:
+            self.eps = per_sample(self.own_eps[self._left], x)
         model = self.model
         sparing = _Sparing(model, x, y)
         self.model = sparing
@@ -108,11 +116,6 @@ class _SparesFooled:
         return best, ~sparing.fooled, loss, adversarial
 
     def _keep_nearest(self, run: _Sparing) -> None:
-        if len(run.margins) != len(self._left):
-            # The library leaves out what is wrong to begin with, and the network's twin may find
-            # that of a clean image that the network has right.
-            self._left = self._left[:0]
-            return
         nearer = run.margins < self._margins[self._left]
         rows = self._left[nearer]
         self._nearest[rows] = run.found[nearer]

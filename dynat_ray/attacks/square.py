@@ -20,7 +20,7 @@ from dynat_ray.attacks.stages import Setting
 from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
 from dynat_ray.perturb.objectives import cw_margin
-from dynat_ray.perturb.threat import Threat
+from dynat_ray.perturb.threat import Threat, per_sample
 
 _QUERIES = 5000
 # Share of the pixels in the first squares, and after which queries it is halved.
@@ -37,9 +37,19 @@ class Square:
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, at: Setting) -> Tensor:
         require_square(images, at.threat.norm)
-        if at.threat.norm == "Linf":
-            return _linf_search(model, images, labels, at, self.queries)
+        if self.mixes(model, images, at):
+            eps = images.new_full(labels.shape, at.threat.eps)
+            return self.perturb_each(model, images, labels, eps, at)
         return _library_search(logits_of(model), images, labels, at, self.queries)
+
+    def mixes(self, model: nn.Module, images: Tensor, at: Setting) -> bool:
+        return at.threat.norm == "Linf"
+
+    def perturb_each(
+        self, model: nn.Module, images: Tensor, labels: Tensor, eps: Tensor, at: Setting
+    ) -> Tensor:
+        require_square(images, at.threat.norm)
+        return _linf_search(model, images, labels, eps, at.seed, self.queries)
 
     def note(self, classes: int) -> str:
         return ""
@@ -89,10 +99,10 @@ def _library_search(
 
 @torch.no_grad()
 def _linf_search(
-    model: nn.Module, images: Tensor, labels: Tensor, at: Setting, queries: int
+    model: nn.Module, images: Tensor, labels: Tensor, eps: Tensor, seed: int, queries: int
 ) -> Tensor:
     count, channels, height, width = images.shape
-    random = torch.Generator().manual_seed(at.seed)
+    random = torch.Generator().manual_seed(seed)
 
     def signs(*shape: int) -> Tensor:
         return (2 * torch.rand(shape, generator=random) - 1).sign().to(images.device)
@@ -100,7 +110,7 @@ def _linf_search(
     def place(room: int) -> int:
         return int(room * torch.rand(1, generator=random))
 
-    eps = at.threat.eps
+    eps = per_sample(eps, images)
     images = images.contiguous(memory_format=torch.channels_last)
     low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
     stripes = images + eps * signs(count, channels, 1, width)
@@ -114,6 +124,7 @@ def _linf_search(
             result[left] = best
             left, labels, margin = left[searching], labels[searching], margin[searching]
             low, high, best = low[searching], high[searching], best[searching]
+            eps = eps[searching]
             if len(left) == 0:
                 return result
         side = _side(query, height, width)

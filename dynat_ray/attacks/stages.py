@@ -6,8 +6,8 @@ plain PyTorch, knows nothing of workers, and its outcome follows from its argume
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -54,6 +54,56 @@ class Stage(Protocol):
     def note(self, classes: int) -> str:
         """Returns what is done otherwise than in the literature with so few classes, or ``""``."""
         ...
+
+
+@runtime_checkable
+class MixingStage(Stage, Protocol):
+    """A stage whose batch may hold samples of several radii."""
+
+    def mixes(self, model: nn.Module, images: Tensor, at: Setting) -> bool:
+        """Returns whether it can do so with this model under the norm of `at`."""
+        ...
+
+    def perturb_each(
+        self, model: nn.Module, images: Tensor, labels: Tensor, eps: Tensor, at: Setting
+    ) -> Tensor:
+        """As `perturb`, each sample within its own radius.
+
+        Args:
+            model: As in `perturb`.
+            images: As in `perturb`.
+            labels: As in `perturb`.
+            eps: float32 `(B,)`, more than 0; instead of that of `at`.
+            at: Norm and seed.
+        """
+        ...
+
+
+def perturb_each(
+    stage: Stage, model: nn.Module, images: Tensor, labels: Tensor, eps: Tensor, at: Setting
+) -> Tensor:
+    """Returns what a stage makes of samples, each within its own radius.
+
+    A long random search over few images costs nearly what it costs over many, so that samples of
+    all radii share a batch where the stage can do it.
+
+    Args:
+        stage: Any.
+        model: As in `Stage.perturb`.
+        images: As in `Stage.perturb`.
+        labels: As in `Stage.perturb`.
+        eps: float64 `(B,)`, more than 0; instead of that of `at`.
+        at: Norm and seed.
+    """
+    radii = eps.unique().tolist()
+    if len(radii) > 1 and isinstance(stage, MixingStage) and stage.mixes(model, images, at):
+        return stage.perturb_each(model, images, labels, eps.to(images.dtype), at)
+    adversarial = images.clone()
+    for radius in radii:
+        rows = (eps == radius).nonzero().squeeze(1)
+        own = replace(at, threat=at.threat.at(radius))
+        adversarial[rows] = stage.perturb(model, images[rows], labels[rows], own)
+    return adversarial
 
 
 def target_count(classes: int) -> int:

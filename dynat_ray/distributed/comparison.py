@@ -21,6 +21,7 @@ from dynat_ray.distributed.graceful_stop import until_stopped
 from dynat_ray.distributed.ray_internals import HEAD_NODE
 from dynat_ray.distributed.ray_trainer import Workers, resolve_workers
 from dynat_ray.distributed.stop_flag import StopFlag
+from dynat_ray.distributed.tracker_follower import TrackerFollower
 from dynat_ray.distributed.training_run import resolve, run, with_absolute_paths
 from dynat_ray.distributed.waiting_for_nodes import wait_for_nodes
 from dynat_ray.errors import UserError
@@ -31,6 +32,7 @@ from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.resumable_folder import FolderKind, open_folder
 from dynat_ray.storage.run_folder import config_settings, read_run_config
 from dynat_ray.storage.run_length import RunLength
+from dynat_ray.tracking.runs import COMPARISON_FILES, group_trackers
 from dynat_ray.training.equal_compute import pgd_at_compute
 
 # Only the head node has this resource. A run's own process takes a trace of it and no CPU, so that
@@ -38,7 +40,7 @@ from dynat_ray.training.equal_compute import pgd_at_compute
 _ON_HEAD = {HEAD_NODE: 0.0001}
 _FILE = "compare.yaml"
 # What may be changed when a comparison is resumed; the rest would make its runs incomparable.
-_MAY_CHANGE = ("cluster.", "train.seed")
+_MAY_CHANGE = ("cluster.", "train.seed", "train.trackers")
 _COMPARISON = FolderKind(
     name="comparison",
     file=_FILE,
@@ -121,8 +123,11 @@ def compare(
         write_comparison(folder, seeds, first=first)
 
     wait = partial(_wait_for_first_run, common, runs, folder, workers)
-    errors = _run_all(runs, folder, slots, on_end, wait)
-    table = write_comparison(folder, seeds, first=first)
+    trackers = group_trackers("comparison", common, folder, {"methods": list(seeds)})
+    with TrackerFollower(trackers):
+        errors = _run_all(runs, folder, slots, on_end, wait)
+        table = write_comparison(folder, seeds, first=first)
+    trackers.end("failed" if errors else "finished", files=COMPARISON_FILES)
     if errors:
         raise UserError(
             f"{len(errors)} of {len(runs)} runs failed: {'; '.join(errors)}. The table of the "
@@ -255,10 +260,12 @@ class _Schedule:
 
 
 def _is_done(config: RunConfig, folder: Path) -> bool:
-    """Returns whether a run has ended under these settings, whatever cluster it ran on."""
+    """Returns whether a run has ended under these settings, wherever it ran and was followed."""
     if not read_json(folder / "results.json"):
         return False
-    there = replace(read_run_config(folder), cluster=config.cluster)
+    there = read_run_config(folder)
+    train = replace(there.train, trackers=config.train.trackers)
+    there = replace(there, cluster=config.cluster, train=train)
     return dump_config(there) == dump_config(config)
 
 

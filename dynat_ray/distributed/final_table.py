@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,9 @@ from dynat_ray.config import RunConfig
 from dynat_ray.data import LazySplit, balanced_subset, load_info, load_labels
 from dynat_ray.distributed.evaluator import ShardRunner, Workers, evaluated
 from dynat_ray.evaluation.identity import checksum_samples, identify, identity_key
-from dynat_ray.evaluation.outcomes import Outcome
+from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome
 from dynat_ray.evaluation.plan import EvaluationPlan
-from dynat_ray.evaluation.results import OUTCOMES, write_run_samples
+from dynat_ray.evaluation.results import OUTCOMES, results_of, write_run_samples
 from dynat_ray.evaluation.shards import Images
 from dynat_ray.models import load_model
 from dynat_ray.perturb.threat import Threat
@@ -46,23 +47,54 @@ def measure_run(config: RunConfig, folder: Path, *, workers: Workers) -> dict[st
     labels = load_labels(config.data.path, "test")
     lines = read_metrics(folder / "metrics.jsonl")
     best_epoch = max((line["epoch"] for line in lines if line["best"]), default=lines[-1]["epoch"])
-    found: dict[str, Mapping[str, Outcome]] = {}
+    radii = {*config.eval.eps_curve, config.threat.eps}
+    found: dict[str, AttackOutcomes] = {}
     with workers.ready() as run_shards:
         for name, model_folder in (("best", "model"), ("last", "model_last")):
             if name == "last" and best_epoch == lines[-1]["epoch"]:
                 found["last"] = found["best"]
                 break
-            found[name] = measure(
-                folder / model_folder, images, labels, config, config.eval.attacks, run_shards
+            found[name] = measure_at(
+                radii,
+                folder / model_folder,
+                images,
+                labels,
+                config,
+                config.eval.attacks,
+                run_shards,
             )
-    write_run_samples(folder / OUTCOMES, found, np.arange(len(labels)), labels.numpy())
+    threat = Threat(config.threat.norm, config.threat.eps)
+    at_eps = {name: outcomes[threat] for name, outcomes in found.items()}
+    write_run_samples(folder / OUTCOMES, at_eps, np.arange(len(labels)), labels.numpy())
     seconds = sum(line["seconds"] for line in lines)
     images_seen = sum(line["seconds"] * line["images_per_second"] for line in lines)
     return {
-        **{name: table_of(outcomes) for name, outcomes in found.items()},
+        **{name: table_of(outcomes) for name, outcomes in at_eps.items()},
+        **_eps_curves(found),
         "best_epoch": best_epoch,
         "seconds": round(seconds, 1),
         "images_per_second": round(images_seen / seconds, 1),
+    }
+
+
+def _eps_curves(found: Mapping[str, AttackOutcomes]) -> dict[str, Any]:
+    """Returns, for runs with several radii, each model's curve and its expected robustness.
+
+    That is the mean accuracy over the radii, by attack, in percent.
+    """
+    if all(len(outcomes) == 1 for outcomes in found.values()):
+        return {}
+    return {
+        "eps_curve": {
+            name: {
+                **results_of(outcomes),
+                "expected_robustness": {
+                    attack: round(fmean(at[attack].accuracy for at in outcomes.values()), 3)
+                    for attack in next(iter(outcomes.values()))
+                },
+            }
+            for name, outcomes in found.items()
+        }
     }
 
 
@@ -75,16 +107,34 @@ def measure(
     run_shards: ShardRunner,
     device: torch.device | None = None,
 ) -> Mapping[str, Outcome]:
-    """Returns what became of every image under each attack.
+    """Returns what became of every image under each attack at `threat.eps`, see `measure_at`."""
+    (outcomes,) = measure_at(
+        [config.threat.eps], model_folder, images, labels, config, attacks, run_shards, device
+    ).values()
+    return outcomes
+
+
+def measure_at(
+    radii: Iterable[float],
+    model_folder: Path,
+    images: Images,
+    labels: Tensor,
+    config: RunConfig,
+    attacks: Sequence[str],
+    run_shards: ShardRunner,
+    device: torch.device | None = None,
+) -> AttackOutcomes:
+    """Returns what became of every image under each attack, for each radius.
 
     Finished shards are kept beside the model's folder: when this is killed and called again, with
     the same model, images and settings, it goes on.
 
     Args:
+        radii: In the norm of the threat.
         model_folder: Saved model.
         images: All.
         labels: int64 `(N,)`.
-        config: For the threat, `eval.samples` and `eval.second_stage` (what costly attacks see),
+        config: For the norm, `eval.samples` and `eval.second_stage` (what costly attacks see),
             and the seed.
         attacks: Names.
         run_shards: Of those who share the work, see `Workers.ready`.
@@ -95,7 +145,7 @@ def measure(
         samples=len(labels),
         classes=info.num_classes,
         attacks=get_attacks(attacks),
-        threats=[Threat(config.threat.norm, config.threat.eps)],
+        threats=[Threat(config.threat.norm, eps) for eps in sorted(radii)],
         costly_positions=balanced_subset(labels.numpy(), config.eval.samples),
         seed=config.train.seed,
         batch_size=_shard_size(len(labels), config),
@@ -117,8 +167,7 @@ def measure(
             workers=nullcontext(run_shards),
         ) as found,
     ):
-        (outcomes,) = found.attacks.values()
-        return outcomes
+        return found.attacks
 
 
 def table_of(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:

@@ -45,5 +45,5 @@ class Follower(Poller):
             self._mirror.pull(only=(_METRICS, NOTES))
 
     def poll_last(self) -> None:
-        """Fetches everything."""
-        self._mirror.pull()
+        """Fetches everything but events, which this process writes."""
+        self._mirror.pull(leave=("tensorboard",))

@@ -18,6 +18,7 @@ from dynat_ray.distributed.cluster import require_shared_storage
 from dynat_ray.distributed.evaluator import cluster_workers
 from dynat_ray.distributed.final_table import measure, table_of
 from dynat_ray.distributed.ray_trainer import resolve_workers
+from dynat_ray.distributed.tracker_follower import TrackerFollower
 from dynat_ray.distributed.training_run import finish, resolve
 from dynat_ray.distributed.trials import trial_config
 from dynat_ray.distributed.tuner import run_trials
@@ -43,6 +44,13 @@ from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.environment import write_environment
 from dynat_ray.storage.json_file import read_json
 from dynat_ray.storage.mirror import Mirror
+from dynat_ray.tracking.runs import (
+    RUN_FILES,
+    SEARCH_FILES,
+    final_values,
+    group_trackers,
+    run_trackers,
+)
 from dynat_ray.training.setup import check_run, split_training
 
 _SAMPLED = "autoattack-sampled"
@@ -142,8 +150,20 @@ def run_search(
         # A command that is killed sends nothing any more, and trials alone are no search.
         mirror.push()
     print(f"{plan.describe()}\n{'folder':<9} {shown_text(str(folder))}", flush=True)
+    space = {f"space.{key}": describe_distribution(d) for key, d in search.space.searched.items()}
+    trackers = group_trackers("search", search.default, folder, space)
+    with TrackerFollower(trackers):
+        _run_and_judge(plan, folder, time_budget)
+    trackers.end("finished", files=SEARCH_FILES)
+    return read_trials(folder)
+
+
+def _run_and_judge(plan: Plan, folder: Path, time_budget: float | None) -> None:
+    """Runs the trials that are left, and writes all results."""
+    search = plan.search
     _wait_for_first_trial(plan, folder)
     run_trials(folder, search, concurrent=plan.concurrent, time_budget=time_budget)
+    _end_stopped_trials(search, folder)
     _judge_finalists(plan, folder)
     best = winner(read_trials(folder), deciding_attack(search.default))
     write_trials_table(folder / "trials.parquet", search, read_trials(folder))
@@ -157,7 +177,14 @@ def run_search(
     for number in dict.fromkeys([DEFAULT_TRIAL, best.number]):
         _measure_on_test_split(plan, folder, number)
     write_search_report(folder)
-    return read_trials(folder)
+
+
+def _end_stopped_trials(search: Search, folder: Path) -> None:
+    """Tells the trackers of trials whose own processes were ended early."""
+    for trial in read_trials(folder):
+        if trial.state == "stopped":
+            own = trial_folder(folder, trial.number)
+            run_trackers(trial_config(search, trial), own).end("stopped", files=RUN_FILES)
 
 
 def _wait_for_first_trial(plan: Plan, folder: Path) -> None:
@@ -215,7 +242,9 @@ def _measure_on_test_split(plan: Plan, folder: Path, number: int) -> None:
     run_folder = trial_folder(folder, number)
     if trial.state == "finished" and not read_json(run_folder / "results.json"):
         print(f"trial {number} on the test split", flush=True)
-        finish(trial_config(plan.search, trial), run_folder, workers=plan.workers)
+        config = trial_config(plan.search, trial)
+        results = finish(config, run_folder, workers=plan.workers)
+        run_trackers(config, run_folder).end("finished", final_values(results), RUN_FILES)
 
 
 def _write_best(file: Path, search: Search, best: Trial) -> None:

@@ -20,6 +20,7 @@ from dynat_ray.distributed.evaluator import cluster_workers
 from dynat_ray.distributed.final_table import measure_run
 from dynat_ray.distributed.ray_trainer import fit, resolve_workers
 from dynat_ray.distributed.stop_flag import StopFlag
+from dynat_ray.distributed.tracker_follower import TrackerFollower
 from dynat_ray.errors import UserError
 from dynat_ray.methods import standard_model_key
 from dynat_ray.models.arguments import check_arguments
@@ -29,9 +30,12 @@ from dynat_ray.report import write_report
 from dynat_ray.settings import override
 from dynat_ray.storage.description import describe_run
 from dynat_ray.storage.environment import write_environment
+from dynat_ray.storage.failure import failure_recorded
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.run_folder import open_run_folder
 from dynat_ray.storage.run_length import RunLength
+from dynat_ray.tracking.available import check_trackers
+from dynat_ray.tracking.runs import RUN_FILES, final_values, run_trackers
 from dynat_ray.training.equal_compute import check_compute
 from dynat_ray.training.final_models import is_trained
 from dynat_ray.training.setup import check_run
@@ -75,9 +79,12 @@ def run(
     print(describe_run(config, info, mirror.address if mirror else folder, facts), flush=True)
     for change in changed:
         print(f"changed since the run began: {change}", flush=True)
-    if not is_trained(folder, RunLength.of(config.train)):
-        fit(config, folder, stop=stop)
-    results = finish(config, folder, workers=workers.most)
+    trackers = run_trackers(config, folder)
+    with failure_recorded(folder), TrackerFollower(trackers):
+        if not is_trained(folder, RunLength.of(config.train)):
+            fit(config, folder, stop=stop)
+        results = finish(config, folder, workers=workers.most)
+    trackers.end("finished", final_values(results), RUN_FILES)
     if mirror is not None:
         mirror.push()
     return results
@@ -96,6 +103,7 @@ def resolve(config: RunConfig) -> tuple[RunConfig, DatasetInfo, str]:
     config = with_absolute_paths(config, path)
     info = load_info(path)
     get_attacks(config.eval.attacks)
+    check_trackers(config.train.trackers)
     loader = check_run(config, info, say=print)
     check_compute(config)
     return config, info, loader

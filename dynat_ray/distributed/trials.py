@@ -20,6 +20,7 @@ from dynat_ray.distributed.mirror_follower import fetch_measured
 from dynat_ray.distributed.placement_groups import GROUP, remove_group_later
 from dynat_ray.distributed.ray_trainer import fit, resolve_workers
 from dynat_ray.distributed.stop_flag import StopFlag
+from dynat_ray.distributed.tracker_follower import TrackerFollower
 from dynat_ray.distributed.tune_reports import SPENT, ReportToTune, tune_report
 from dynat_ray.errors import Stopped, UserError
 from dynat_ray.report import write_report
@@ -42,6 +43,7 @@ from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.run_folder import open_run_folder
 from dynat_ray.storage.run_length import RunLength
+from dynat_ray.tracking.runs import RUN_FILES, run_trackers
 from dynat_ray.training.final_models import is_trained
 from dynat_ray.training.setup import check_run
 
@@ -94,8 +96,13 @@ def _train(search_folder: Path, trial: Trial, folder: Path, stop: StopFlag) -> N
         facts = {"workers": str(low), "device": "cuda" if gpu else "cpu", "loader": loader}
         command = f"trial {trial.number} of the search {search_folder}"
         write_environment(folder, facts, command)
-        fit(config, folder, callbacks=[ReportToTune(length)], quiet=True, stop=stop)
-    write_report(folder)
+        trackers = run_trackers(config, folder)
+        with TrackerFollower(trackers):
+            fit(config, folder, callbacks=[ReportToTune(length)], quiet=True, stop=stop)
+        write_report(folder)
+        trackers.end("finished", files=RUN_FILES)
+    else:
+        write_report(folder)
     if mirror := Mirror.of(folder):
         mirror.push()
 

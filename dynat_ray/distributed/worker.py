@@ -113,7 +113,7 @@ def run_worker(arguments: dict[str, str]) -> TrainingEnd:
     with tempfile.TemporaryDirectory(prefix="dynat-ray-") as scratch:
         mirror = Mirror(Path(scratch) / Path(arguments["run_folder"]).name, arguments["address"])
         if ray.train.get_context().get_world_rank() == 0:
-            mirror.pull(leave=("samples", "model", "model_last"))
+            mirror.pull(leave=("samples", "model", "model_last", "tensorboard"))
         else:  # Only the first worker goes on with the files of the run.
             mirror.pull(only=(CONFIG,))
         return _train(mirror.folder, mirror, stopping)

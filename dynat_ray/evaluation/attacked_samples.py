@@ -3,8 +3,8 @@
 What fooled a sample at one radius lies in the ball of the next, so that it falls there too and is
 not attacked again; a curve never rises. For the same reason a sample that a whole attack leaves
 right at one radius is taken as right at the smaller ones: of an attack of several stages the first,
-which is the cheapest, sees at every radius whom the smaller ones left right; the others begin at
-the largest radius and see at the smaller ones only what falls at the next larger.
+which is the cheapest, sees at every radius whom the smaller ones left right; the others see a
+sample at the largest radius at which it is right, and only if it falls there at the next smaller.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.attacks.registry import Attack, Part
-from dynat_ray.attacks.stages import Setting, Stage
+from dynat_ray.attacks.stages import Setting, Stage, perturb_each
 from dynat_ray.evaluation.shard_outcome import (
     NO_PREDICTION,
     STILL_RIGHT,
@@ -90,33 +90,54 @@ class AttackedSamples:
         first = len(stages) if sampled else 1
         state, states = self._unattacked(margins=sampled), []
         for at in settings:
-            self._run(stages[:first], at, state, among=state.right)
+            eps = self._logits.new_full((len(self._labels),), at.threat.eps, dtype=torch.float64)
+            self._run(stages[:first], at, eps, state, who=state.right)
             states.append(state.copy())
-        self._run_descending(stages[first:], settings, states)
+        self._run_from_largest(stages[first:], settings, states)
         return [each.outcome() for each in states]
 
-    def _run_descending(
+    def _run_from_largest(
         self, stages: _Stages, settings: Sequence[Setting], states: Sequence[_State]
     ) -> None:
-        """Runs stages from the largest radius on; then what fell at one falls at the larger."""
-        among = torch.ones_like(self._labels, dtype=torch.bool)
-        for at, state in zip(reversed(settings), reversed(states), strict=True):
-            self._run(stages, at, state, among=among)
-            among = ~state.right
+        """Runs stages on every sample from the largest radius on at which it is right.
+
+        Samples of all radii share a batch. What fell at one radius falls at the larger ones.
+        """
+        radii = self._logits.new_tensor([at.threat.eps for at in settings], dtype=torch.float64)
+        # Who is right at one radius is so at all smaller ones.
+        place = torch.stack([state.right for state in states]).sum(dim=0) - 1
+        while bool((attacked := (place >= 0) & (radii[place] > 0)).any()):
+            drawn = _taken_from(states, place.clamp(min=0))
+            self._run(stages, settings[-1], radii[place], drawn, who=attacked)
+            for number, state in enumerate(states):
+                rows = attacked & (place == number)
+                state.predicted[rows] = drawn.predicted[rows]
+                state.fooled_by[rows] = drawn.fooled_by[rows]
+            place = torch.where(attacked & ~drawn.right, place - 1, -1)
         for smaller, larger in pairwise(states):
             fell = smaller.fooled_by >= 0
             larger.predicted[fell] = smaller.predicted[fell]
             larger.fooled_by[fell] = smaller.fooled_by[fell]
 
-    def _run(self, stages: _Stages, at: Setting, state: _State, *, among: Tensor) -> None:
-        """Runs stages, with their places, on those of the samples `among` that are right."""
-        for place, stage in stages if at.threat.eps > 0 else ():
-            chosen = (among & state.right).nonzero().squeeze(1)
+    def _run(
+        self, stages: _Stages, at: Setting, eps: Tensor, state: _State, *, who: Tensor
+    ) -> None:
+        """Runs stages, with their places, on those of the samples `who` that are right.
+
+        Args:
+            stages: In this order.
+            at: Norm and seed.
+            eps: Radius of every sample, float64 `(n,)`.
+            state: Is changed.
+            who: bool `(n,)`.
+        """
+        for place, stage in stages:
+            chosen = (who & state.right & (eps > 0)).nonzero().squeeze(1)
             if len(chosen) == 0:
                 break
-            images, labels = self._images[chosen], self._labels[chosen]
-            adversarial = stage.perturb(self._twin, images, labels, at).detach()
-            _check_ball(stage.name, adversarial, images, at.threat)
+            images, labels, radii = self._images[chosen], self._labels[chosen], eps[chosen]
+            adversarial = perturb_each(stage, self._twin, images, labels, radii, at).detach()
+            _check_ball(stage.name, adversarial, images, at.threat, radii)
             # What counts is what the model itself says.
             predicted, logits = predict(self._model, adversarial)
             state.predicted[chosen] = predicted
@@ -133,6 +154,19 @@ class AttackedSamples:
         )
 
 
+def _taken_from(states: Sequence[_State], place: Tensor) -> _State:
+    """Returns how every sample stands at its own one of several radii, `place` `(n,)`."""
+
+    def taken(each: list[Tensor]) -> Tensor:
+        return torch.stack(each).gather(0, place[None])[0]
+
+    return _State(
+        taken([state.predicted for state in states]),
+        taken([state.fooled_by for state in states]),
+        margins=None,
+    )
+
+
 def predict(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Returns predicted classes `(n,)`, `NO_PREDICTION` where undefined, and logits `(n, K)`."""
     with torch.no_grad():
@@ -144,10 +178,12 @@ def _classes(logits: Tensor) -> Tensor:
     return logits.argmax(dim=1).masked_fill(~logits.isfinite().all(dim=1), NO_PREDICTION)
 
 
-def _check_ball(stage: str, adversarial: Tensor, images: Tensor, threat: Threat) -> None:
+def _check_ball(
+    stage: str, adversarial: Tensor, images: Tensor, threat: Threat, eps: Tensor
+) -> None:
     sizes = threat.sizes(adversarial - images)
     # Comparisons with NaN are false, so that a NaN fails here too.
-    inside = bool((sizes <= threat.eps * (1 + 1e-4) + 1e-6).all())
-    assert inside, f"{stage} left {threat}: {float(sizes.max())}"
+    inside = bool((sizes <= eps * (1 + 1e-4) + 1e-6).all())
+    assert inside, f"{stage} left {threat.norm}, eps {eps.unique().tolist()}: {float(sizes.max())}"
     assert float(adversarial.min()) >= 0, stage
     assert float(adversarial.max()) <= 1, stage

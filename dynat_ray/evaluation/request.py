@@ -8,8 +8,9 @@ from pathlib import Path
 
 from dynat_ray.attacks.corruptions import get_corruptions
 from dynat_ray.attacks.registry import get_attacks, get_distances
-from dynat_ray.config import EvalConfig, Norm, ThreatConfig
+from dynat_ray.config import Norm, ThreatConfig
 from dynat_ray.errors import UserError
+from dynat_ray.eval_config import EvalConfig
 from dynat_ray.evaluation.subject import Subject
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.radius import parse_number

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dynat_ray.acceleration.twin import forget_twin
 from dynat_ray.attacks.registry import get_attacks, require_takeable
-from dynat_ray.config import EvalConfig
+from dynat_ray.eval_config import EvalConfig
 from dynat_ray.evaluation.batches import BATCH_SIZE
 from dynat_ray.evaluation.inputs import check_samples, count_classes
 from dynat_ray.evaluation.outcomes import Outcome

@@ -70,7 +70,7 @@ def write_comparison(
     differences = _differences(folder, runs, attacks, first or next(iter(seeds)))
     markdown = "\n".join([_markdown(rows, attacks), *_differences_markdown(differences)])
     figure = clean_against_robust(rows, robust) if robust and "clean" in attacks else None
-    any_run = next((found[0] for found in runs.values() if found), None)
+    firsts = [found[0] for found in runs.values() if found]
     try:
         make_folder(folder)
         atomic_write_text(folder / "compare.csv", _csv(rows, attacks))
@@ -83,12 +83,13 @@ def write_comparison(
         raise UserError(f"the comparison in {folder} can't be written: {error}") from error
     content = {
         "name": folder.name,
-        "facts": _facts(any_run),
+        "facts": _shared_facts(firsts),
         "attacks": attacks,
         "rows": rows,
         "figure": figure,
         "robust": robust,
-        "length": str(RunLength.of(any_run.config.train)) if any_run else "",
+        "length": str(RunLength.of(firsts[0].config.train)) if firsts else "",
+        "chosen": any(run.config.data.val_fraction > 0 for run in firsts),
         "helped": [
             label
             for label, found in runs.items()
@@ -203,7 +204,11 @@ def _csv(rows: Sequence[Row], attacks: Sequence[str]) -> str:
     return file.getvalue()
 
 
-def _facts(run: Run | None) -> dict[str, str]:
-    if run is None:
-        return {}
-    return {name: words for name, words in run.facts().items() if name not in ("method", "seed")}
+def _shared_facts(runs: Sequence[Run]) -> dict[str, str]:
+    """Returns what holds for all of the runs, one of each method."""
+    facts = [run.facts() for run in runs]
+    return {
+        name: words
+        for name, words in (facts[0] if facts else {}).items()
+        if name not in ("method", "seed") and all(each.get(name) == words for each in facts)
+    }

@@ -12,12 +12,19 @@ import numpy as np
 
 from dynat_ray.radius import format_radius
 from dynat_ray.report.epoch_figures import learning_curves, speed_curves
+from dynat_ray.report.evaluation_figures import eps_curve
 from dynat_ray.report.evaluation_text import second_stage_lines
 from dynat_ray.report.fragile import FOLDER, find_fragile
 from dynat_ray.report.page import write_page
 from dynat_ray.report.reading import Columns, Run, read_run
 from dynat_ray.report.sample_figures import budgets_and_steps, confidence_gaps, gap_figure
-from dynat_ray.report.text import MODELS, attack_names, interval_text, most_telling
+from dynat_ray.report.text import (
+    MODELS,
+    attack_names,
+    expected_robustness,
+    interval_text,
+    most_telling,
+)
 from dynat_ray.storage.run_length import RunLength
 
 # Points by which PGD may lie above AutoAttack before the page says so loudly: PGD-AT and TRADES
@@ -52,6 +59,8 @@ def _content(run: Run) -> dict[str, Any]:
         "settings": asdict(run.config),
         "environment": _environment(run),
         "table": _table(run.results),
+        "chosen": run.config.data.val_fraction > 0,
+        "eps_curve": _eps_curve(run),
         "comparison": _pgd_against_autoattack(run.results),
         "curves": learning_curves(run) if run.metrics else None,
         "budgets": budgets_and_steps(run),
@@ -99,6 +108,37 @@ def _table(results: Mapping[str, Any]) -> dict[str, Any] | None:
         "second_stage": second_stage_lines(first),
         "notes": sorted({entry["note"] for entry in first.values() if entry.get("note")}),
     }
+
+
+def _eps_curve(run: Run) -> dict[str, Any] | None:
+    """Returns the best model's accuracies over `eval.eps_curve`; None without a curve."""
+    points = run.results.get("eps_curve", {}).get("best", {}).get("curve", [])
+    if not points:
+        return None
+    norm = run.config.threat.norm
+    attacks = [name for name in points[0]["results"] if name != "clean"]
+    series = {
+        name: [
+            (point["eps"], entry["accuracy"], entry["interval"])
+            for point in points
+            if (entry := point["results"].get(name))
+        ]
+        for name in attacks
+    }
+    return (
+        {
+            "figure": eps_curve(series, norm),
+            "radii": ", ".join(format_radius(point["eps"], norm) for point in points),
+            "expected": {
+                model: expected
+                for model in MODELS
+                if (expected := expected_robustness(run.results, model))
+            },
+            "attacks": attacks,
+        }
+        if attacks
+        else None
+    )
 
 
 def _pgd_against_autoattack(results: Mapping[str, Any]) -> dict[str, Any]:

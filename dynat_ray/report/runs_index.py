@@ -14,15 +14,16 @@ from dynat_ray.data import load_info
 from dynat_ray.errors import UserError
 from dynat_ray.report.page import write_page
 from dynat_ray.report.text import accuracy_text, align_columns, most_telling
-from dynat_ray.searching.trial_records import read_trials
+from dynat_ray.searching.trial_records import Trial, read_trials, trial_folder
+from dynat_ray.storage.failure import read_failure
 from dynat_ray.storage.json_file import read_json
 from dynat_ray.storage.metrics import read_metrics
+from dynat_ray.storage.owners import work_on
 from dynat_ray.storage.run_folder import read_run_config
 from dynat_ray.storage.run_length import RunLength
 
-# A run whose files have not changed for so long, and not for three of its epochs, has stopped.
-_QUIET_SECONDS = 600.0
-_QUIET_EPOCHS = 3
+# Before the name of what is part of something above it.
+_INNER = "└ "
 _COLUMNS = ("name", "kind", "method", "data", "epochs", "clean", "AutoAttack", "time", "state")
 
 
@@ -33,43 +34,60 @@ class Row:
     Attributes:
         cells: Texts, in the order of the table's columns.
         report: Where its report is, as a link from the folder; empty: nowhere yet.
+        inner: It is a part of the search or comparison above it.
     """
 
     cells: tuple[str, ...]
     report: str = ""
+    inner: bool = False
 
 
-def read_rows(folder: Path, *, live: bool = True) -> list[Row]:
-    """Returns a row for each run, search and comparison directly in a folder, by name.
-
-    Args:
-        folder: To look into.
-        live: Times of files are those of whoever wrote them, so that they tell whether a run goes
-            on; copies' are not.
-    """
+def read_rows(folder: Path) -> list[Row]:
+    """Returns a row for each run, search and comparison in a folder, by name, with their runs."""
     rows = []
     for each in sorted(folder.iterdir()):
         if (each / "config.yaml").is_file():
-            cells = _run_cells(each, live)
+            rows.append(_run_row(folder, each))
         elif (each / "search.yaml").is_file():
-            trials = read_trials(each)
-            done = sum(trial.state == "finished" for trial in trials)
-            state = f"{done} of {len(trials)} trials finished"
-            cells = (each.name, "search", "", "", "", "", "", "", state)
+            rows += _search_rows(folder, each)
         elif (each / "compare.yaml").is_file():
-            whole = (each / "compare.csv").is_file()
-            state = "has a table" if whole else "has no table yet"
-            cells = (each.name, "comparison", "", "", "", "", "", "", state)
-        else:
-            continue
-        report = f"{quote(each.name)}/report.html" if (each / "report.html").is_file() else ""
-        rows.append(Row(cells, report))
+            state = "has a table" if (each / "compare.csv").is_file() else "has no table yet"
+            rows.append(_group_row(each, "comparison", state, "compare.html"))
+            runs = sorted((each / "runs").glob("*/config.yaml"))
+            rows += [_run_row(folder, own.parent) for own in runs]
     return rows
+
+
+def _search_rows(place: Path, folder: Path) -> list[Row]:
+    trials = read_trials(folder)
+    done = sum(trial.state == "finished" for trial in trials)
+    state = f"{done} of {len(trials)} trials finished"
+    rows = [_group_row(folder, "search", state, "report.html")]
+    for trial in trials:
+        own = trial_folder(folder, trial.number)
+        if (own / "config.yaml").is_file():
+            rows.append(_run_row(place, own, trial))
+    return rows
+
+
+def _group_row(folder: Path, kind: str, state: str, page: str) -> Row:
+    if work := work_on(folder):
+        state = f"{work}, {state}"
+    link = f"{quote(folder.name)}/{page}" if (folder / page).is_file() else ""
+    return Row((folder.name, kind, *("",) * 6, state), link)
+
+
+def _run_row(place: Path, folder: Path, trial: Trial | None = None) -> Row:
+    """Returns the row of a run, which lies in the `place` or in a search or comparison there."""
+    path = folder.relative_to(place).as_posix()
+    link = f"{quote(path)}/report.html" if (folder / "report.html").is_file() else ""
+    return Row(_run_cells(folder, trial), link, inner=folder.parent != place)
 
 
 def runs_table(rows: Sequence[Row]) -> str:
     """Returns the rows for the terminal, under a line of titles."""
-    return align_columns([list(_COLUMNS), *(list(row.cells) for row in rows)])
+    shown = [[f"{_INNER * row.inner}{row.cells[0]}", *row.cells[1:]] for row in rows]
+    return align_columns([list(_COLUMNS), *shown])
 
 
 def write_index(folder: Path, rows: Sequence[Row]) -> Path:
@@ -83,7 +101,7 @@ def write_index(folder: Path, rows: Sequence[Row]) -> Path:
     return write_page(folder / "index.html", "runs.html", content)
 
 
-def _run_cells(folder: Path, live: bool) -> tuple[str, ...]:
+def _run_cells(folder: Path, trial: Trial | None) -> tuple[str, ...]:
     try:
         config, lines = read_run_config(folder), read_metrics(folder / "metrics.jsonl")
     except UserError as error:
@@ -103,18 +121,20 @@ def _run_cells(folder: Path, live: bool) -> tuple[str, ...]:
         accuracy_text(best.get("clean")),
         accuracy_text(best[attack]) if attack else "-",
         _time_text(seconds),
-        "finished" if best else _state(folder, lines, epochs, live),
+        "finished" if best else _state(folder, epochs, trial),
     )
 
 
-def _state(folder: Path, lines: Sequence[Mapping[str, Any]], epochs: str, live: bool) -> str:
-    if not live:
-        return f"not finished, at {epochs}"
-    files = [each for each in folder.iterdir() if each.is_file()]
-    quiet = time.time() - max(each.stat().st_mtime for each in files)
-    epoch = float(lines[-1].get("seconds", 0.0)) if lines else 0.0
-    running = quiet < max(_QUIET_SECONDS, _QUIET_EPOCHS * epoch)
-    return "running" if running else f"stopped at {epochs}"
+def _state(folder: Path, epochs: str, trial: Trial | None) -> str:
+    """Returns what became of a run without results: few trials are measured on the test split."""
+    if work := work_on(folder):
+        return work
+    if trial is not None and trial.state == "finished":
+        return "finished"
+    if trial is not None and trial.state == "stopped":
+        return f"stopped early at {epochs}"
+    failure = trial.error if trial is not None else read_failure(folder)
+    return f"failed at {epochs}: {failure}" if failure else f"stopped at {epochs}"
 
 
 def _data_name(config: RunConfig) -> str:

@@ -82,9 +82,21 @@ def final_table(results: Mapping[str, Any]) -> str:
         entries = results.get(model)
         if entries:
             rows.append([model, *(accuracy_text(entries.get(attack)) for attack in attacks)])
+    for model in MODELS:
+        if expected := expected_robustness(results, model):
+            cells = [f"{expected[name]:.1f}" if name in expected else "" for name in attacks]
+            rows.append([f"{model}, mean over eps", *cells])
     samples = [_samples(results, attack) for attack in attacks]
     rows.append(["test images", *(f"{count:,}" if count else "" for count in samples)])
     return f"test images still right, in percent (95 % interval)\n{align_columns(rows)}"
+
+
+def expected_robustness(results: Mapping[str, Any], model: str) -> dict[str, float]:
+    """Returns a model's mean accuracy over `eval.eps_curve` by attack; empty without a curve."""
+    expected: dict[str, float] = (
+        results.get("eps_curve", {}).get(model, {}).get("expected_robustness", {})
+    )
+    return expected
 
 
 def trials_table(trials: Sequence[Trial], length: RunLength, width: int = 0) -> str:

@@ -20,7 +20,7 @@ from dynat_ray.value_types import AboveOne, NonNegativeInt, PositiveInt, Seed, c
 Sampler = Literal["tpe", "random", "grid"]
 _FILE = "search.yaml"
 # What may be changed when a search is resumed; the rest would make its trials incomparable.
-_MAY_CHANGE = ("trials", "finalists", "cluster.")
+_MAY_CHANGE = ("trials", "finalists", "cluster.", "train.trackers")
 _SEARCH = FolderKind(
     name="search",
     file=_FILE,

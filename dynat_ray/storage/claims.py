@@ -29,6 +29,7 @@ from dynat_ray.shown_text import shown_text
 # A claim is rewritten in place, so that a full disk does not cut it.
 _LENGTH = 2048
 _LONGEST_NAME = 200
+_MARK = ".lease-"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _OLD = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
@@ -89,6 +90,11 @@ def read_claim(content: bytes) -> Claim:
 
 
 _UNKNOWN = Claim(process=0, begun="", place="", host="an unknown host", since="?")
+
+
+def is_claim(name: str) -> bool:
+    """Returns whether a file is a claim to something beside it, by its name."""
+    return name.startswith(".") and _MARK in name
 
 
 class Claims(Protocol):
@@ -197,7 +203,7 @@ def with_beat(claim: Claim, beat: int, *, ending: bool) -> Claim:
 def _prefix(name: str) -> str:
     """Returns how the names of claims begin; long names of folders leave no room for more."""
     short = name if len(os.fsencode(name)) <= _LONGEST_NAME else sha256(name.encode()).hexdigest()
-    return f".{short}.lease-"
+    return f".{short}{_MARK}"
 
 
 def _content(file: Path) -> bytes:

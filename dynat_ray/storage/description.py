@@ -18,7 +18,7 @@ _LONGEST_NAME = 60
 def describe_run(
     config: RunConfig, info: DatasetInfo, folder: Path | str, facts: dict[str, Any]
 ) -> str:
-    """Returns the header: data, model, method, threat, precision, seed, workers, loader, folder.
+    """Returns the header: what the run is, where it computes, and its folder.
 
     Args:
         config: The run.
@@ -64,8 +64,8 @@ def run_facts(
             [config.model.name, *(f"{k}={v}" for k, v in config.model.kwargs.items())]
         ),
         "method": config.method.name,
-        "threat": f"{threat.norm}, eps {format_radius(threat.eps, threat.norm)}{_further(threat)}; "
-        f"training attack: {_steps(config)} steps{_shortfall(config)}",
+        "threat": f"{threat.norm}, eps {format_radius(threat.eps, threat.norm)}{_further(threat)}",
+        "attack": f"{_steps(config)} steps in training{_shortfall(config)}",
         "training": f"{RunLength.of(config.train)}, batch {config.train.batch_size}, {precision}",
         "seed": str(config.train.seed),
         "workers": workers,

@@ -10,11 +10,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pyarrow.fs as stores
-
 from dynat_ray.errors import UserError
 from dynat_ray.interrupt import going_on
-from dynat_ray.object_store import is_address, join, open_store, split_address
+from dynat_ray.object_store import is_address, join, split_address
 from dynat_ray.storage.lease import lease, store_lease
 from dynat_ray.storage.mirror import Mirror, set_mirror_address
 from dynat_ray.submitted_job import in_submitted_job, require_lasting
@@ -100,33 +98,6 @@ def default_out() -> Path:
 def default_place() -> str:
     """Returns the folder or address in which commands write where nobody says."""
     return os.environ.get(_OUT, "") or str(default_out())
-
-
-# What tells of a run, search or comparison how it does, beside what its trials and runs hold.
-_TELLING = (
-    *("config.yaml", "results.json", "metrics.jsonl", "environment.json", "report.html"),
-    *("search.yaml", "compare.yaml", "compare.csv"),
-)
-
-
-@contextmanager
-def listed(place: str) -> Iterator[Path]:
-    """Gives a folder with what tells of the runs in a place: itself, or a store's in small copies.
-
-    Args:
-        place: A folder or an address.
-    """
-    if not is_address(place):
-        yield user_path(place)
-        return
-    store, root = open_store(place)
-    with tempfile.TemporaryDirectory(prefix="dynat-ray-") as scratch:
-        selector = stores.FileSelector(root, allow_not_found=True)
-        for info in store.get_file_info(selector):
-            if info.type == stores.FileType.Directory:
-                copy = Path(scratch) / info.base_name
-                Mirror(copy, join(place, info.base_name)).pull(only=_TELLING)
-        yield Path(scratch)
 
 
 @contextmanager

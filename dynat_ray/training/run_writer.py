@@ -6,8 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from dynat_ray.errors import UserError
 from dynat_ray.storage.links import inner_folder, refuse_links
 from dynat_ray.storage.metrics import write_metrics
@@ -31,12 +29,11 @@ class RunWriter:
         refuse_links(folder)
         self._folder = folder
         self._training_samples = training_samples
-        self._board: SummaryWriter | None = None
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._samples: Future[None] | None = None
 
     def write(self, line: dict[str, Any], record: EpochRecord) -> None:
-        """Writes an epoch's metrics and TensorBoard events, and begins to write its samples.
+        """Writes an epoch's metrics, and begins to write its samples.
 
         Args:
             line: The epoch's metrics.
@@ -50,7 +47,6 @@ class RunWriter:
         try:
             file = inner_folder(self._folder, "samples") / f"epoch_{epoch:04d}.parquet"
             write_metrics(self._folder / "metrics.jsonl", line)
-            self._add_events(line, epoch)
         except OSError as error:
             raise self._error(error) from error
         self._samples = self._thread.submit(record.write, file, self._training_samples)
@@ -69,20 +65,8 @@ class RunWriter:
             raise self._error(error) from error
 
     def close(self) -> None:
-        """Ends the thread and closes the event file."""
+        """Ends the thread."""
         self._thread.shutdown()
-        if self._board is not None:
-            self._board.close()
-
-    def _add_events(self, line: dict[str, Any], epoch: int) -> None:
-        if self._board is None:
-            # After a restart, events of epochs that are run again are hidden.
-            events = inner_folder(self._folder, "tensorboard")
-            self._board = SummaryWriter(str(events), purge_step=epoch)
-        for name, value in line.items():
-            if isinstance(value, float):
-                self._board.add_scalar(name, value, epoch)
-        self._board.flush()
 
     def _error(self, error: OSError) -> UserError:
         return UserError(

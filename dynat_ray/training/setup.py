@@ -51,7 +51,7 @@ class TrainingSetup:
     carried: CarriedPerturbations | None
 
     def close(self) -> None:
-        """Stops the loaders and closes the event file."""
+        """Stops the loaders and the writer."""
         self.train_loader.close()
         if self.validation_loader is not None:
             self.validation_loader.close()

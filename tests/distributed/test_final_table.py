@@ -201,6 +201,18 @@ def test_a_table_goes_on_with_another_number_of_workers(
     assert cluster.shards == 2
 
 
+def test_a_curve_has_every_radius_and_their_mean(small_config: RunConfig, folder: Path) -> None:
+    config = override(small_config, {"eval.eps_curve": "0,1/255", "eval.attacks": "clean,pgd-2"})
+    results = final_table.measure_run(config, folder.parent, workers=Workers(1, on_ray=False))
+    curve = results["eps_curve"]["best"]["curve"]
+    assert [point["eps"] for point in curve] == [0, 1 / 255, small_config.threat.eps]
+    right = [point["results"]["pgd-2"]["accuracy"] for point in curve]
+    assert right[0] == results["best"]["clean"]["accuracy"] >= right[1] >= right[2]
+    assert right[2] == results["best"]["pgd-2"]["accuracy"]
+    mean = results["eps_curve"]["best"]["expected_robustness"]["pgd-2"]
+    assert mean == pytest.approx(sum(right) / 3, abs=1e-3)
+
+
 def test_a_run_leaves_what_became_of_every_test_image(
     small_config: RunConfig, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

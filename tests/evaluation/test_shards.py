@@ -68,14 +68,14 @@ def test_outcome_depends_on_seed_and_number_alone(robust: Victim) -> None:
 
 
 def _images_of_first_step(victim: Victim, seed: int) -> torch.Tensor:
-    """Returns what APGD puts through the model after four passes over the clean images."""
+    """Returns what APGD puts through the model after its passes over the clean images."""
     seen: list[torch.Tensor] = []
     handle = victim.model.register_forward_pre_hook(
         lambda module, arguments: seen.append(arguments[0].detach().clone())
     )
     _run(victim, Shard(0, (THREAT,), np.arange(8), ("apgd-ce",)), seed)
     handle.remove()
-    return seen[4]
+    return next(images for images in seen if not torch.equal(images, victim.images[:8]))
 
 
 def test_shards_in_any_order_give_the_same_outcomes(robust: Victim) -> None:
@@ -211,7 +211,7 @@ def test_what_a_whole_attack_leaves_right_is_right_at_smaller_radii(
 
     def watched(self: GradientAttack, *arguments: Any) -> torch.Tensor:
         key = (self.name, arguments[-1].threat.eps)
-        seen[key] = {rows[image.numpy().tobytes()] for image in arguments[1]}
+        seen[key] = seen.get(key, set()) | {rows[image.numpy().tobytes()] for image in arguments[1]}
         return perturb(self, *arguments)
 
     threats = tuple(THREAT.at(factor * EPS) for factor in (0.5, 1.0, 1.5))
@@ -235,7 +235,7 @@ def test_what_a_whole_attack_leaves_right_is_right_at_smaller_radii(
     assert seen["pgd-5", large] >= seen["cw-10", large] >= right[2]
     assert seen["cw-10", middle] >= right[1] - right[2]
     assert not seen["pgd-5", middle] & right[2]
-    assert not seen["pgd-5", small] & right[1]
+    assert not seen.get(("pgd-5", small), set()) & right[1]
 
 
 def test_a_curve_says_of_how_many_images_it_infers(robust: Victim, staged: str) -> None:

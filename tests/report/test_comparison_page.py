@@ -87,6 +87,20 @@ def write(folder: Path) -> Path:
     return folder / "compare.csv"
 
 
+def test_the_head_holds_what_all_methods_share(small_config: RunConfig, tmp_path: Path) -> None:
+    config = override(small_config, {"attack.steps": 10, "data.val_fraction": 0})
+    for method in ("dynat", "pgd_at"):
+        leave_run(tmp_path, config, method, 0, 80.0)
+    for methods, steps in ((["pgd_at"], True), (["dynat", "pgd_at"], False)):
+        write_comparison(tmp_path, {method: [0] for method in methods})
+        page = (tmp_path / "compare.html").read_text()
+        # DynAT makes three of them.
+        assert ("10 steps in training" in page) == steps
+        assert "3 steps" not in page
+        assert "Linf, eps" in page
+        assert "best is" in page
+
+
 def test_nothing_done_yet(tmp_path: Path) -> None:
     write_comparison(tmp_path, {"dynat": [0]})
     assert "Not finished: dynat" in (tmp_path / "compare.html").read_text()

@@ -169,3 +169,13 @@ def test_the_same_run_gives_the_same_page(make_run: MakeRun) -> None:
 def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a run folder"):
         write_report(tmp_path)
+
+
+def test_a_curve_is_shown_with_its_mean(make_run: MakeRun) -> None:
+    points = [{"eps": eps, "results": RESULTS["best"]} for eps in (0.0, 8 / 255)]
+    expected = {"clean": 97.0, "pgd-20": 77.7, "autoattack": 66.6}
+    curves = {"best": {"curve": points, "expected_robustness": expected}}
+    folder = make_run(results=RESULTS | {"eps_curve": curves})
+    page = Page(write_report(folder))
+    assert page.says("expected robustness pgd-20 autoattack best 77.7 % 66.6 %")
+    assert page.says("at eps 0/255, 8/255")

@@ -27,6 +27,8 @@ def test_steps_too_short_for_the_budget_are_said(
     config = override(small_config, {"threat.eps": 0.1} | settings)
     info = load_info(config.data.path)
     (line,) = [
-        line for line in describe_run(config, info, "x", {}).splitlines() if "threat" in line
+        line
+        for line in describe_run(config, info, "x", {}).splitlines()
+        if line.startswith("attack")
     ]
-    assert line.endswith(f"{config.attack.steps} steps{words}")
+    assert line.endswith(f"{config.attack.steps} steps in training{words}")

@@ -58,7 +58,7 @@ def test_folders_that_are_links_are_refused_by_name(
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("name", ["samples", "checkpoints", "tensorboard"])
+@pytest.mark.parametrize("name", ["samples", "checkpoints"])
 def test_files_in_the_place_of_folders_are_refused_by_name(
     name: str, tiny: RunConfig, tmp_path: Path
 ) -> None:

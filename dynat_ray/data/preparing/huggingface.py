@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,7 +19,7 @@ from dynat_ray.user_path import user_path
 _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 # Where the hub itself puts tables that it makes of data sets that come as something else.
 _CONVERTED = "refs/convert/parquet"
-_PLAIN_FOLDERS = frozenset({"data", "default", "partial"})
+_DEFAULT = "default"
 
 
 def read_huggingface(wanted: str, scratch: Path, options: dict[str, str]) -> Source:
@@ -50,8 +51,7 @@ def read_huggingface(wanted: str, scratch: Path, options: dict[str, str]) -> Sou
 
 
 def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import snapshot_download  # half a second, for those who need it
 
     if not _NAME.fullmatch(name):
         raise UserError(f"hf:{name}: there is no folder '{name}', and it is no name on the hub")
@@ -63,30 +63,35 @@ def _from_hub(name: str) -> Path:
                     repo_type="dataset",
                     revision=revision,
                     allow_patterns=["*.parquet", "README.md"],
+                    endpoint=os.environ.get("HF_ENDPOINT"),
                 )
             )
-            if any(folder.rglob("*.parquet")):
-                return folder
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).splitlines() or [""])[0][:200]
+            if tables := list(folder.rglob("*.parquet")):
+                break
+    # The hub's library has dozens of errors, and those of what it is built on.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
-            f"hf:{name}: there is no such folder, and the hub gives no such data set ({reason}); "
-            "look at the name and the network, set HF_TOKEN for one that is not public, or give "
-            "the folder of a copy"
-        ) from None
-    raise UserError(f"hf:{name} has no Parquet files; give hf:FOLDER, or another source")
+            f"hf:{name}: there is no such folder, and the hub gives no such tables ({reason}); "
+            "look at the name and the network, log in (hf auth login) for one that is not public, "
+            "or give the folder of a copy"
+        ) from error
+    if not tables:
+        raise UserError(f"hf:{name} has no Parquet files; download it, and give another source")
+    if any(part.startswith("partial-") for table in tables for part in table.parts):
+        raise UserError(
+            f"hf:{name} comes as something else than Parquet, of which the hub has converted only "
+            "a part; download it, and give another source"
+        )
+    return folder
 
 
 def _one_config(shown: str, relative: dict[str, PurePosixPath], config: str) -> list[str]:
     """Returns the tables of one of several data sets that lie in folders of their own."""
     folders = {
         file: next(
-            (
-                part
-                for part in path.parts[:-1]
-                if part not in _PLAIN_FOLDERS and not split_named_by(part)
-            ),
-            "",
+            (part for part in path.parts[:-1] if part != "data" and not split_named_by(part)),
+            _DEFAULT,
         )
         for file, path in relative.items()
     }

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.fs as stores
@@ -117,7 +117,7 @@ def open_file(file: str) -> Iterator[pa.NativeFile]:
         raise UserError(f"{file} is damaged: {_first_line(error)}") from None
 
 
-def copy_here(file: str, target: BinaryIO) -> None:
+def copy_here(file: str, target: IO[bytes]) -> None:
     """Copies a file of a store into one that is open.
 
     Raises:

@@ -283,3 +283,36 @@ def test_images_may_be_named_by_any_column(tmp_path: Path) -> None:
         pq.write_table(table, tmp_path / f"{split}.parquet")
     found = prepared(f"parquet:{tmp_path}?image=photo&label=kind", tmp_path / "out")
     assert found.classes == ["a", "b"]
+
+
+def test_a_name_on_the_hub(
+    pets: tuple[Path, DatasetInfo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, expected = pets
+    asked: list[tuple[str, str | None]] = []
+
+    def snapshot_download(name: str, *, revision: str | None, **_: object) -> str:
+        asked.append((name, revision))
+        # Its own files are of another kind; the hub has made tables of them.
+        return str(tmp_path / ("converted" if revision else "hub"))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    (tmp_path / "hub").mkdir()
+    write_tables(root, tmp_path / "converted" / "default")
+    found = prepared("hf:owner/pets", tmp_path / "out")
+    same(found, expected)
+    assert found.name == "pets"
+    assert asked == [("owner/pets", None), ("owner/pets", "refs/convert/parquet")]
+    write_tables(root, tmp_path / "converted" / "large")
+    refused("hf:owner/pets", tmp_path / "no", r"several data sets: default, large; .*\?config=NAME")
+    write_table(tmp_path / "converted" / "large" / "partial-train" / "0.parquet", [b"x"], [0])
+    refused("hf:owner/pets", tmp_path / "no", "has converted only a part")
+
+
+def test_the_hub_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(*_: object, **__: object) -> str:
+        raise ConnectionError("no route to it\nand more")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    match = r"no such tables \(no route to it\); look at the name and the network, log in"
+    refused("hf:owner/pets", tmp_path / "out", match)

@@ -1,0 +1,1 @@
+"""Trackers that people watch runs with: TensorBoard, MLflow, Weights & Biases."""
