@@ -23,6 +23,7 @@ from pathlib import Path
 from dynat_ray.atomic_files import make_folder
 from dynat_ray.errors import Stopped, UserError
 from dynat_ray.interrupt import at_end, end_with, is_command, not_at_end, on_signal
+from dynat_ray.object_store import join, split_address
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.claims import (
     Claim,
@@ -32,7 +33,7 @@ from dynat_ray.storage.claims import (
     read_claim,
     with_beat,
 )
-from dynat_ray.storage.mirror import Mirror, join, split_address
+from dynat_ray.storage.mirror import Mirror
 
 _SECONDS_BETWEEN_BEATS = 10.0
 # Of an owner elsewhere: several beats, and the time for which NFS may show an old file.
