@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup train test faults check bench format clean
+.PHONY: setup train test faults check bench docs format clean
 
 setup: $(READY)
 
@@ -33,6 +33,11 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m dynat_ray.benchmark all
+
+# The site, from docs/ and docstrings, in build/site; a link that leads nowhere is an error.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -110,7 +110,8 @@ class ThreatConfig(Section, section="threat"):
         norms: Further norms with their radii, such as `[L2:0.5, L1:12]`, that training attacks
             under besides; validation and tests have `norm`.
         combination: With `norms`, what a training sample's attack is: `random`: under a norm that
-            is drawn for it; `max`: under each, and the worst counts.
+            is drawn for it; `max`: under each, and the worst counts; `avg`: under each, and the
+            mean of their losses counts.
         eps_growth: Part of the run, in [0, 1], over which training's radius grows from 0 to eps,
             in a straight line from epoch to epoch: large ones can fail from ordinary weights. 0:
             eps from the beginning. Validation and tests always have eps.
@@ -119,7 +120,7 @@ class ThreatConfig(Section, section="threat"):
     norm: Norm = "Linf"
     eps: NonNegative = 8 / 255
     norms: list[str] = field(default_factory=list)
-    combination: Literal["random", "max"] = "random"
+    combination: Literal["random", "max", "avg"] = "random"
     eps_growth: ClosedUnitInterval = 0.0
 
     def __post_init__(self) -> None:

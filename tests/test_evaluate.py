@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -93,6 +94,16 @@ def test_several_radii_give_a_falling_curve_from_clean_accuracy(run: Path, tmp_p
     assert robust[0] == curve[0]["results"]["clean"]["accuracy"]
     assert robust == sorted(robust, reverse=True)
     assert robust[-1] < robust[0]
+    # Where each image falls says the same, on a page too.
+    images = pq.read_table(tmp_path / "c.images.parquet").to_pydict()
+    stand = [100 * np.mean([r is None or r > eps for r in images["radius"]]) for eps in (0, 0.02)]
+    assert stand == pytest.approx(robust[:2], abs=1e-3)
+    wrong = np.array(images["predicted"]) != np.array(images["label"])
+    assert (np.array(images["margin"])[wrong] <= 0).all()
+    assert [radius == 0 for radius in images["radius"]] == wrong.tolist()
+    page = (tmp_path / "c.images.html").read_text()
+    assert "The least robust of them first" in page
+    assert 'href="c.images.html"' in (tmp_path / "c.html").read_text()
 
 
 def test_a_sampled_attack_says_whom_it_tried(

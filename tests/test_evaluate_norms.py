@@ -38,10 +38,12 @@ def test_each_norm_and_all_of_them(
         assert entry["accuracy"] == pytest.approx(100 * sum(whole) / len(whole), abs=1e-3)
         assert entry["samples"] == len(whole)
     assert content["union"]["pgd-5"]["accuracy"] < content["union"]["clean"]["accuracy"]
+    assert "Which norm decides" in out.with_suffix(".html").read_text()
     # Only the union: whom one norm has fooled the next one does not see.
     only = tmp_path / "union.json"
     main([str(run), "--norms", NORMS, "--attacks", ATTACKS, "--union-only", "--out", str(only)])
     union = json.loads(only.read_text())
+    assert "images that it saw" in only.with_suffix(".html").read_text()
     samples = [found["results"]["pgd-5"]["samples"] for found in union["norms"]]
     assert samples == sorted(samples, reverse=True)
     assert samples[-1] < samples[0]

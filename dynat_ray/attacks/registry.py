@@ -13,6 +13,7 @@ from dynat_ray.attacks.apgd import RANDOM_DRAWS, AutoPgd, TargetedAutoPgd
 from dynat_ray.attacks.corruptions import get_corruptions
 from dynat_ray.attacks.fab import TargetedFab
 from dynat_ray.attacks.gradient import GradientAttack
+from dynat_ray.attacks.margin import CleanMargin
 from dynat_ray.attacks.minimal import DeepFool, Fab
 from dynat_ray.attacks.probes import Probe
 from dynat_ray.attacks.square import Square, require_square
@@ -136,6 +137,7 @@ def require_takeable(attacks: Sequence[Attack], images: Tensor, norm: Norm) -> N
 
 
 _DISTANCES: dict[str, Probe] = {probe.name: probe for probe in (DeepFool(), Fab())}
+MARGIN = CleanMargin()
 
 
 def get_distances(names: Sequence[str]) -> list[Probe]:
@@ -156,7 +158,9 @@ def get_distances(names: Sequence[str]) -> list[Probe]:
 
 
 def get_probe(name: str) -> Probe:
-    """Returns the probe called `name`: `deepfool`, `fab`, or a corruption such as `fog-3`."""
+    """Returns the probe of a name: `deepfool`, `fab`, `margin`, or a corruption such as `fog-3`."""
+    if name == MARGIN.name:
+        return MARGIN
     if name in _DISTANCES:
         return _DISTANCES[name]
     (corruption,) = get_corruptions([name])

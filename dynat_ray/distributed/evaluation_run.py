@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from dynat_ray.acceleration.twin import cpu_kernels_status
-from dynat_ray.attacks.registry import get_attacks, get_probe
+from dynat_ray.attacks.registry import MARGIN, get_attacks, get_probe
 from dynat_ray.data import balanced_subset
 from dynat_ray.distributed.evaluator import Evaluated, Workers, default_workers, evaluated
 from dynat_ray.errors import UserError
@@ -51,6 +51,7 @@ from dynat_ray.report.difference_rows import (
 from dynat_ray.report.evaluation_differences import evaluation_differences, require_comparable
 from dynat_ray.report.evaluation_page import write_evaluation_page
 from dynat_ray.report.evaluation_text import accuracy_table, probe_lines
+from dynat_ray.report.fall_radii_page import write_fall_radii
 from dynat_ray.report.side_by_side import Evaluation
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.lease import lease
@@ -125,6 +126,9 @@ def _evaluate(
             "outcomes": beside(request.out, ".parquet").name,
         }
         run.write_samples(found)
+        if MARGIN.name in found.probes:
+            margins = found.probes[MARGIN.name]
+            content |= write_fall_radii(request.out, content, found.attacks, margins, run.samples)
         differences = evaluation_differences(Evaluation(request.out, content), others)
         run.write(content, found, checks, differences)
         write_evaluation_page(request.out, examples, others, differences)
@@ -174,7 +178,7 @@ class _EvaluationRun:
             seed=request.seed,
             batch_size=request.batch_size,
             second_stage=request.second_stage,
-            probes=[get_probe(name) for name in request.distances + request.corruptions],
+            probes=[get_probe(name) for name in _probes(request)],
         )
         self.model = subject.model.to(best_device())
         folder, classes = request.corruptions_from, self.samples.data.classes
@@ -309,6 +313,12 @@ class _EvaluationRun:
         entry = robustbench_entry(found.attacks, self._subject, self.samples.data, checks)
         if entry is not None:
             write_json(named_after(out, "robustbench.json"), entry)
+
+
+def _probes(request: Request) -> tuple[str, ...]:
+    """Returns what is measured beside attacks; of a curve's images also how sure the model is."""
+    margin = (MARGIN.name,) if len(request.threats) > 1 else ()
+    return request.distances + request.corruptions + margin
 
 
 def _require_surrogate_fits(surrogate: nn.Module, samples: Samples) -> None:

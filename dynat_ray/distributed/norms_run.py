@@ -27,6 +27,7 @@ from dynat_ray.evaluation.union_of_norms import (
 )
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.report.evaluation_text import norms_table
+from dynat_ray.report.norms_page import write_norms_page
 from dynat_ray.report.side_by_side import read_evaluation
 
 # What stands for all attacks together, where only the union is asked for.
@@ -68,7 +69,8 @@ def evaluate_norms(
         resume: Go on with what earlier starts have finished.
 
     Returns:
-        The JSON file with `norms`, what each leaves right, and `union`, what is right under all.
+        The JSON file with `norms`, what each leaves right, and `union`, what is right under all;
+        a page is beside it.
 
     Raises:
         UserError: As in `evaluate`; or whole attacks are needed and one is sampled.
@@ -104,6 +106,7 @@ def evaluate_norms(
         "seed": request.base.seed,
     }
     write_json(request.base.out, content)
+    write_norms_page(request.base.out, content)
     print(norms_table(content))
     return request.base.out
 

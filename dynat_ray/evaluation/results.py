@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dynat_ray.atomic_files import atomic_write, make_folder
+from dynat_ray.attacks.registry import MARGIN
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome
 from dynat_ray.evaluation.request import DEFAULT_NAME
@@ -56,7 +57,8 @@ def write_samples(
     stage that fooled it, null where it is right or was wrong without attack). Null where an
     attack did not see the sample. `ATTACK.stratum` and `ATTACK.tried` are those of `SecondStage`,
     for attacks whose last stages saw a sample. Then, whatever the eps, `PROBE.distance` for each
-    measure of distances, and `CORRUPTION.predicted` and `CORRUPTION.correct`.
+    measure of distances, `margin.value` (of `CleanMargin`), and `CORRUPTION.predicted` and
+    `CORRUPTION.correct`.
     """
     tables = []
     for threat, found in outcomes.items():
@@ -68,9 +70,10 @@ def write_samples(
         columns |= _attack_columns(found.values(), len(indices))
         for outcome in probed.values():
             if outcome.distances is not None:
-                columns |= _columns(
-                    outcome, len(indices), distance=(outcome.distances, pa.float64())
-                )
+                # A margin is no distance.
+                column = "value" if outcome.attack == MARGIN.name else "distance"
+                measured = (outcome.distances, pa.float64())
+                columns |= _columns(outcome, len(indices), **{column: measured})
                 continue
             columns |= _columns(
                 outcome,
@@ -80,6 +83,11 @@ def write_samples(
             )
         tables.append(pa.table(columns))
     _write_tables(path, tables)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Writes a table as parquet."""
+    _write_tables(path, [table])
 
 
 def write_run_samples(

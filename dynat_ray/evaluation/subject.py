@@ -133,13 +133,21 @@ def with_front(subject: Subject, backward: str | None, draws: int) -> Subject:
             the same logits; None: the model is differentiated itself.
         draws: Answers of which attacks take the mean, at least 1.
 
+    Returns:
+        The subject; its name says what attacks follow, since numbers differ with it.
+
     Raises:
         UserError: The function fails, or returns something else.
     """
     if backward is None and draws == 1:
         return subject
     stand_in = None if backward is None else _made_by(backward, subject.model).float().eval()
-    return replace(subject, model=FrontedModel(subject.model, stand_in, draws).eval())
+    words = [f"--backward {backward}"] * (backward is not None) + [f"--eot {draws}"] * (draws > 1)
+    return replace(
+        subject,
+        name=" ".join([subject.name, *words]),
+        model=FrontedModel(subject.model, stand_in, draws).eval(),
+    )
 
 
 def _call(name: str) -> nn.Module:

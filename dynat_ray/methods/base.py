@@ -317,7 +317,9 @@ class Method(ABC, Generic[SettingsT]):
         context = self.context
         step = attack.step_size / context.threat.eps if context.threat.eps > 0 else 0.0
         others = (replace(attack, threat=t, step_size=step * t.eps) for t in context.further)
-        return SeveralNorms((attack, *others), context.growth.combination)
+        combination = context.growth.combination
+        assert combination != "avg"  # A step goes through the norms.
+        return SeveralNorms((attack, *others), combination)
 
     def cross_entropies(
         self, logits: Tensor, batch: Batch, smoothing: float | None = None

@@ -63,5 +63,10 @@ def _reason(error: Exception, file: str) -> str:
     if kind in ("EntryNotFoundError", "RemoteEntryNotFoundError"):
         hint = "; download its weights and use python -m dynat_ray.convert"
         return f"it has no {file}{hint if file == WEIGHTS_FILE else ''}"
+    cause = type(error.__cause__).__name__
+    if kind == "LocalEntryNotFoundError" and cause != "FileMetadataError":
+        off = cause == "OfflineModeIsEnabled"
+        why = "HF_HUB_OFFLINE is set" if off else "the hub does not answer"
+        return f"{why}, and it was not downloaded before; or give the folder of a copy"
     first = (str(error).splitlines() or [kind])[0][:200]
     return f"{kind}: {first} (check the connection, or download it and give its folder)"

@@ -1,7 +1,8 @@
 """Training attacks under several norms: the worst for each sample, or one drawn for it.
 
 `max` is that of Tramer and Boneh (NeurIPS 2019); `random` draws a norm for each sample, where E-AT
-(Croce and Hein, ICML 2022) draws one for a batch: as dear as a single norm.
+(Croce and Hein, ICML 2022) draws one for a batch: as dear as a single norm. The mean of all norms'
+losses is `methods.each_norm`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from dynat_ray.report.evaluation_figures import (
     eps_curve,
 )
 from dynat_ray.report.evaluation_text import probe_lines, second_stage_lines
-from dynat_ray.report.fragile import enlarged
+from dynat_ray.report.fragile import picture
 from dynat_ray.report.page import write_page
 from dynat_ray.report.side_by_side import (
     Evaluation,
@@ -107,6 +105,9 @@ def _content(evaluation: Evaluation, examples: Sequence[Example]) -> dict[str, A
         "flagged": [check for check in checks if check["flagged"]],
         "passed": [check for check in checks if not check["flagged"]],
         "curve": _curve(evaluation),
+        "images_page": beside(evaluation.file, ".images.html").name
+        if "images" in content
+        else None,
         "by_class": _by_class(columns, shown, attack, names),
         "most_classes": MOST_CLASSES if len(names) > MOST_CLASSES else 0,
         "distances": _distances(evaluation, columns, shown),
@@ -221,6 +222,7 @@ def _corruptions(found: dict[str, Any] | None) -> dict[str, Any] | None:
     return {
         "mean": found["mean"],
         "samples": found["samples"],
+        "source": found.get("source"),
         "severities": severities,
         "rows": [
             {
@@ -252,11 +254,7 @@ def _triple(example: Example, names: Sequence[str]) -> dict[str, Any]:
         "label": names[example.label],
         "predicted": names[example.predicted],
         "magnified": 0.5 / largest,
-        "pictures": [_picture(pixels) for pixels in pictures],
+        "pictures": [
+            picture((pixels * 255).round().clip(0, 255).astype(np.uint8)) for pixels in pictures
+        ],
     }
-
-
-def _picture(pixels: NDArray[np.floating[Any]]) -> str:
-    file = io.BytesIO()
-    enlarged((pixels * 255).round().clip(0, 255).astype(np.uint8)).save(file, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -10,6 +10,8 @@ from dynat_ray.radius import format_radius
 from dynat_ray.report.text import accuracy_text, align_columns
 from dynat_ray.shown_text import shown_text
 
+_LONGEST_KIND = 30
+
 
 def accuracy_table(outcomes: AttackOutcomes) -> str:
     """Returns a row for each attack, a block for each threat, and the attacks' notes below.
@@ -85,7 +87,17 @@ def probe_lines(content: Mapping[str, Any]) -> list[str]:
             f"common corruptions: {found['mean']:.2f} % right on average over "
             f"{len(found['accuracy'])} kinds ({found['samples']} images)"
         )
+        lines += [f"  {line}" for line in _corruptions_table(found["accuracy"]).splitlines()]
     return lines
+
+
+def _corruptions_table(accuracy: Mapping[str, Mapping[str, float]]) -> str:
+    severities = sorted({each for found in accuracy.values() for each in found if each != "mean"})
+    rows = [["severity", *severities, "mean"]]
+    for kind, found in accuracy.items():
+        cells = [f"{found[each]:.1f}" if each in found else "-" for each in [*severities, "mean"]]
+        rows.append([shown_text(kind, _LONGEST_KIND), *cells])
+    return align_columns(rows)
 
 
 def norms_table(content: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +118,13 @@ def enlarged(pixels: NDArray[np.uint8]) -> Image.Image:
         return picture.resize(size, Image.Resampling.NEAREST)
     picture.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
     return picture
+
+
+def picture(pixels: NDArray[np.uint8]) -> str:
+    """Returns an image `(C, H, W)` as the `src` of an HTML image, as large as `enlarged` has it."""
+    file = io.BytesIO()
+    enlarged(pixels).save(file, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _store_pictures(run: Run, indices: NDArray[np.int64]) -> dict[int, Path]:

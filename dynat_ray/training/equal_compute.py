@@ -60,7 +60,9 @@ def _pgd_at_units(config: RunConfig, epoch: int, epochs: int) -> int:
         # Of each norm an attack, and a look at what it has found.
         attack = (attack + 1) * (1 + len(config.threat.norms))
     perturbed = train.awp_gamma > 0 and epoch >= train.awp_warmup_epochs
-    return attack + 2 * (2 if perturbed else 1)
+    units = attack + 2 * (2 if perturbed else 1)
+    averaged = config.threat.norms and config.threat.combination == "avg"
+    return units * (1 + len(config.threat.norms)) if averaged else units
 
 
 def _order(config: RunConfig) -> EpochOrder:

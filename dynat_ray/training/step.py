@@ -22,8 +22,9 @@ from dynat_ray.collectives import sum_over_workers, world_size
 from dynat_ray.config import TrainConfig
 from dynat_ray.data import Batch
 from dynat_ray.forward_units import Passes, backward_pass, counted, counting
-from dynat_ray.methods import Method, MethodLoss, Prepared
+from dynat_ray.methods import Method, MethodContext, MethodLoss, Prepared
 from dynat_ray.methods.contract import checked_loss, checked_prepare
+from dynat_ray.methods.each_norm import contexts_of, working_under
 from dynat_ray.training.device import autocast
 from dynat_ray.training.finiteness import LOSS, Look
 from dynat_ray.training.running_statistics import RunningStatistics
@@ -101,7 +102,7 @@ class StepOutcome:
 
     Attributes:
         loss: Mean loss of this worker's part, a scalar on the device.
-        parts: The micro-batches.
+        parts: The micro-batches; where losses of several norms are averaged, under the first.
         logits: Whether logits were finite.
         update: Whether gradients, weights and buffers were.
         passes: Passes through networks that this worker's part of it took.
@@ -161,27 +162,30 @@ class Stepper:
         """
         with counting() as passes:
             self._statistics.keep()
-            prepared = self._attack(batch, epoch, global_size)
+            norms = contexts_of(self.method.context)
+            prepared = self._attack(batch, epoch, global_size, norms)
             # DDP averages over workers, whose parts may differ by one sample.
-            results, logits = self._learn(prepared, epoch, world_size() / global_size)
+            scale = world_size() / (global_size * len(norms))
+            results, logits = self._learn(prepared, epoch, scale)
         update = self._update(global_step)
         parts = [StepPart(*pair) for pair in zip(prepared, results, strict=True)]
         losses = [part.result.loss * len(part.prepared.batch.labels) for part in parts]
-        loss = torch.stack(losses).sum() / len(batch.labels)
-        return StepOutcome(loss, parts, logits, update, passes)
+        loss = torch.stack(losses).sum() / (len(batch.labels) * len(norms))
+        return StepOutcome(loss, parts[:: len(norms)], logits, update, passes)
 
-    def _attack(self, batch: Batch, epoch: int, global_size: int) -> list[Prepared]:
+    def _attack(
+        self, batch: Batch, epoch: int, global_size: int, norms: list[MethodContext]
+    ) -> list[Prepared]:
+        """Returns the micro-batches, each of them under all of `norms` before the next."""
         config, attacked = self.config, self.networks.attacked
+        prepared = []
         with settled_weights(attacked), autocast(config.precision, self.device):
-            return [
-                checked_prepare(
-                    self.method,
-                    attacked,
-                    part,
-                    keyed_random.combine(config.seed, epoch, part.indices),
-                )
-                for part in _micro_batches(batch, config.micro_batch_size, global_size)
-            ]
+            for part in _micro_batches(batch, config.micro_batch_size, global_size):
+                keys = keyed_random.combine(config.seed, epoch, part.indices)
+                for context in norms:
+                    with working_under(self.method, context):
+                        prepared.append(checked_prepare(self.method, attacked, part, keys))
+        return prepared
 
     def _learn(
         self, prepared: list[Prepared], epoch: int, scale: float

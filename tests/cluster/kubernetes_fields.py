@@ -33,9 +33,10 @@ class Texts:
 
 METADATA = Fields({"name": str, "namespace": str, "labels": Texts, "annotations": Texts}, ("name",))
 _KEY = Fields({"name": str, "key": str, "optional": bool}, ("name", "key"))
-_VARIABLE = Fields(
-    {"name": str, "value": str, "valueFrom": Fields({"secretKeyRef": _KEY})}, ("name",)
+_SOURCE = Fields(
+    {"secretKeyRef": _KEY, "fieldRef": Fields({"fieldPath": str}, ("fieldPath",))},
 )
+_VARIABLE = Fields({"name": str, "value": str, "valueFrom": _SOURCE}, ("name",))
 _QUANTITIES = Fields({"requests": Texts, "limits": Texts})
 _SECCOMP = Fields({"type": words("RuntimeDefault", "Localhost", "Unconfined")}, ("type",))
 _CONTAINER_SECURITY = Fields(
@@ -72,6 +73,7 @@ _VOLUME = Fields(
         "name": str,
         "emptyDir": Fields({"medium": words("Memory"), "sizeLimit": str}),
         "persistentVolumeClaim": Fields({"claimName": str, "readOnly": bool}, ("claimName",)),
+        "configMap": Fields({"name": str}, ("name",)),
     },
     ("name",),
 )

@@ -136,8 +136,9 @@ def test_all_images_are_named_by_digest() -> None:
         for line in file.read_text().splitlines()
         if re.match(r"[\s-]*image:", line)
     ]
-    assert len(found) == 9
-    assert set(found) == {"REGISTRY/dynat-ray@sha256:DIGEST"}
+    reader = "fluent/fluent-bit@sha256:FLUENT_BIT_DIGEST"
+    assert len(found) == 10
+    assert set(found) == {"REGISTRY/dynat-ray@sha256:DIGEST", reader}
 
 
 def unfilled(file: Path) -> subprocess.CompletedProcess[str]:

@@ -290,6 +290,29 @@ def test_the_jobs_workers_fit_the_pods(overlay: str) -> None:
     assert config.cluster.cpus_per_worker <= int(cores)
 
 
+def test_logs_are_read_beside_each_of_rays_containers() -> None:
+    folder = FOLDER / "components" / "logs"
+    component = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    (config,) = component["configMapGenerator"]
+    assert all((folder / file).is_file() for file in config["files"])
+    (patch,) = component["patches"]
+    job = built(FOLDER / "base")["RayJob dynat-ray-train"]
+    job = jsonpatch.apply_patch(job, yaml.safe_load(patch["patch"]))
+    assert problems(job) == []
+    cluster = job["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        node, reader = pod["containers"]
+        assert has_least_rights(reader)
+        (logs,) = [each for each in node["volumeMounts"] if each["mountPath"] == "/tmp/ray"]
+        assert reader["volumeMounts"][0] == {**logs, "readOnly": True}
+        volumes = {each["name"]: each for each in pod["volumes"]}
+        assert volumes["logs-config"]["configMap"] == {"name": config["name"]}
+        # KubeRay's own autoscaler writes into the volume of this name.
+        assert logs["name"] == "ray-logs"
+        assert "emptyDir" in volumes["ray-logs"]
+
+
 def test_the_cluster_that_stays_is_the_jobs() -> None:
     job, stays = cluster_of("rayjob.yaml"), cluster_of("raycluster.yaml")
     for cluster in (job, stays):

@@ -85,6 +85,7 @@ def test_a_quantising_front_falls_once_bpda_is_given(robust_few: Victim, attack:
     images, labels = robust_few.images[:60], robust_few.labels[:60]
     model = Quantising(robust_few.model).eval()
     subject = with_front(Subject("quantising", model), f"{__name__}:StraightThrough", 1)
+    assert subject.name == f"quantising --backward {__name__}:StraightThrough"
     masked, found, open_ = (
         evaluate_attacks(each, images, labels, [attack], Threat("Linf", EPS))[attack].accuracy
         for each in (model, subject.model, robust_few.model)

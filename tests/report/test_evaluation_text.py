@@ -7,7 +7,7 @@ import numpy as np
 from dynat_ray.evaluation.outcomes import Outcome
 from dynat_ray.evaluation.second_stage import SecondStage
 from dynat_ray.perturb.threat import Threat
-from dynat_ray.report.evaluation_text import accuracy_table, second_stage_lines
+from dynat_ray.report.evaluation_text import accuracy_table, probe_lines, second_stage_lines
 
 
 def _outcome(note: str = "") -> Outcome:
@@ -51,3 +51,15 @@ def test_whom_the_last_stages_saw_stands_below_the_block() -> None:
         "a: at most 60.00 % after apgd-t; all 3 survivors were tried, 1 fell"
     ]
     assert second_stage_lines({"pgd-20": _outcome().entry()}) == []
+
+
+def test_corruptions_stand_by_kind_and_severity() -> None:
+    accuracy = {"fog": {"1": 80.0, "5": 20.0, "mean": 50.0}, "snow": {"1": 70.0, "mean": 70.0}}
+    found = {"corruptions": {"mean": 60.0, "samples": 4, "accuracy": accuracy}}
+    head, *rows = probe_lines(found)
+    assert "60.00 % right on average over 2 kinds (4 images)" in head
+    assert [row.split() for row in rows] == [
+        ["severity", "1", "5", "mean"],
+        ["fog", "80.0", "20.0", "50.0"],
+        ["snow", "70.0", "-", "70.0"],
+    ]
