@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: setup train test faults check bench docs format clean
+.PHONY: setup train test faults ray-versions check bench docs format clean
 
 setup: $(READY)
 
@@ -24,6 +24,10 @@ test: $(READY)
 MOMENTS ?= 30
 faults: $(READY)
 	MOMENTS=$(MOMENTS) $(BIN)/python -m pytest -m faults -s
+
+# The tests that touch Ray, under the lowest and the newest Ray that pyproject.toml allows.
+ray-versions: $(READY)
+	$(BIN)/python -m tests.ray_versions $(VERSIONS)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

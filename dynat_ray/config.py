@@ -40,7 +40,7 @@ class DataConfig(Section, section="data"):
 
     Attributes:
         path: Folder made by `dynat_ray.prepare`; empty: `source`, prepared on first use.
-        source: What to prepare when `path` is empty (`digits`, `cifar10`, `folder:PATH`, ...).
+        source: What to prepare when `path` is empty (`digits`, `folder:PATH`, `hf:NAME`, ...).
         loader: `ffcv`, `memory`, or `auto`: FFCV where it imports.
         val_fraction: Part of the training set, in [0, 0.5], that chooses the best checkpoint.
         limit: Use only a class-balanced part of this many training images; 0: all.

@@ -10,7 +10,7 @@ from typing import get_args
 from dynat_ray import cli
 from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
-from dynat_ray.storage.mirror import is_address
+from dynat_ray.object_store import is_address
 from dynat_ray.value_types import PositiveInt, check_value
 
 

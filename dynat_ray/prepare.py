@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from dynat_ray.cli import ArgumentParser, run
 from dynat_ray.errors import UserError
+from dynat_ray.object_store import is_address
 from dynat_ray.prepare_options import PrepareOptions
 from dynat_ray.shown_text import shown_text
-from dynat_ray.storage.mirror import is_address
 from dynat_ray.user_path import user_path
 
 if TYPE_CHECKING:
@@ -27,9 +27,11 @@ def main(arguments: Sequence[str]) -> Path:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="digits, mnist, cifar10, cifar100, svhn, tiny-imagenet, imagenet:PATH, folder:PATH "
-        "(class folders under train/ and val/ or test/, or a .tar, .tar.xz or .zip of such), or "
-        "npz:PATH (generated images: arrays image and label)",
+        help="folder:PATH (class folders under train/ and val/ or test/, or a .tar, .tar.xz or "
+        ".zip of such), hf:NAME or hf:FOLDER (Hugging Face), wds:SHARDS (WebDataset), "
+        "parquet:FILES, csv:FILE (path, label, split), npz:PATH (generated images: arrays image "
+        "and label), digits, mnist, cifar10, cifar100, svhn, tiny-imagenet (each also NAME:PATH, a "
+        "copy), or imagenet:PATH",
     )
     _add_options(parser)
     options = parser.parse_args(arguments)

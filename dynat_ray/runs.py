@@ -14,9 +14,9 @@ def main(argv: Sequence[str]) -> Path | str:
     """Prints the table; returns the page that was written, or the folder."""
     options = _parser().parse_args(argv)
 
+    from dynat_ray.object_store import is_address
     from dynat_ray.report.runs_index import read_rows, runs_table, write_index
     from dynat_ray.storage.listing import listed
-    from dynat_ray.storage.mirror import is_address
     from dynat_ray.storage.places import default_place
 
     place = options.folder or default_place()

@@ -44,7 +44,7 @@ def _anchors(page: Path) -> set[str]:
     return {title.strip().replace(" ", "-") for title in titles}
 
 
-def _exists(name: str) -> bool:
+def exists(name: str) -> bool:
     """Returns whether a dotted name is a module, or an attribute of one."""
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
@@ -66,7 +66,7 @@ def _exists(name: str) -> bool:
 
 
 @cache
-def _settings() -> set[str]:
+def known_settings() -> set[str]:
     """Returns every setting's full key, those of all methods included."""
     methods = method_settings()
     known = set(flatten({name: vars(part) for name, part in vars(build_config([])).items()}))
@@ -110,7 +110,7 @@ def test_modules_exist(page: Path) -> None:
         r"(?<![\w/.-])(?:dynat_ray|tune_spaces|cluster|tests)/[\w./*-]+", _text(page)
     )
     files = [re.sub(r"\bNAME\b", "*", file).rstrip(".") for file in files]
-    assert [name for name in dict.fromkeys(names) if not _exists(name)] == []
+    assert [name for name in dict.fromkeys(names) if not exists(name)] == []
     assert [file for file in dict.fromkeys(files) if not any(ROOT.glob(file.rstrip("/")))] == []
 
 
@@ -120,7 +120,7 @@ def test_settings_exist(page: Path) -> None:
     pattern = rf"--((?:{section})\.\w+)|`((?:{section})\.[a-z]\w*)\b[^`(]*`"
     keys = map("".join, re.findall(pattern, _text(page)))
     unknown = dict.fromkeys(key for key in keys if not FILE_NAMES.search(key))
-    assert [key for key in unknown if key not in _settings()] == []
+    assert [key for key in unknown if key not in known_settings()] == []
 
 
 @each_page

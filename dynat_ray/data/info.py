@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shlex
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -111,7 +113,7 @@ def load_info(path: Path | str) -> DatasetInfo:
         UserError: The folder is missing, was not prepared, or its description is damaged.
     """
     folder = user_path(path)
-    hint = f"make it with: python -m dynat_ray.prepare SOURCE --out {folder}"
+    hint = _how_to_make(folder)
     try:
         if not (folder / "dataset.json").is_file():
             raise FileNotFoundError
@@ -143,6 +145,19 @@ def load_info(path: Path | str) -> DatasetInfo:
     if not sound:
         raise UserError(f"{folder / 'dataset.json'} is damaged; {hint}")
     return info
+
+
+def _how_to_make(folder: Path) -> str:
+    """Returns what to do where a folder is no data set: images, perhaps, that become one."""
+    with suppress(OSError):
+        taken = bool(os.listdir(folder)) if folder.is_dir() else folder.exists()
+        if taken and not (folder / "dataset.json").is_file():
+            source = shlex.quote(f"folder:{folder}")
+            return (
+                "if images lie there, make a data set of them with: python -m "
+                f"dynat_ray.prepare {source} --out DIR, and give DIR"
+            )
+    return f"make it with: python -m dynat_ray.prepare SOURCE --out {shlex.quote(str(folder))}"
 
 
 def _is_sound(info: DatasetInfo) -> bool:

@@ -7,6 +7,7 @@ stranger's: reading it touches no network, writes nothing and imports nothing.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -146,6 +147,7 @@ def _refuse_file(file: Path) -> UserError:
         return UserError(f"{file} is a file; give the model folder that holds {WEIGHTS_FILE}")
     pickle = "is a pickle that" if file.suffix in PICKLE_SUFFIXES else "holds weights and"
     return UserError(
-        f"{file} {pickle} does not say of which network; python -m dynat_ray.convert {file} "
-        "--arch NAME --out DIR makes a model folder of it, and runs no code that may be in it"
+        f"{file} {pickle} does not say of which network; python -m dynat_ray.convert "
+        f"{shlex.quote(str(file))} --arch NAME --out DIR makes a model folder of it, "
+        "and runs no code that may be in it"
     )

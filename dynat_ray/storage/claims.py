@@ -22,9 +22,9 @@ from typing import Any, Protocol
 import pyarrow.fs as stores
 
 from dynat_ray.bounded_file import read_bounded
+from dynat_ray.object_store import open_store
 from dynat_ray.processes import begin_of, this_place
 from dynat_ray.shown_text import shown_text
-from dynat_ray.storage.mirror import open_store
 
 # A claim is rewritten in place, so that a full disk does not cut it.
 _LENGTH = 2048

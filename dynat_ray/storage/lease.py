@@ -16,13 +16,14 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dynat_ray.atomic_files import make_folder
 from dynat_ray.errors import Stopped, UserError
 from dynat_ray.interrupt import at_end, end_with, is_command, not_at_end, on_signal
+from dynat_ray.object_store import join, split_address
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.claims import (
     Claim,
@@ -32,7 +33,7 @@ from dynat_ray.storage.claims import (
     read_claim,
     with_beat,
 )
-from dynat_ray.storage.mirror import Mirror, join, split_address
+from dynat_ray.storage.mirror import Mirror
 
 _SECONDS_BETWEEN_BEATS = 10.0
 # Of an owner elsewhere: several beats, and the time for which NFS may show an old file.
@@ -95,10 +96,10 @@ def _held(claims: Claims, kind: str, path: str, *, wait: bool) -> Iterator[None]
     what = f"the {kind} {shown_text(path)}"
     own = Claim()
     try:
-        _Waiting(claims, what, wait=wait).claim(own)
+        dead = _Waiting(claims, what, wait=wait).claim(own)
     except OSError as error:
         raise _unwritable(kind, path, error) from None
-    beats = _Beats(claims, own, what)
+    beats = _Beats(claims, own, what, dead)
     with on_signal(beats.tell_ending), beats:
         yield
 
@@ -123,8 +124,8 @@ class _Waiting:
         self._seen: dict[str, tuple[bytes, float, bool]] = {}
         self._said: set[str] = set()
 
-    def claim(self, own: Claim) -> None:
-        """Returns when this process is the owner.
+    def claim(self, own: Claim) -> list[str]:
+        """Returns, when this process is the owner, the names of the claims in whose place it is.
 
         Raises:
             UserError: Somebody else is, and will not end soon.
@@ -139,7 +140,7 @@ class _Waiting:
                         self._claims.rewrite(with_beat(own, 0, ending=False).encode())
                         for name in dead:
                             self._claims.remove(name)
-                        return
+                        return dead
                 except BaseException:
                     self._claims.remove()
                     raise
@@ -188,10 +189,17 @@ class _Waiting:
 
 
 class _Beats:
-    """An owner's signs of life; they end the process if somebody has taken its place."""
+    """An owner's signs of life; they end the process if somebody has taken its place.
 
-    def __init__(self, claims: Claims, own: Claim, what: str) -> None:
-        self._claims, self._own, self._what = claims, own, what
+    Args:
+        claims: All.
+        own: Its claim.
+        what: It owns, for people.
+        dead: Names of the claims in whose place it is.
+    """
+
+    def __init__(self, claims: Claims, own: Claim, what: str, dead: Sequence[str]) -> None:
+        self._claims, self._own, self._what, self._dead = claims, own, what, dead
         self._beat, self._ending, self._over = 0, False, False
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._go_on, daemon=True)
@@ -229,6 +237,7 @@ class _Beats:
             claim = with_beat(self._own, self._beat, ending=self._ending)
             try:
                 self._claims.rewrite(claim.encode())
+                self._look_for_a_successor()
             except FileNotFoundError:
                 end_with(
                     f"{self._what} was taken over by another process, since this one had not been "
@@ -238,3 +247,15 @@ class _Beats:
             except OSError:
                 # The disk or store may be back at the next beat.
                 continue
+
+    def _look_for_a_successor(self) -> None:
+        """Raises `FileNotFoundError` if another owns it.
+
+        A store writes what was removed a moment ago anew: the claim of an owner that had been taken
+        for dead is back, beside that of its successor, which removes it again.
+        """
+        for name, content in self._claims.others().items():
+            if name in self._dead:
+                self._claims.remove(name)
+            elif read_claim(content).owner:
+                raise FileNotFoundError(name)

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pyarrow.fs as stores
 
+from dynat_ray.object_store import is_address, join, open_store
 from dynat_ray.storage.claims import is_claim
 from dynat_ray.storage.failure import FAILURE
-from dynat_ray.storage.mirror import Mirror, is_address, join, open_store
+from dynat_ray.storage.mirror import Mirror
 from dynat_ray.user_path import user_path
 
 # What tells of a run, search or comparison how it does.

@@ -12,13 +12,11 @@ name of its own first, and the store itself moves it when it is complete.
 
 from __future__ import annotations
 
-import re
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs as stores
 
@@ -30,75 +28,19 @@ from dynat_ray.atomic_files import (
     unused_name,
 )
 from dynat_ray.errors import UserError
+from dynat_ray.object_store import join, open_store, store_error
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_order
 
 # Holds the address of the store; it lies beside folders that are mirrored there.
 _ADDRESS_FILE = ".mirror-address"
-_SCHEMES = ("s3", "gs", "gcs")
 _LOCAL = stores.LocalFileSystem()
 # An upload that is older was broken off; no file of a run takes that long.
 _STALE_SECONDS = 24 * 3600.0
 # Arrow's own 1 MiB makes 400 requests of a checkpoint of ResNet-50, on every node.
 _BYTES_PER_REQUEST = 32 * 2**20
-_KEY = re.compile(r"(?i)key|secret|token|passw|credential|signature|@")
 
 # Size and time of a file, here or there.
 _Stamp = tuple[int, object]
-
-
-def is_address(text: str) -> bool:
-    """Returns whether `text` names an object store and not a folder.
-
-    Raises:
-        UserError: It holds a password, which would end up in files and logs; or it names a kind of
-            store that there is not.
-    """
-    parts = urlsplit(text)
-    if not re.match(r"(?i)[a-z0-9+]+://", text):
-        return False
-    options = _decoded(f"{parts.query}#{parts.fragment}")
-    if "@" in _decoded(parts.netloc) or _KEY.search(options):
-        raise UserError(
-            f"the address {parts.scheme}://... holds a key; give keys through the environment of "
-            "the cluster's machines (AWS_ACCESS_KEY_ID and its like) or their roles, since "
-            "addresses are written into files and logs"
-        )
-    if parts.scheme not in _SCHEMES:
-        raise UserError(f"'{parts.scheme}://' is no store for runs; there are s3:// and gs://")
-    return True
-
-
-def _decoded(text: str) -> str:
-    """Returns `text` without percent signs, however often they were put over one another."""
-    while (plain := unquote(text)) != text:
-        text = plain
-    return text
-
-
-def open_store(address: str) -> tuple[stores.FileSystem, str]:
-    """Returns the file system of an address, and the path in it.
-
-    Raises:
-        UserError: It can't be opened.
-    """
-    try:
-        system, path = stores.FileSystem.from_uri(address)
-    except (OSError, ValueError) as error:
-        raise UserError(f"the store {address} can't be opened: {error}") from None
-    return system, path.rstrip("/")
-
-
-def join(address: str, name: str) -> str:
-    """Returns the address of something below another; options after `?` stay at the end."""
-    base, mark, options = address.partition("?")
-    return f"{base.rstrip('/')}/{name}{mark}{options}" if name != "." else address
-
-
-def split_address(address: str) -> tuple[str, str]:
-    """Returns the address of what holds something, and its name there: the reverse of `join`."""
-    base, mark, options = address.partition("?")
-    parent, _, name = base.rstrip("/").rpartition("/")
-    return parent + mark + options, name
 
 
 def set_mirror_address(parent: Path, address: str) -> None:
@@ -258,11 +200,7 @@ class Mirror:
             raise self._store_error(error) from None
 
     def _store_error(self, error: OSError) -> UserError:
-        reason = " ".join(str(error).split())[:300]
-        return UserError(
-            f"the store {self.address} does not answer as it should: {reason}; look at the "
-            "address, the keys and the network, then run the same command with --resume"
-        )
+        return store_error(self.address, error, "run the same command with --resume")
 
 
 def _is_chosen(name: str, only: tuple[str, ...], leave: tuple[str, ...] = ()) -> bool:

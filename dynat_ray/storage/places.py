@@ -12,14 +12,9 @@ from pathlib import Path
 
 from dynat_ray.errors import UserError
 from dynat_ray.interrupt import going_on
+from dynat_ray.object_store import is_address, join, split_address
 from dynat_ray.storage.lease import lease, store_lease
-from dynat_ray.storage.mirror import (
-    Mirror,
-    is_address,
-    join,
-    set_mirror_address,
-    split_address,
-)
+from dynat_ray.storage.mirror import Mirror, set_mirror_address
 from dynat_ray.submitted_job import in_submitted_job, require_lasting
 from dynat_ray.user_path import user_path
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -39,6 +41,7 @@ SMALL = (
     "--train.epochs 3 --attack.steps 2 --data.loader memory --cluster.workers 1 "
     "--eval.attacks clean,pgd-3"
 )
+_GO_ON = re.compile(r"^stopped: .*go on with: python (.+)$", re.MULTILINE)
 # What differs between two runs that are alike.
 _OF_TIME = ("seconds", "images_per_second", "elapsed", "loader_seconds", "peak_memory_bytes")
 
@@ -128,6 +131,7 @@ class Place:
         folder: For outputs.
         seconds: How long each undisturbed command took.
         outcomes: What it made.
+        rows: What was killed how, when, and how long it took to end.
     """
 
     def __init__(self, folder: Path, temporary: Path) -> None:
@@ -135,6 +139,7 @@ class Place:
         self._mark = uuid.uuid4().hex
         self.seconds: dict[str, float] = {}
         self.outcomes: dict[str, Any] = {}
+        self.rows: list[tuple[str, str, float, float]] = []
         self._environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "DYNAT_RAY_"))},
             "FAULTS_MARK": self._mark,
@@ -145,11 +150,15 @@ class Place:
         (temporary / "t").mkdir()
 
     def start(self, name: str, out: Path, *, resume: bool) -> subprocess.Popen[str]:
-        """Starts a command; it is the first process of a group, as in a terminal."""
+        """Starts a command."""
         words = VICTIMS[name].line(out).split()
         words += ["--resume"] * (resume and VICTIMS[name].resumable)
+        return self._started("-m", f"dynat_ray.{words[0]}", *words[1:])
+
+    def _started(self, *words: str) -> subprocess.Popen[str]:
+        """Starts Python; it is the first process of a group, as in a terminal."""
         return subprocess.Popen(
-            [sys.executable, "-m", f"dynat_ray.{words[0]}", *words[1:]],
+            [sys.executable, *words],
             env=self._environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -168,10 +177,13 @@ class Place:
             tell(f"{name}, undisturbed: {self.seconds[name]:.0f} s")
         return self.seconds[name]
 
-    def finish(self, name: str, out: Path) -> None:
-        """Runs a command to its good end."""
+    def finish(self, name: str, out: Path, said: str = "") -> None:
+        """Runs a command to its good end, by the line that it has said to go on with, if any."""
         out.mkdir(exist_ok=True)
-        process = self.start(name, out, resume=True)
+        if line := _GO_ON.search(said):
+            process = self._started(*shlex.split(line[1]))
+        else:
+            process = self.start(name, out, resume=True)
         output, errors = process.communicate()
         assert process.returncode == 0, output + errors
 
@@ -205,6 +217,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     place = Place(tmp_path_factory.mktemp("kills"), temporary)
     place.whole("train")
     yield place
+    for name, what, moment, seconds in place.rows:
+        whole = place.seconds[name]
+        tell(f"{name:9} {what:8} after {moment:5.1f} of {whole:5.1f} s, ended in {seconds:4.1f} s")
     for process in place.processes():
         process.kill()
     shutil.rmtree(temporary, ignore_errors=True)
@@ -224,13 +239,13 @@ def test_killed_and_started_again(place: Place, number: int) -> None:
         asked = time.monotonic()
         process.send_signal(what)
         output, errors = process.communicate()
-        tell(f"{name}, {what.name} after {moment:.1f} s: ended in {time.monotonic() - asked:.1f} s")
+        place.rows.append((name, what.name, moment, time.monotonic() - asked))
     # A command begins to listen when Python has read it, and may end by itself before the signal.
     assert process.returncode in (0, SIGNALS[what], -what), output + errors
     if process.returncode > 0:
         assert errors.splitlines()[-1].startswith("stopped"), errors
     wait_until(lambda: not place.processes(), "the end of all its processes")
-    place.finish(name, out)
+    place.finish(name, out, errors)
     assert VICTIMS[name].outcome(out / "it") == place.outcomes[name]
     wait_until(lambda: not place.processes(), "the end of all its processes")
     assert place.litter(out) == []

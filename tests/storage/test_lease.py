@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,29 +152,91 @@ def test_the_living_of_another_machine_are_known_by_their_signs_of_life(
     assert "which may be dead: its place is taken after 1 s" in capsys.readouterr().err
 
 
-def test_who_is_silent_loses_its_place(
-    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, lost = tmp_path / "one", threading.Event()
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[list[str], threading.Event]]:
+    """What owners said that lost their place, and whether one did, once the event is set.
+
+    The first owner says nothing before it: it is a machine that was suspended.
+    """
     errors: list[str] = []
-    monkeypatch.setattr(lease, "end_with", lambda error: (errors.append(error), lost.set()))
-    first = lease._Beats._go_on
-    silent = threading.Event()
+    awake = threading.Event()
+    go_on = lease._Beats._go_on
+    owners: list[Any] = []
 
-    def go_on(self: Any) -> None:
-        silent.wait()
-        first(self)
+    def go_on_later(self: Any) -> None:
+        owners.append(self)
+        if self is owners[0]:
+            awake.wait()
+        go_on(self)
 
-    monkeypatch.setattr(lease._Beats, "_go_on", go_on)
-    with hold(path):
-        with elsewhere():
-            monkeypatch.setattr(lease._Beats, "_go_on", first)
-            with hold(path, wait=True):
-                silent.set()
-                assert lost.wait(10)
-        (error,) = errors
-    assert f"the run {path} was taken over by another process" in error
-    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(lease, "end_with", errors.append)
+    monkeypatch.setattr(lease._Beats, "_go_on", go_on_later)
+    yield errors, awake
+    awake.set()
+
+
+def test_who_is_silent_loses_its_place(
+    quick: None, take: Take, ended: tuple[list[str], threading.Event]
+) -> None:
+    errors, awake = ended
+    with take(), elsewhere(), take(wait=True):
+        awake.set()
+        wait_until(lambda: errors)
+    (error,) = errors
+    assert "one was taken over by another process" in error
+
+
+def test_who_writes_its_removed_claim_anew_is_not_the_owner_again(
+    quick: None,
+    bucket: str,
+    s3: str,
+    ended: tuple[list[str], threading.Event],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A store may write, under a name, what was removed just after it was looked for."""
+    errors, awake = ended
+    monkeypatch.setattr(claims.StoreClaims, "rewrite", claims.StoreClaims.write)
+
+    def hold(*, wait: bool) -> AbstractContextManager[None]:
+        return lease.store_lease(bucket, "one", "run", wait=wait)
+
+    with hold(wait=False), elsewhere(), hold(wait=True):
+        (successor,) = names(s3, bucket)
+        awake.set()
+        wait_until(lambda: errors)
+        wait_until(lambda: names(s3, bucket) == [successor])
+    assert len(errors) == 1
+    assert names(s3, bucket) == []
+
+
+def test_of_two_that_come_at_once_to_a_store_one_is_inside(quick: None, take: Take) -> None:
+    inside, together = [], threading.Barrier(2)
+    most = 0
+
+    def contend() -> None:
+        nonlocal most
+        together.wait()
+        with suppress(UserError), take(wait=True):
+            inside.append(1)
+            most = max(most, len(inside))
+            time.sleep(0.05)
+            inside.pop()
+
+    for _ in range(5):
+        threads = [threading.Thread(target=contend) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert most == 1
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("nothing came")
 
 
 @pytest.mark.parametrize(

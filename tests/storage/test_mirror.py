@@ -11,8 +11,9 @@ import pytest
 
 from dynat_ray.atomic_files import unused_name
 from dynat_ray.errors import UserError
+from dynat_ray.object_store import is_address, join
 from dynat_ray.storage import mirror as mirrors
-from dynat_ray.storage.mirror import Mirror, is_address, join
+from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.places import mirrored_folder, open_place
 from tests.storage.conftest import names
 

@@ -28,6 +28,7 @@ MOST_MEMBERS = 2**21
 LONGEST_NAME = 1024
 """Characters of a path inside an archive."""
 
+_TOP = PurePosixPath()
 _LONGEST_TABLE = 2**28  # Bytes of a zip's table of contents, which is read at once.
 _UNIX = 3  # Where a zip's member is from, if it has a Unix file mode.
 _TAR_KINDS = {
@@ -39,22 +40,38 @@ _METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "xz", 
 
 
 def unpack(archive: Path, packed: Path) -> PackedFiles:
-    """Reads the files of a tar (also .gz, .bz2, .xz) or zip archive.
+    """Reads the files of an archive into a new store.
 
-    Links are followed inside of the archive; archives in it are not. Nothing but `packed` is ever
+    Args:
+        archive: See `unpack_into`.
+        packed: File to write their contents to.
+
+    Raises:
+        UserError: As `unpack_into`.
+    """
+    files = PackedFiles(str(archive), packed)
+    unpack_into(archive, files)
+    return files
+
+
+def unpack_into(archive: Path, files: PackedFiles, below: PurePosixPath = _TOP) -> None:
+    """Adds the files of a tar (also .gz, .bz2, .xz) or zip archive to a store.
+
+    Links are followed inside of the archive; archives in it are not. Nothing but the store is ever
     written, whatever the archive calls its files, nothing else on the disk is read, and memory is
     bounded by the names of the files, whatever sizes they declare.
 
     Args:
         archive: The archive.
-        packed: File to write their contents to.
+        files: The store.
+        below: Folder of the store that they are put into.
 
     Raises:
         UserError: It is no archive, is damaged, names unsafe paths, or declares more data than is
             free on the disk or than such an archive holds.
     """
     with _readable(archive):
-        target = _Target(archive, packed)
+        target = _Target(archive, files, below)
         # Not `zipfile.is_zipfile`: a tar file that ends with a zip file is one to it.
         with archive.open("rb") as file:
             is_zip = file.read(4) in (b"PK\3\4", b"PK\5\6")
@@ -63,7 +80,6 @@ def unpack(archive: Path, packed: Path) -> PackedFiles:
         else:
             _unpack_tar(archive, target)
         target.follow_links()
-        return target.files
 
 
 def unpack_member(archive: Path, member: str, target: Path) -> bool:
@@ -87,11 +103,11 @@ def unpack_member(archive: Path, member: str, target: Path) -> bool:
 class _Target:
     """Where the files of an archive go; refuses what is unsafe or does not fit."""
 
-    def __init__(self, archive: Path, packed: Path) -> None:
-        self.files = PackedFiles(str(archive), packed)
-        self._archive = archive
+    def __init__(self, archive: Path, files: PackedFiles, below: PurePosixPath) -> None:
+        self.files = files
+        self._archive, self._below = archive, below
         self._most = _most_unpacked(archive)
-        self._free = shutil.disk_usage(packed.parent).free
+        self._free = files.free_bytes()
         self._members = self._bytes = 0
 
     def accept(self, name: str, size: int) -> PurePosixPath | None:
@@ -102,6 +118,7 @@ class _Target:
         if any(is_hidden(part) for part in path.parts):
             self.files.hide(path)
             return None
+        path = self._below / path
         if path in self.files:
             raise Suspicious(f"holds the file '{name}' twice; unpack it yourself")
         if not 0 <= size <= LARGEST_MEMBER:

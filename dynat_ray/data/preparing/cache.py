@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 from dynat_ray.config import DataConfig
+from dynat_ray.data.cache_folder import cache_folder
 from dynat_ray.data.info import FORMAT_VERSION, load_info
 from dynat_ray.data.preparing.dataset import prepare_dataset
-from dynat_ray.data.preparing.public import cache_folder
+from dynat_ray.data.preparing.sources import absolute_source
 from dynat_ray.errors import UserError
-from dynat_ray.user_path import user_path
 
 
 def cached_dataset(config: DataConfig) -> Path:
@@ -28,10 +28,8 @@ def cached_dataset(config: DataConfig) -> Path:
     Raises:
         UserError: It can't be prepared, or something else is kept in its place.
     """
-    source, mark = config.source, ""
-    kind, _, path = source.partition(":")
-    if path:
-        source = f"{kind}:{user_path(path).resolve()}"
+    source, mark = absolute_source(config.source), ""
+    if ":" in source:
         # Names lose what a file name can't hold, so that two sources may share one.
         mark = "-" + hashlib.sha256(os.fsencode(source)).hexdigest()[:12]
     name = re.sub(r"[^A-Za-z0-9.-]+", "_", source)[-100:]

@@ -21,7 +21,8 @@ from dynat_ray.data.preparing.inspection import UNREADABLE, Inspection, guarded
 from dynat_ray.data.preparing.parallel import ordered_map
 from dynat_ray.data.preparing.pixel_checks import PixelChecks, PixelMarks, mark
 from dynat_ray.data.preparing.preview import Preview
-from dynat_ray.data.preparing.sources import Source, open_source
+from dynat_ray.data.preparing.source import Source
+from dynat_ray.data.preparing.sources import open_source
 from dynat_ray.data.preparing.storing import (
     Encoded,
     Layout,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -46,6 +47,12 @@ class FileStore(Protocol):
         """Opens a file for reading."""
 
 
+def find_file(store: FileStore, name: str) -> PurePosixPath | None:
+    """Returns the file of that name that lies highest, wherever in the store it is."""
+    found = [path for path in store.names if path.name == name]
+    return min(found, key=lambda path: (len(path.parts), path), default=None)
+
+
 class FolderFiles:
     """The files of a folder on disk, links followed."""
 
@@ -71,11 +78,7 @@ class FolderFiles:
         """See `FileStore`. A pipe or a device, which may never end, is no file."""
         if problem := self._problems.get(name):
             raise OSError(errno.EINVAL, problem)
-        file = os.open(self.root / name, os.O_RDONLY | os.O_NONBLOCK)
-        if problem := other_kind(os.fstat(file).st_mode):
-            os.close(file)
-            raise OSError(errno.EINVAL, problem)
-        return os.fdopen(file, "rb")
+        return open_regular(self.root / name)
 
 
 class PackedFiles:
@@ -96,6 +99,10 @@ class PackedFiles:
 
     def __contains__(self, name: PurePosixPath) -> bool:
         return name in self._places or name in self._problems or name in self._links
+
+    def free_bytes(self) -> int:
+        """Returns how much room is left on its disk."""
+        return shutil.disk_usage(self._file.fileno()).free
 
     def add(self, name: PurePosixPath, pieces: Iterable[bytes]) -> int:
         """Appends a file that is not there yet; returns its bytes."""
@@ -222,6 +229,15 @@ class _Part(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+
+def open_regular(path: PurePosixPath) -> BinaryIO:
+    """Opens a file; a pipe or a device is an `OSError`."""
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if problem := other_kind(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, problem)
+    return os.fdopen(file, "rb")
 
 
 def other_kind(mode: int) -> str:

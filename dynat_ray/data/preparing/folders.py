@@ -5,39 +5,22 @@ from __future__ import annotations
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from dynat_ray.data.account import Tally, listed
 from dynat_ray.data.preparing.class_names import sort_classes
 from dynat_ray.data.preparing.file_stores import FileStore
-from dynat_ray.data.preparing.image_sets import FileImages, ImageSet
+from dynat_ray.data.preparing.image_sets import FileImages
+from dynat_ray.data.preparing.source import Source
+from dynat_ray.data.preparing.split_names import TEST_NAMES, choose_test
 from dynat_ray.errors import UserError
 
-_TEST_NAMES = ("test", "val", "valid", "validation")
 _EXPECTED = "expected class folders under train/ and under val/ or test/ (train/CLASS/IMAGE)"
 
 ByClass = dict[str, list[PurePosixPath]]
 
 
-@dataclass(kw_only=True)
-class ClassFolders:
-    """What class folders hold.
-
-    Attributes:
-        classes: Class names.
-        splits: `train` and `test`.
-        left_out: Files that are none of the images.
-        notes: What was done about the names of classes.
-    """
-
-    classes: list[str]
-    splits: dict[str, ImageSet]
-    left_out: Tally
-    notes: list[str] = field(default_factory=list)
-
-
-def read_class_folders(store: FileStore) -> ClassFolders:
+def read_class_folders(name: str, store: FileStore) -> Source:
     """Finds the images of class folders.
 
     What lies outside class folders is left out. `test/` is the test split; without it `val/` (or
@@ -46,6 +29,7 @@ def read_class_folders(store: FileStore) -> ClassFolders:
     once, whatever links lead to it.
 
     Args:
+        name: Of the data set.
         store: The files.
 
     Raises:
@@ -57,14 +41,14 @@ def read_class_folders(store: FileStore) -> ClassFolders:
     train = found.get("train", {})
     if not train:
         raise UserError(f"{store.shown} has no images under train; {_EXPECTED}")
-    test_name = next((name for name in _TEST_NAMES if name in found), "")
+    test_name = choose_test(found)
     if not test_name:
         raise UserError(f"{store.shown} has no images under test or val; {_EXPECTED}")
     for other in sorted(found.keys() - {"train", test_name}):
         files = [file for inner in found[other].values() for file in inner]
         what = f"files under {other}, which is not the test split: {test_name} is"
         left_out.add(
-            what if other in _TEST_NAMES else f"files under {other}, which is no split",
+            what if other in TEST_NAMES else f"files under {other}, which is no split",
             str(files[0]),
             len(files),
         )
@@ -80,9 +64,10 @@ def read_class_folders(store: FileStore) -> ClassFolders:
         pairs = [(file, label) for label, name in enumerate(classes) for file in files[name]]
         return FileImages(store, [file for file, _ in pairs], [label for _, label in pairs])
 
-    return ClassFolders(
+    return Source(
+        name=name,
         classes=classes,
-        splits={name: label(splits[name]) for name in ("train", "test")},
+        splits={split: label(splits[split]) for split in ("train", "test")},
         left_out=left_out,
         notes=notes,
     )

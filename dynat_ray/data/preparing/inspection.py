@@ -13,7 +13,7 @@ from dynat_ray.data.preparing.deep_pixels import DeepImages
 from dynat_ray.data.preparing.image_files import BadImage, Header
 from dynat_ray.data.preparing.image_sets import ImageSet
 from dynat_ray.data.preparing.parallel import ordered_map
-from dynat_ray.data.preparing.sources import Source
+from dynat_ray.data.preparing.source import Source
 from dynat_ray.data.subsets import Indices
 from dynat_ray.errors import UserError
 from dynat_ray.prepare_options import PrepareOptions

@@ -1,80 +1,49 @@
-"""Public data sets, downloaded from their sources and read without unpickling anything."""
+"""Public data sets, downloaded or from a copy, read without running what a pickle may hold."""
 
 from __future__ import annotations
 
 import gzip
-import os
-import tarfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from dynat_ray.data.cache_folder import cache_folder
+from dynat_ray.data.preparing import public_files
+from dynat_ray.data.preparing.archives import unpack
+from dynat_ray.data.preparing.cifar_pickles import read_cifar_pickle
 from dynat_ray.data.preparing.download import PublicFile, download
-from dynat_ray.data.preparing.file_stores import FileStore, FolderFiles
-from dynat_ray.data.preparing.folders import ClassFolders, read_class_folders
+from dynat_ray.data.preparing.file_stores import FileStore, FolderFiles, find_file
 from dynat_ray.data.preparing.image_files import Pixels
-from dynat_ray.data.preparing.image_sets import ArrayImages, FileImages, ImageSet
+from dynat_ray.data.preparing.image_sets import ArrayImages, ImageSet
+from dynat_ray.data.preparing.known_layouts import read_tiny_imagenet
+from dynat_ray.data.preparing.source import Source
 from dynat_ray.errors import UserError
-from dynat_ray.user_path import user_path
 
-Splits = dict[str, ImageSet]
-
-# Digests as TensorFlow Datasets and others publish them.
-_MNIST = {
-    name: PublicFile(sha256, (f"https://ossci-datasets.s3.amazonaws.com/mnist/{name}.gz",))
-    for name, sha256 in {
-        "train-images-idx3-ubyte": (
-            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
-        ),
-        "train-labels-idx1-ubyte": (
-            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
-        ),
-        "t10k-images-idx3-ubyte": (
-            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
-        ),
-        "t10k-labels-idx1-ubyte": (
-            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
-        ),
-    }.items()
-}
-# Its server may speak http alone; what counts is the digest.
-_SVHN = {
-    split: PublicFile(
-        sha256,
-        tuple(
-            f"{scheme}://ufldl.stanford.edu/housenumbers/{split}_32x32.mat"
-            for scheme in ("https", "http")
-        ),
-    )
-    for split, sha256 in {
-        "train": "435e94d69a87fde4fd4d7f3dd208dfc32cb6ae8af2240d066de1df7508d083b8",
-        "test": "cdce80dfb2a2c4c6160906d0bd7c68ec5a99d7ca4831afa54f09182025b6a75b",
-    }.items()
-}
-# The binary versions: the others are pickles.
-_CIFAR10 = PublicFile(
-    "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-    ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",),
-)
-_CIFAR100 = PublicFile(
-    "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-    ("https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",),
-)
-_TINY_IMAGENET = PublicFile(
-    "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821",
-    ("https://cs231n.stanford.edu/tiny-imagenet-200.zip",),
-)
+_DIGITS = [str(each) for each in range(10)]
 
 
-def cache_folder() -> Path:
-    """Returns the folder for what can be made again: `$DYNAT_RAY_CACHE`, else the user's cache."""
-    if own := os.environ.get("DYNAT_RAY_CACHE"):
-        return user_path(own)
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynat-ray"
-    # Compiled code lies below it as well, which is not loaded where others could replace it.
-    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    return folder
+@dataclass(frozen=True)
+class PublicSet:
+    """A public data set.
+
+    Attributes:
+        title: What its authors call it.
+        name: What its source is called here.
+        files: What is downloaded.
+        read: Reads it from a folder or an unpacked archive, wherever in it its files lie.
+        archives: Names of the archives that its authors publish.
+        marks: Files by which it is known when it is unpacked, any of them.
+    """
+
+    title: str
+    name: str
+    files: tuple[PublicFile, ...]
+    read: Callable[[FileStore], tuple[list[str], dict[str, ImageSet]]]
+    archives: tuple[str, ...]
+    marks: tuple[str, ...]
 
 
 def downloads(name: str) -> Path:
@@ -84,116 +53,144 @@ def downloads(name: str) -> Path:
     return folder
 
 
-def read_mnist(folder: Path) -> tuple[list[str], Splits]:
-    """Downloads MNIST (60,000 and 10,000 grey images of 28 x 28)."""
+def read_downloaded(wanted: PublicSet, scratch: Path) -> Source:
+    """Reads a public data set, downloaded unless it has been.
+
+    Raises:
+        UserError: It can't be downloaded.
+    """
+    folder = downloads(wanted.name)
+    files = [_download(wanted.title, file, folder) for file in wanted.files]
+    if wanted.archives:
+        return _source(wanted, unpack(files[0], scratch / "packed"))
+    return _source(wanted, FolderFiles(folder))
+
+
+def read_copy(wanted: PublicSet, path: Path, scratch: Path) -> Source:
+    """Reads a public data set from a copy.
+
+    Args:
+        wanted: Which.
+        path: A folder with its files or with an archive as published, or that archive.
+        scratch: Folder for what has to be unpacked.
+
+    Raises:
+        UserError: The copy lacks some of it.
+    """
+    if not path.is_dir():
+        return _source(wanted, unpack(path, scratch / "packed"))
+    store = FolderFiles(path)
+    if not any(find_file(store, mark) for mark in wanted.marks):
+        for archive in filter(None, (find_file(store, name) for name in wanted.archives)):
+            return _source(wanted, unpack(path / archive, scratch / "packed"))
+    return _source(wanted, store)
+
+
+def _source(wanted: PublicSet, store: FileStore) -> Source:
+    try:
+        classes, splits = wanted.read(store)
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{store.shown} is not {wanted.title}: {reason}") from None
+    return Source(name=wanted.name, classes=classes, splits=splits)
+
+
+def _read_mnist(store: FileStore) -> tuple[list[str], dict[str, ImageSet]]:
+    """Reads MNIST (60,000 and 10,000 grey images of 28 x 28)."""
 
     def read(name: str, header: int) -> Pixels:
-        with gzip.open(_download("MNIST", _MNIST[name], folder)) as file:
-            return np.frombuffer(file.read(), dtype=np.uint8, offset=header)
+        # Some copies are unpacked, and some have a point in the name.
+        content = _content(store, f"{name}-ubyte.gz", f"{name}-ubyte", name.replace("-idx", ".idx"))
+        content = gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+        return np.frombuffer(content, dtype=np.uint8, offset=header)
 
     def split(name: str) -> ImageSet:
-        images = read(f"{name}-images-idx3-ubyte", 16).reshape(-1, 28, 28, 1)
-        return ArrayImages(images, read(f"{name}-labels-idx1-ubyte", 8))
+        images = read(f"{name}-images-idx3", 16).reshape(-1, 28, 28, 1)
+        return _labelled(images, read(f"{name}-labels-idx1", 8), 10)
 
-    return [str(each) for each in range(10)], {"train": split("train"), "test": split("t10k")}
+    return _DIGITS, {"train": split("train"), "test": split("t10k")}
 
 
-def read_svhn(folder: Path) -> tuple[list[str], Splits]:
-    """Downloads SVHN (73,257 and 26,032 colour images of 32 x 32)."""
+def _read_svhn(store: FileStore) -> tuple[list[str], dict[str, ImageSet]]:
+    """Reads SVHN (73,257 and 26,032 colour images of 32 x 32)."""
     from scipy.io import loadmat
 
     def read(split: str) -> ImageSet:
-        found = loadmat(_download("SVHN", _SVHN[split], folder))
+        with store.open(_find(store, f"{split}_32x32.mat")) as file:
+            found = loadmat(file)
         # The digit 0 has the label 10 there.
-        return ArrayImages(found["X"].transpose(3, 0, 1, 2), found["y"].ravel() % 10)
+        return _labelled(found["X"].transpose(3, 0, 1, 2), found["y"].ravel() % 10, 10)
 
-    return [str(each) for each in range(10)], {"train": read("train"), "test": read("test")}
-
-
-def read_cifar10(folder: Path) -> tuple[list[str], Splits]:
-    """Downloads CIFAR-10 (50,000 and 10,000 colour images of 32 x 32)."""
-    archive = _download("CIFAR-10", _CIFAR10, folder)
-    files = [f"data_batch_{number}.bin" for number in range(1, 6)]
-    return _read_cifar(
-        archive, "cifar-10-batches-bin", "batches.meta.txt", files, "test_batch.bin", 1
-    )
+    return _DIGITS, {"train": read("train"), "test": read("test")}
 
 
-def read_cifar100(folder: Path) -> tuple[list[str], Splits]:
-    """Downloads CIFAR-100 (50,000 and 10,000 colour images of 32 x 32, its 100 fine classes)."""
-    archive = _download("CIFAR-100", _CIFAR100, folder)
-    return _read_cifar(
-        archive, "cifar-100-binary", "fine_label_names.txt", ["train.bin"], "test.bin", 2
-    )
+def _read_cifar10(store: FileStore) -> tuple[list[str], dict[str, ImageSet]]:
+    """Reads CIFAR-10 (50,000 and 10,000 colour images of 32 x 32), its binary or Python version."""
+    batches = [f"data_batch_{number}" for number in range(1, 6)]
+    if find_file(store, "data_batch_1.bin"):
+        return _cifar_records(store, "batches.meta.txt", batches, "test_batch", label_bytes=1)
+    return _cifar_pickles(store, "batches.meta", batches, "test_batch", "label")
 
 
-def download_tiny_imagenet(folder: Path) -> Path:
-    """Downloads the archive of Tiny ImageNet (100,000 and 10,000 images of 64 x 64)."""
-    return _download("Tiny ImageNet", _TINY_IMAGENET, folder)
+def _read_cifar100(store: FileStore) -> tuple[list[str], dict[str, ImageSet]]:
+    """Reads CIFAR-100 (as many images, its 100 fine classes), its binary or Python version."""
+    if find_file(store, "train.bin"):
+        return _cifar_records(store, "fine_label_names.txt", ["train"], "test", label_bytes=2)
+    return _cifar_pickles(store, "meta", ["train"], "test", "fine_label")
 
 
-def read_tiny_imagenet(store: FileStore) -> tuple[list[str], Splits]:
-    """Finds the images of Tiny ImageNet; its validation images are the test split.
-
-    Classes are WordNet numbers, in their order. Training images are `train/CLASS/images/FILE`, the
-    others `val/images/FILE`, named by `val/val_annotations.txt`, whose lines begin with file and
-    class.
-    """
-    root = PurePosixPath("tiny-imagenet-200")
-    train = sorted(name for name in store.names if name.match("train/*/images/*"))
-    classes = sorted({name.parts[-3] for name in train})
-    label = {name: number for number, name in enumerate(classes)}
-    try:
-        with store.open(root / "val" / "val_annotations.txt") as file:
-            lines = file.read().decode().splitlines()
-        rows = sorted(line.split("\t")[:2] for line in lines if line)
-        test = [root / "val" / "images" / name for name, _ in rows]
-        test_labels = [label[name] for _, name in rows]
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{store.shown} is not Tiny ImageNet ({error!r})") from None
-    train_labels = [label[name.parts[-3]] for name in train]
-    return classes, {
-        "train": FileImages(store, train, train_labels),
-        "test": FileImages(store, test, test_labels),
-    }
+def _read_tiny_imagenet(store: FileStore) -> tuple[list[str], dict[str, ImageSet]]:
+    found = read_tiny_imagenet(store)
+    return found.classes, found.splits
 
 
-def read_imagenet(root: Path) -> ClassFolders:
-    """Finds the images of ImageNet in `root`; unpacks them there first if only its tars are."""
-    if not (root / "train").is_dir() or not (root / "val").is_dir():
-        from torchvision.datasets import ImageNet
-
-        try:
-            for split in ("train", "val"):
-                ImageNet(root, split=split)
-        except (RuntimeError, OSError) as error:
-            raise UserError(
-                f"imagenet:{root} needs class folders under train/ and val/, or the archives "
-                f"ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and "
-                f"ILSVRC2012_devkit_t12.tar.gz ({error})"
-            ) from None
-    return read_class_folders(FolderFiles(root))
-
-
-def _read_cifar(
-    archive: Path, root: str, names: str, train: list[str], test: str, label_bytes: int
-) -> tuple[list[str], Splits]:
+def _cifar_records(
+    store: FileStore, names: str, train: list[str], test: str, *, label_bytes: int
+) -> tuple[list[str], dict[str, ImageSet]]:
     """Reads records of `label_bytes` labels, the last of which counts, and 3 x 32 x 32 pixels."""
-    with tarfile.open(archive) as tar:
+    classes = _content(store, names).decode().split()
 
-        def content(name: str) -> bytes:
-            member = tar.extractfile(f"{root}/{name}")
-            assert member is not None
-            return member.read()
+    def read(files: list[str]) -> ImageSet:
+        joined = b"".join(_content(store, f"{file}.bin") for file in files)
+        records = np.frombuffer(joined, dtype=np.uint8).reshape(-1, label_bytes + 3 * 32 * 32)
+        return _planes(records[:, label_bytes:], records[:, label_bytes - 1], len(classes))
 
-        def read(files: list[str]) -> ImageSet:
-            joined = np.frombuffer(b"".join(content(file) for file in files), dtype=np.uint8)
-            records = joined.reshape(-1, label_bytes + 3 * 32 * 32)
-            pixels = records[:, label_bytes:].reshape(-1, 3, 32, 32)
-            return ArrayImages(np.moveaxis(pixels, 1, -1), records[:, label_bytes - 1])
+    return classes, {"train": read(train), "test": read([test])}
 
-        classes = content(names).decode().split()
-        return classes, {"train": read(train), "test": read([test])}
+
+def _cifar_pickles(
+    store: FileStore, names: str, train: list[str], test: str, label: str
+) -> tuple[list[str], dict[str, ImageSet]]:
+    classes = [str(name) for name in read_cifar_pickle(_content(store, names))[f"{label}_names"]]
+
+    def read(files: list[str]) -> ImageSet:
+        found = [read_cifar_pickle(_content(store, file)) for file in files]
+        pixels = np.concatenate([np.asarray(each["data"], np.uint8) for each in found])
+        labels = np.concatenate([np.asarray(each[f"{label}s"], np.int64) for each in found])
+        return _planes(pixels, labels, len(classes))
+
+    return classes, {"train": read(train), "test": read([test])}
+
+
+def _planes(pixels: Pixels, labels: np.ndarray, classes: int) -> ImageSet:
+    return _labelled(np.moveaxis(pixels.reshape(-1, 3, 32, 32), 1, -1), labels, classes)
+
+
+def _labelled(images: Pixels, labels: np.ndarray, classes: int) -> ImageSet:
+    if len(images) != len(labels) or len(labels) == 0 or labels.max() >= classes:
+        raise ValueError(f"{len(images)} images have {len(labels)} labels below {classes}")
+    return ArrayImages(images, labels)
+
+
+def _content(store: FileStore, *names: str) -> bytes:
+    with store.open(_find(store, *names)) as file:
+        return file.read()
+
+
+def _find(store: FileStore, *names: str) -> PurePosixPath:
+    for found in filter(None, (find_file(store, name) for name in names)):
+        return found
+    raise ValueError(f"there is no {' or '.join(names)} in it")
 
 
 def _download(name: str, file: PublicFile, folder: Path) -> Path:
@@ -204,6 +201,56 @@ def _download(name: str, file: PublicFile, folder: Path) -> Path:
         reason = " ".join(str(error).split())
         raise UserError(
             f"cannot download {name} ({reason}); check the network, or put {file.name} into "
-            f"{folder}, or prepare a local copy with folder:PATH (class folders under train/ and "
-            "test/)"
+            f"{folder}, or give a copy: {folder.name}:PATH (folder or archive)"
         ) from None
+
+
+def _names(files: Iterable[PublicFile]) -> tuple[str, ...]:
+    return tuple(file.name for file in files)
+
+
+PUBLIC_SETS = {
+    each.name: each
+    for each in (
+        PublicSet(
+            "MNIST",
+            "mnist",
+            tuple(public_files.MNIST.values()),
+            _read_mnist,
+            (),
+            _names(public_files.MNIST.values()),
+        ),
+        PublicSet(
+            "SVHN",
+            "svhn",
+            tuple(public_files.SVHN.values()),
+            _read_svhn,
+            (),
+            _names(public_files.SVHN.values()),
+        ),
+        PublicSet(
+            "CIFAR-10",
+            "cifar10",
+            (public_files.CIFAR10,),
+            _read_cifar10,
+            (public_files.CIFAR10.name, "cifar-10-python.tar.gz"),
+            ("data_batch_1.bin", "data_batch_1"),
+        ),
+        PublicSet(
+            "CIFAR-100",
+            "cifar100",
+            (public_files.CIFAR100,),
+            _read_cifar100,
+            (public_files.CIFAR100.name, "cifar-100-python.tar.gz"),
+            ("fine_label_names.txt", "meta"),
+        ),
+        PublicSet(
+            "Tiny ImageNet",
+            "tiny-imagenet",
+            (public_files.TINY_IMAGENET,),
+            _read_tiny_imagenet,
+            (public_files.TINY_IMAGENET.name,),
+            ("val_annotations.txt",),
+        ),
+    )
+}

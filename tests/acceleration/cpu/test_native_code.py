@@ -14,7 +14,7 @@ import pytest
 
 from dynat_ray.acceleration import cpu
 from dynat_ray.acceleration.cpu import native_code
-from dynat_ray.data.preparing.public import cache_folder
+from dynat_ray.data.cache_folder import cache_folder
 
 pytestmark = pytest.mark.skipif(native_code.compiler() is None, reason="there is no C++ compiler")
 

@@ -34,7 +34,7 @@ def refused(source: str, out: Path, match: str, **options: bool) -> None:
         ("folder:", "no file or folder ''"),
         ("folder:/nowhere/at/all", "no file or folder '/nowhere/at/all'"),
         ("imagenet", "imagenet:FOLDER"),
-        ("cifar10:/tmp", "unknown source"),
+        ("digits:/tmp", "unknown source"),
     ],
 )
 def test_wrong_names(source: str, match: str, tmp_path: Path) -> None:

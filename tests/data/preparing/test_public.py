@@ -35,7 +35,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("source", ["mnist", "cifar10", "cifar100", "svhn", "tiny-imagenet"])
 def test_without_network_the_user_learns_what_to_do(source: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot download .*; check the network.* folder:PATH"):
+    with pytest.raises(
+        UserError, match=r"cannot download .*; check the network.* give a copy: .*:PATH"
+    ):
         prepare_dataset(source, tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
 
@@ -128,7 +130,8 @@ def test_mnist_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return place / file.name
 
     monkeypatch.setattr(public, "download", download)
-    classes, splits = public.read_mnist(tmp_path)
+    found = public.read_downloaded(public.PUBLIC_SETS["mnist"], tmp_path)
+    classes, splits = found.classes, found.splits
     assert classes == [str(number) for number in range(10)]
     for split in ("train", "test"):
         assert splits[split].labels.tolist() == [7, 0, 9]
@@ -143,7 +146,8 @@ def test_svhn_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return place / file.name
 
     monkeypatch.setattr(public, "download", download)
-    classes, splits = public.read_svhn(tmp_path)
+    found = public.read_downloaded(public.PUBLIC_SETS["svhn"], tmp_path)
+    classes, splits = found.classes, found.splits
     assert classes == [str(number) for number in range(10)]
     for split in ("train", "test"):
         assert splits[split].labels.tolist() == [0, 3]

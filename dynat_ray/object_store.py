@@ -1,0 +1,97 @@
+"""Addresses of object stores (`s3://`, `gs://`)."""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import unquote, urlsplit
+
+import pyarrow.fs as stores
+
+from dynat_ray.errors import UserError
+
+_SCHEMES = ("s3", "gs", "gcs")
+_KEY = re.compile(r"(?i)key|secret|token|passw|credential|signature|@")
+_SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_REFUSED = re.compile(
+    r"(?i)ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|INVALID_CLIENT_TOKEN|EXPIRED"
+    r"|INVALID_SIGNATURE|UNRECOGNIZED_CLIENT|MISSING_AUTHENTICATION|HTTP response code 40[13]"
+)
+
+
+def is_address(text: str) -> bool:
+    """Returns whether `text` names an object store and not a folder.
+
+    Raises:
+        UserError: It holds a password, which would end up in files and logs; or it names a kind of
+            store that there is not.
+    """
+    parts = urlsplit(text)
+    if not re.match(r"(?i)[a-z0-9+]+://", text):
+        return False
+    options = _decoded(f"{parts.query}#{parts.fragment}")
+    if "@" in _decoded(parts.netloc) or _KEY.search(options):
+        raise UserError(
+            f"the address {parts.scheme}://... holds a key; give keys through the environment of "
+            "the cluster's machines (AWS_ACCESS_KEY_ID and its like) or their roles, since "
+            "addresses are written into files and logs"
+        )
+    if parts.scheme not in _SCHEMES:
+        raise UserError(f"'{parts.scheme}://' is no object store; there are s3:// and gs://")
+    return True
+
+
+def _decoded(text: str) -> str:
+    """Returns `text` without percent signs, however often they were put over one another."""
+    while (plain := unquote(text)) != text:
+        text = plain
+    return text
+
+
+def open_store(address: str) -> tuple[stores.FileSystem, str]:
+    """Returns the file system of an address, and the path in it.
+
+    Raises:
+        UserError: It can't be opened.
+    """
+    try:
+        system, path = stores.FileSystem.from_uri(address)
+    except (OSError, ValueError) as error:
+        raise UserError(f"the store {address} can't be opened: {error}") from None
+    return system, path.rstrip("/")
+
+
+def join(address: str, name: str) -> str:
+    """Returns the address of something below another; options after `?` stay at the end."""
+    base, mark, options = address.partition("?")
+    return f"{base.rstrip('/')}/{name}{mark}{options}" if name != "." else address
+
+
+def split_address(address: str) -> tuple[str, str]:
+    """Returns the address of what holds something, and its name there: the reverse of `join`."""
+    base, mark, options = address.partition("?")
+    parent, _, name = base.rstrip("/").rpartition("/")
+    return parent + mark + options, name
+
+
+def store_error(address: str, error: OSError, advice: str) -> UserError:
+    """Returns what to tell of a store that failed, in one line that holds no keys.
+
+    Args:
+        address: What was asked for.
+        error: What Arrow raised.
+        advice: What the user can do, the end of the sentence.
+    """
+    reason = " ".join(str(error).split())
+    for name in _SECRETS:
+        if value := os.environ.get(name):
+            reason = reason.replace(value, "...")
+    if _REFUSED.search(reason):
+        return UserError(
+            f"the store {address} refuses the keys of this machine: they are missing, wrong or "
+            "expired, or may not do this; set AWS_ACCESS_KEY_ID and its like, or the machine's role"
+        )
+    return UserError(
+        f"the store {address} does not answer as it should: {reason[:300]}; look at the "
+        f"address, the keys and the network, then {advice}"
+    )
