@@ -11,7 +11,7 @@ from urllib.error import URLError
 
 import pytest
 
-from dynat_ray.data.preparing import public
+from dynat_ray.data.preparing import public_files
 from dynat_ray.data.preparing.download import PublicFile, download
 
 CONTENT = bytes(range(256)) * 9000
@@ -80,11 +80,11 @@ def test_a_link_in_its_place_is_not_followed(asked: list[str], tmp_path: Path) -
 
 def test_public_files_come_by_https_where_they_can_and_have_a_digest() -> None:
     files = [
-        *public._MNIST.values(),
-        *public._SVHN.values(),
-        public._CIFAR10,
-        public._CIFAR100,
-        public._TINY_IMAGENET,
+        *public_files.MNIST.values(),
+        *public_files.SVHN.values(),
+        public_files.CIFAR10,
+        public_files.CIFAR100,
+        public_files.TINY_IMAGENET,
     ]
     assert len({file.sha256 for file in files}) == len(files) == 9
     for file in files:
