@@ -76,5 +76,5 @@ def test_nor_does_the_one_command(tmp_path: Path, arguments: list[str]) -> None:
     # `-X importtime` names what is imported, on stderr.
     done = run(tmp_path, "-X", "importtime", "-m", "dynat_ray", *arguments)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "dynat_ray.settings" in imported
+    assert "dynat_ray.cli" in imported
     assert imported & SLOW == set()

@@ -12,7 +12,7 @@ from dynat_ray import benchmark
 from dynat_ray.benchmarks import gpu, speedrun
 from dynat_ray.benchmarks.parts import GROUPS
 from dynat_ray.errors import UserError
-from tests.quick_attack import QUICK, quick_attacks
+from dynat_ray.models import load_model
 
 WIN = {"pgd_at": {"last": {"clean": {"accuracy": 81.5, "samples": 10000}}, "seconds": 60.0}}
 
@@ -21,6 +21,10 @@ def test_each_part_is_measured_and_kept_whatever_happens_to_others(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     taken: list[dict[str, Any]] = []
+
+    def ratio(run: Path, **settings: Any) -> dict[str, Any]:
+        taken.append({"run": run, **settings})
+        return {"ratios": {"dynat_step_by_pgd_at": {"median": 0.5, "min": 0.5, "max": 0.5}}}
 
     def steps(**settings: Any) -> dict[str, Any]:
         taken.append(settings)
@@ -36,30 +40,30 @@ def test_each_part_is_measured_and_kept_whatever_happens_to_others(
 
     # Each is held by tests of its own.
     monkeypatch.setattr(gpu.step_time, "measure", steps)
+    monkeypatch.setattr(gpu.stopping, "measure", ratio)
     monkeypatch.setattr(gpu.attack_time, "measure", attack)
     monkeypatch.setattr(gpu.profile, "measure", failing)
-    monkeypatch.setattr(gpu, "_SPEEDRUN_ATTACKS", ("clean", QUICK))
+    monkeypatch.setattr(gpu, "_SPEEDRUN_ATTACKS", ("clean", "pgd-2"))
     earlier, file = tmp_path / "earlier.json", tmp_path / "b.json"
     earlier.write_text(json.dumps({"win": {"results": WIN}}))
     size = ["--images", "40", "--epochs", "1", "--width", "8", "--rounds", "1"]
     given = ["--data", str(digits), "--earlier", str(earlier), "--json", str(file)]
-    with (
-        quick_attacks(),
-        pytest.raises(UserError, match="^wide_resnet28_10: out of memory"),
-    ):
+    with pytest.raises(UserError, match="^wide_resnet28_10: out of memory"):
         benchmark.main(["gpu", "--device", "cpu", *given, *size])
 
     found = json.loads(file.read_text())
     assert set(found) == {"ratios", *GROUPS["gpu"]}
     assert found["ratios"]["art, batch 512"] == found["ratios"]["art, batch 128"]
-    assert found["ratios"]["dynat_step_by_pgd_at"]["median"] > 0
-    assert [each.get("batch_size") for each in taken] == [4, 4, None, 4]
-    run = taken[2]
-    assert (run["run"], run["images"], run["on_ray"]) == (tmp_path / "b.runs/dynat", 40, False)
-    assert (taken[3]["depth"], taken[3]["widen"]) == (28, 1)
+    assert found["ratios"]["dynat_step_by_pgd_at"]["median"] == 0.5
+    assert [each.get("batch_size") for each in taken] == [4, 4, 4, None, 4]
+    run = tmp_path / "b.runs" / "dynat"
+    assert load_model(run).num_classes == 10
+    assert taken[2]["run"] == taken[3]["run"] == run
+    assert (taken[3]["images"], taken[3]["on_ray"]) == (40, False)
+    assert (taken[4]["depth"], taken[4]["widen"]) == (28, 1)
     own, pgd_at = (found["speedrun"][name] for name in ("speedrun", "reference"))
     assert own["samples"] == 40
-    assert own[QUICK] <= own["clean"]
+    assert own["pgd-2"] <= own["clean"]
     assert (pgd_at["clean"], pgd_at["samples"]) == (81.5, 10000)
     assert "clean 81.5 %" in capsys.readouterr().out
 
