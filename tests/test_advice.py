@@ -25,7 +25,8 @@ from tests.test_docs import FILE_NAMES, SECTIONS, exists, known_settings
 
 CODE = Path(dynat_ray.__file__).parent
 # Of Ray, in advice about clusters.
-_RAYS = {"--head", "--working-dir"}
+# Of `ray` and of `tar`.
+_OF_OTHERS = {"--head", "--working-dir", "--dereference", "--hard-dereference"}
 _FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*(?:\.\w+)?\w")
 _SETTING = re.compile(rf"(?<![\w./-])(?:{'|'.join(SECTIONS)})\.[a-z]\w+")
 _COMMAND = re.compile(r"python -m (dynat_ray\.\w+)")
@@ -70,7 +71,7 @@ def test_options_settings_and_commands_in_messages_exist() -> None:
     for file, text in _texts():
         for flag in _FLAG.findall(text):
             setting = flag.removeprefix("--") in known_settings()
-            if flag not in options | _RAYS and not setting and flag != "--section.key":
+            if flag not in options | _OF_OTHERS and not setting and flag != "--section.key":
                 unknown.append((file, flag))
         for setting in _SETTING.findall(text):
             if setting not in known_settings() and not FILE_NAMES.search(setting):

@@ -116,7 +116,7 @@ def test_names_of_classes_attacks_and_runs_in_a_report(
     facts = {"workers": 1, "device": "cpu", "loader": "memory"}
     config = replace_model(names)
     assert_harmless(describe_run(config, load_info(data), folder, facts))
-    assert len(describe_run(config, load_info(data), folder, facts).splitlines()) == 8
+    assert len(describe_run(config, load_info(data), folder, facts).splitlines()) == 9
 
 
 def as_file_name(names: list[str]) -> str:
