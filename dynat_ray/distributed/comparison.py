@@ -32,7 +32,7 @@ from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.resumable_folder import FolderKind, open_folder
 from dynat_ray.storage.run_folder import config_settings, read_run_config
 from dynat_ray.storage.run_length import RunLength
-from dynat_ray.tracking.runs import COMPARISON_FILES, group_trackers
+from dynat_ray.tracking.run_trackers import COMPARISON_FILES, group_trackers
 from dynat_ray.training.equal_compute import pgd_at_compute
 
 # Only the head node has this resource. A run's own process takes a trace of it and no CPU, so that

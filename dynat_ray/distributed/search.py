@@ -44,7 +44,7 @@ from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.environment import write_environment
 from dynat_ray.storage.json_file import read_json
 from dynat_ray.storage.mirror import Mirror
-from dynat_ray.tracking.runs import (
+from dynat_ray.tracking.run_trackers import (
     RUN_FILES,
     SEARCH_FILES,
     final_values,

@@ -34,7 +34,7 @@ from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.run_folder import open_run_folder
 from dynat_ray.storage.run_length import RunLength
 from dynat_ray.tracking.available import check_trackers
-from dynat_ray.tracking.runs import RUN_FILES, final_values, run_trackers
+from dynat_ray.tracking.run_trackers import RUN_FILES, final_values, run_trackers
 from dynat_ray.training.equal_compute import check_compute
 from dynat_ray.training.final_models import is_trained
 from dynat_ray.training.setup import check_run

@@ -43,7 +43,7 @@ from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.run_folder import open_run_folder
 from dynat_ray.storage.run_length import RunLength
-from dynat_ray.tracking.runs import RUN_FILES, run_trackers
+from dynat_ray.tracking.run_trackers import RUN_FILES, run_trackers
 from dynat_ray.training.final_models import is_trained
 from dynat_ray.training.setup import check_run
 

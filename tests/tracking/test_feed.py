@@ -12,7 +12,7 @@ from dynat_ray.config import RunConfig
 from dynat_ray.settings import override
 from dynat_ray.storage.metrics import write_metrics
 from dynat_ray.tracking import feed
-from dynat_ray.tracking.runs import RUN_FILES, final_values, group_trackers, run_trackers
+from dynat_ray.tracking.run_trackers import RUN_FILES, final_values, group_trackers, run_trackers
 from dynat_ray.tracking.tracker import Ending, Tracked
 
 

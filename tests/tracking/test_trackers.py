@@ -22,7 +22,7 @@ from dynat_ray.storage.links import refuse_links
 from dynat_ray.storage.metrics import write_metrics
 from dynat_ray.tracking import feed
 from dynat_ray.tracking.feed import STATE
-from dynat_ray.tracking.runs import group_trackers, run_trackers
+from dynat_ray.tracking.run_trackers import group_trackers, run_trackers
 from tests.small_run import SMALL
 
 _SECONDS_TO_START = 600
