@@ -40,7 +40,8 @@ class _Command:
         when: That came.
         graceful: The main thread looks for signals itself.
         patient: It is saving something.
-        raised: It was interrupted.
+        interrupted_by: The signal that interrupted the main thread, which may learn of it before
+            the thread that watches does; 0: none.
         said: It was said that the command was stopped.
         line: How to go on.
         on_signal: Called when a signal comes.
@@ -53,7 +54,7 @@ class _Command:
     when: float = 0.0
     graceful: bool = False
     patient: bool = False
-    raised: bool = False
+    interrupted_by: int = 0
     said: bool = False
     line: str = ""
     on_signal: list[Callable[[], object]] = field(default_factory=list)
@@ -108,12 +109,12 @@ def is_command() -> bool:
 
 def received() -> int:
     """Returns the signal that came first; 0: none."""
-    return _command.number
+    return _command.number or _command.interrupted_by
 
 
 def status() -> int:
     """Returns what a shell calls the exit of a process that the signal ended."""
-    return 128 + (_command.number or signal.SIGINT)
+    return 128 + (received() or signal.SIGINT)
 
 
 @contextmanager
@@ -214,8 +215,8 @@ def time_limit(seconds: float, error: str) -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    if _command.running and not _command.graceful and not _command.raised:
-        _command.raised = True
+    if _command.running and not _command.graceful and not _command.interrupted_by:
+        _command.interrupted_by = number
         # Of all exceptions Ray passes on this one alone while it waits for something.
         raise KeyboardInterrupt
 

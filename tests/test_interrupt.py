@@ -94,6 +94,17 @@ def main(arguments):
 
 run(main)
 """
+# The thread that watches has not had its turn yet when the main thread is interrupted.
+SLOW_TO_WATCH = """
+from dynat_ray import cli
+interrupt._watch = lambda read: time.sleep(60)
+
+def main(arguments):
+    ready()
+    time.sleep(60)
+
+cli.run(main)
+"""
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 
@@ -115,6 +126,14 @@ def test_a_library_that_takes_the_signal_over_does_not_keep_it(number: int, stat
     _, errors = said(program)
     assert program.returncode == status
     assert errors == ["stopped"]
+
+
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+def test_the_main_thread_may_learn_of_a_signal_first(number: int, status: int) -> None:
+    program = started(BEGIN + SLOW_TO_WATCH)
+    program.send_signal(number)
+    _, errors = said(program)
+    assert (program.returncode, errors) == (status, ["stopped"])
 
 
 def test_a_second_signal_ends_at_once() -> None:
