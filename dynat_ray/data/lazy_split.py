@@ -32,7 +32,8 @@ class LazySplit:
         image_size: int = 0,
         positions: Indices | None = None,
     ) -> None:
-        self._path, self._split, self._image_size = str(path), split, image_size
+        self.path = Path(path)
+        self._split, self._image_size = split, image_size
         self._positions = positions
         self._read: Callable[[Indices], Tensor] | None = None
 
@@ -49,7 +50,7 @@ class LazySplit:
             UserError: As `dynat_ray.data.load_split`.
         """
         if self._read is None:
-            self._read = open_split(self._path, self._split, image_size=self._image_size)
+            self._read = open_split(self.path, self._split, image_size=self._image_size)
         places = wanted.numpy()
         return self._read(places if self._positions is None else self._positions[places])
 

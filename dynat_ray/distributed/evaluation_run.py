@@ -185,7 +185,7 @@ class _EvaluationRun:
         self._corrupted = [] if folder is None else read_corruption_set(folder, classes)
         # Twice as many as are attacked, since those that are wrong without attack are left out.
         few = balanced_subset(labels, 2 * CHECK_SAMPLES)
-        self._checked = self.samples.images[few], self.samples.labels[few]
+        self._checked = self.samples.some(few)
 
     def header(self, workers: Workers) -> str:
         """Returns what is about to be done, in a line."""
@@ -281,7 +281,7 @@ class _EvaluationRun:
         measured = measure_corruption_files(
             self.model,
             self._corrupted,
-            tuple(self.samples.images.shape[1:]),
+            tuple(self.samples.first.shape[1:]),
             samples=self._request.samples,
             batch_size=self.plan.batch_size,
         )
@@ -323,7 +323,7 @@ def _probes(request: Request) -> tuple[str, ...]:
 
 def _require_surrogate_fits(surrogate: nn.Module, samples: Samples) -> None:
     try:
-        require_fit(surrogate, samples.data, samples.images)
-        count_classes(surrogate, samples.images, samples.labels)
+        require_fit(surrogate, samples.data, samples.first)
+        count_classes(surrogate, samples.first, samples.labels)
     except UserError as error:
         raise UserError(f"--surrogate: {error}") from None

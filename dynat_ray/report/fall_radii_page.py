@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dynat_ray.attacks.registry import CLEAN as WITHOUT_ATTACK
 from dynat_ray.evaluation.fall_radii import FallRadii, fall_radii, rank_correlation
+from dynat_ray.evaluation.images import Images, read_images
 from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome
 from dynat_ray.evaluation.results import beside, write_table
 from dynat_ray.evaluation.samples import Samples
@@ -66,7 +66,7 @@ def write_fall_radii(
     return {"images": entry}
 
 
-def _page(content: Mapping[str, Any], found: FallRadii, images: Tensor) -> dict[str, Any]:
+def _page(content: Mapping[str, Any], found: FallRadii, images: Images) -> dict[str, Any]:
     names = [shown_text(name, 60) for name in content.get("class_names") or []]
     norm, right = str(content["norm"]), found.right_unattacked
     classes = sorted(
@@ -95,16 +95,15 @@ def _ranks(found: FallRadii) -> NDArray[np.int64]:
 
 
 def _class(
-    found: FallRadii, images: Tensor, label: int, names: Sequence[str], norm: str
+    found: FallRadii, images: Images, label: int, names: Sequence[str], norm: str
 ) -> dict[str, Any]:
     own = np.flatnonzero(found.right_unattacked & (found.label == label))
     ordered = own[np.argsort(_ranks(found)[own])]
     least, most = ordered[:_EACH], ordered[_EACH:][::-1][:_EACH]
 
-    pixels = {
-        place: (images[place] * 255).round().clamp(0, 255).byte().contiguous()
-        for place in found.positions[np.concatenate([least, most])].tolist()
-    }
+    places = found.positions[np.concatenate([least, most])]
+    read = (read_images(images, places) * 255).round().clamp(0, 255).byte().contiguous()
+    pixels = dict(zip(places.tolist(), read.numpy(), strict=True))
 
     def shown(places: NDArray[np.int64]) -> list[dict[str, Any]]:
         return [
@@ -114,7 +113,7 @@ def _class(
                 "radius": format_radius(float(found.radius[place]), norm)
                 if np.isfinite(found.radius[place])
                 else None,
-                "picture": picture(pixels[int(found.positions[place])].numpy()),
+                "picture": picture(pixels[int(found.positions[place])]),
             }
             for place in places.tolist()
         ]
