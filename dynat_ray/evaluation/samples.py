@@ -1,16 +1,17 @@
-"""The test images of an evaluation."""
+"""The images of an evaluation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dynat_ray.attacks.corruptions import require_corruptible
 from dynat_ray.attacks.registry import get_attacks, require_takeable
-from dynat_ray.data import DatasetInfo, balanced_subset, load_info, load_test_images
+from dynat_ray.data import DatasetInfo, balanced_subset, load_info, load_split
 from dynat_ray.data.stored import load_labels
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.fronted import require_stand_in_fits
@@ -27,7 +28,7 @@ from dynat_ray.hardware import machine_memory_bytes
 
 @dataclass(frozen=True)
 class Samples:
-    """Test images `(N, C, H, W)`, their labels and places in the test split, `(N,)`.
+    """Images `(N, C, H, W)`, float32 in [0, 1], their labels and places in the split, `(N,)`.
 
     Attributes:
         classes: Logits of the model.
@@ -49,10 +50,11 @@ def load_samples(subject: Subject, request: Request) -> Samples:
         UserError: They do not, or the data set is not there.
     """
     data = load_info(request.data)
-    indices = balanced_subset(load_labels(request.data, "test").numpy(), request.samples)
+    indices = balanced_subset(load_labels(request.data, request.split).numpy(), request.samples)
     side = image_size_for(subject, data)
     _require_memory(len(indices), data, side)
-    images, labels = load_test_images(request.data, request.samples, image_size=side)
+    stored, labels = load_split(request.data, request.split, limit=request.samples, image_size=side)
+    images = stored.to(torch.float32).div_(255)
     if request.among is not None:
         kept = np.isin(indices, request.among)
         images, labels, indices = images[kept], labels[kept], indices[kept]
@@ -75,6 +77,6 @@ def _require_memory(count: int, data: DatasetInfo, side: int) -> None:
     needed, memory = 4 * count * data.channels * side**2, machine_memory_bytes()
     if needed > memory:
         raise UserError(
-            f"{count} test images at {side} x {side} pixels, as the model's run says, take "
+            f"{count} images at {side} x {side} pixels, as the model's run says, take "
             f"{needed / 2**30:.0f} GiB and this machine has {memory / 2**30:.0f}; give --samples"
         )
