@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -104,6 +106,32 @@ def test_several_radii_give_a_falling_curve_from_clean_accuracy(run: Path, tmp_p
     page = (tmp_path / "c.images.html").read_text()
     assert "The least robust of them first" in page
     assert 'href="c.images.html"' in (tmp_path / "c.html").read_text()
+
+
+def test_training_foretells_which_of_its_images_fall(run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    out = tmp_path / "c.json"
+    arguments = [str(run), "--split", "train", "--eps", "0.02,0.05,0.1", "--samples", "60"]
+    arguments += ["--attacks", "clean,pgd-5", "--out", str(out)]
+    main(arguments)
+    assert json.loads(out.read_text())["split"] == "train"
+    assert "fragility_correlation" not in json.loads(out.read_text())["images"]
+    assert "Training images still right" in (tmp_path / "c.html").read_text()
+    # Training that knew the outcome, but of one image, and had no other order of the rest.
+    images = pq.read_table(tmp_path / "c.images.parquet").to_pandas()
+    kept = images.iloc[1:].sample(frac=1, random_state=0)
+    radius = kept["radius"].fillna(1.0)
+    samples = {"index": kept["index"], "label": kept["label"], "eps": 0.1, "fragility": -radius}
+    (run / "samples").mkdir()
+    pd.DataFrame(samples).to_parquet(run / "samples" / "epoch_0004.parquet")
+    (run / "metrics.jsonl").write_text('{"epoch": 4, "epochs_done": 5}\n')
+    found = json.loads(main(arguments).read_text())["images"]["fragility_correlation"]
+    assert found["value"] > 0.9
+    assert found["images"] == int((kept["radius"] > 0).sum() + kept["radius"].isna().sum())
+    assert found["epoch"] == 5
+    assert "held the image to be in epoch 5" in (tmp_path / "c.images.html").read_text()
+    with pytest.raises(UserError, match="of the train split, not of the test split"):
+        main([str(run), "--attacks", "clean", "--samples", "60", "--compare", str(out)])
 
 
 def test_a_sampled_attack_says_whom_it_tried(
@@ -229,6 +257,8 @@ def test_data_of_other_classes_or_size(run: Path, tmp_path: Path, few_digits: Pa
         (["{run}", "--second-stage", "-1"], "--second-stage is -1"),
         (["{run}", "--data", "/no/such/folder"], "/no/such/folder does not exist"),
         (["no_such_module:model"], "gives no model"),
+        (["{run}", "--split", "train", "--norms", "Linf:0.1,L2:1"], "leave out --norms"),
+        (["{run}", "--split", "train", "--corruptions-from", "x"], "leave out --split"),
         (["{run}", "--out", "S3://bucket/evaluation.json"], "written to a file"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The test images of an evaluation."""
+"""The images of an evaluation."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from dynat_ray.hardware import machine_memory_bytes
 
 @dataclass(frozen=True)
 class Samples:
-    """Test images, which are read when they are needed.
+    """Images, which are read when they are needed.
 
     Attributes:
         images: All.
         first: One of them, float32 `(1, C, H, W)` in [0, 1]: the others have its form.
         labels: int64 `(N,)`.
-        indices: Their places in the test split, `(N,)`.
+        indices: Their places in the split, `(N,)`.
         classes: Logits of the model.
         differentiable: They have a gradient with respect to the images.
     """
@@ -60,7 +60,7 @@ def load_samples(subject: Subject, request: Request) -> Samples:
         UserError: They do not, or the data set is not there.
     """
     data = load_info(request.data)
-    labels = load_labels(request.data, "test")
+    labels = load_labels(request.data, request.split)
     indices = balanced_subset(labels.numpy(), request.samples)
     if request.among is not None:
         indices = indices[np.isin(indices, request.among)]
@@ -70,7 +70,7 @@ def load_samples(subject: Subject, request: Request) -> Samples:
     side = image_size_for(subject, data)
     _require_memory(min(len(indices), max(request.batch_size, 2 * CHECK_SAMPLES)), data, side)
     # Workers run elsewhere, where a relative path names another place.
-    images = LazySplit(request.data.resolve(), "test", image_size=side, positions=indices)
+    images = LazySplit(request.data.resolve(), request.split, image_size=side, positions=indices)
     first = read_images(images, FIRST)
     require_fit(subject.model, data, first)
     attacks = get_attacks(request.attacks)
@@ -90,6 +90,6 @@ def _require_memory(count: int, data: DatasetInfo, side: int) -> None:
     needed, memory = 4 * count * data.channels * side**2, machine_memory_bytes()
     if needed > memory:
         raise UserError(
-            f"{count} test images at {side} x {side} pixels, as the model's run says, take "
+            f"{count} images at {side} x {side} pixels, as the model's run says, take "
             f"{needed / 2**30:.0f} GiB and this machine has {memory / 2**30:.0f}; give --samples"
         )
