@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 
-from dynat_ray.data import load_info, load_test_images
+from dynat_ray.data import LazySplit, load_info, load_test_images
 from dynat_ray.distributed import evaluation_run
 from dynat_ray.errors import UserError
 from dynat_ray.evaluate import main
@@ -86,10 +86,32 @@ def test_rows_say_what_became_of_each_sample(run: Path, few_digits: Path, tmp_pa
     assert results["apgd-t"]["accuracy"] == 5 * sum(row["apgd-t.correct"] for row in rows)
 
 
-def test_several_radii_give_a_falling_curve_from_clean_accuracy(run: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def numbers_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images were read at a time."""
+    read, get = [], LazySplit.__getitem__
+
+    def counted(self: LazySplit, wanted: torch.Tensor) -> torch.Tensor:
+        read.append(len(wanted))
+        return get(self, wanted)
+
+    monkeypatch.setattr(LazySplit, "__getitem__", counted)
+    return read
+
+
+def test_several_radii_give_a_falling_curve_from_clean_accuracy(
+    run: Path, tmp_path: Path, numbers_read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_run, "CHECK_SAMPLES", 16)
     out = main(
-        [str(run), "--eps", "0,0.02,0.1", "--attacks", "clean,pgd-5", "--out", str(tmp_path / "c")]
+        [
+            *(str(run), "--eps", "0,0.02,0.1", "--attacks", "clean,pgd-5"),
+            *("--batch-size", "45", "--out", str(tmp_path / "c")),
+        ]
     )
+    # The data set has 60 test images: nobody holds all of them.
+    assert max(numbers_read) <= 45
+    assert sum(numbers_read) > 60
     curve = json.loads(out.read_text())["curve"]
     assert [point["eps"] for point in curve] == [0, 0.02, 0.1]
     robust = [point["results"]["pgd-5"]["accuracy"] for point in curve]
