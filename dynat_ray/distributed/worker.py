@@ -52,8 +52,7 @@ class RaySession:
         self.place = ray.util.get_node_ip_address()
         self.node = ray.get_runtime_context().get_node_id()
         self._mirror = mirror
-        first = mirror is not None and self.rank == 0
-        self._sending = BackgroundPush(mirror) if first else None
+        self._sending = BackgroundPush(mirror) if mirror is not None and self.rank == 0 else None
         self._gauges = RunGauges(run_folder.name) if self.rank == 0 else None
         self._group = current_group()
         self._notices = WorkerNotices(stopping, self.rank)
