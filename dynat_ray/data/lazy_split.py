@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dynat_ray.data.stored import open_split
 from dynat_ray.data.subsets import Indices
+from dynat_ray.object_store import user_place
 
 
 class LazySplit:
@@ -18,7 +19,7 @@ class LazySplit:
     It can be sent to another process, which opens the split itself.
 
     Args:
-        path: Prepared folder, the same on all machines.
+        path: Prepared folder, the same on all machines, or the address of one in a store.
         split: `train` or `test`.
         image_size: Height and width in pixels to bring the images to; 0: as stored.
         positions: Which images of the split these are, `(N,)`; None: all.
@@ -32,7 +33,10 @@ class LazySplit:
         image_size: int = 0,
         positions: Indices | None = None,
     ) -> None:
-        self._path, self._split, self._image_size = str(path), split, image_size
+        place = user_place(path)
+        # Others run elsewhere, where a relative path names another place.
+        self.path = place if isinstance(place, str) else place.resolve()
+        self._split, self._image_size = split, image_size
         self._positions = positions
         self._read: Callable[[Indices], Tensor] | None = None
 
@@ -49,7 +53,7 @@ class LazySplit:
             UserError: As `dynat_ray.data.load_split`.
         """
         if self._read is None:
-            self._read = open_split(self._path, self._split, image_size=self._image_size)
+            self._read = open_split(self.path, self._split, image_size=self._image_size)
         places = wanted.numpy()
         return self._read(places if self._positions is None else self._positions[places])
 
