@@ -32,7 +32,7 @@ class _OwnSamplesAlone(DynAT):
         return super().attack(*inputs, **{**others, "balanced": False})
 
 
-def measure(run: Path, *, batch_size: int, steps: int) -> dict[str, float]:
+def measure(run: Path, *, batch_size: int, steps: int) -> dict[str, dict[str, float]]:
     """Takes steps on the same samples in each of three ways, with one CPU thread a process.
 
     Args:
@@ -42,24 +42,29 @@ def measure(run: Path, *, batch_size: int, steps: int) -> dict[str, float]:
 
     Returns:
         What part of a step, in percent, the processes wait on average: for PGD-AT, and for DynAT
-        without and with its attacks dealt evenly. By CPU time, so that other programs matter
-        little.
+        without and with its attacks dealt evenly. By CPU time, in which other programs matter
+        less, and by forward units, in which they don't.
     """
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.start_processes(
             _work, (run, batch_size, steps, folder), nprocs=_PROCESSES, start_method="forkserver"
         )
         found = [np.load(Path(folder, f"{rank}.npz")) for rank in range(_PROCESSES)]
-        return {name: waiting(np.stack([each[name] for each in found])) for name in found[0]}
+        # (processes, steps, 2) each.
+        took = {name: np.stack([each[name] for each in found]) for name in found[0]}
+    return {
+        label: {name: waiting(each[..., column]) for name, each in took.items()}
+        for column, label in enumerate(("2, CPU time", "2, forward units"))
+    }
 
 
-def waiting(seconds: NDArray[np.float64]) -> float:
+def waiting(work: NDArray[np.float64]) -> float:
     """Returns what part of a step, in percent, workers wait on average for the slowest.
 
     Args:
-        seconds: How long each works, `(workers, steps)`.
+        work: How long each works, `(workers, steps)`.
     """
-    return round(100 * float(1 - seconds.mean() / seconds.max(axis=0).mean()), 1)
+    return round(100 * float(1 - work.mean() / work.max(axis=0).mean()), 1)
 
 
 def _work(rank: int, run: Path, batch_size: int, steps: int, folder: str) -> None:
@@ -71,18 +76,18 @@ def _work(rank: int, run: Path, batch_size: int, steps: int, folder: str) -> Non
     )
     trained = TrainedRun(run, batch_size, torch.device("cpu"))
     steppers = _steppers(trained)
-    seconds = {name: np.zeros(steps) for name in steppers}
+    took = {name: np.zeros((steps, 2)) for name in steppers}
     progress = Progress("waiting", steps) if rank == 0 else None
     # The first is a warm-up.
     for step in range(-1, steps):
         batch = _part(trained, batch_size, rank, step)
         for name, stepper in steppers.items():
             began = time.process_time()
-            stepper.step(batch, 0, 0, _PROCESSES * batch_size)
-            seconds[name][step] = time.process_time() - began
+            outcome = stepper.step(batch, 0, 0, _PROCESSES * batch_size)
+            took[name][step] = time.process_time() - began, outcome.passes.units
         if progress is not None and step >= 0:
             progress.done(f"step {step + 1} of {steps} of two processes")
-    np.savez(Path(folder, f"{rank}.npz"), **seconds)  # type: ignore[arg-type]
+    np.savez(Path(folder, f"{rank}.npz"), **took)  # type: ignore[arg-type]
     dist.barrier()
     dist.destroy_process_group()
 

@@ -103,7 +103,7 @@ def measure(
             "dynat": _waiting(costs["dynat"], balanced),
             "moved": moved,
         }
-    measured = {}
+    measured: dict[str, dict[str, float]] = {}
     if device == "cpu":
         measured = two_processes.measure(run, batch_size=batch_size, steps=_MEASURED * rounds)
     return {
@@ -121,10 +121,7 @@ def table(found: Mapping[str, Any]) -> str:
     """Returns what part of a step workers wait, as Markdown."""
     kinds = list(next(iter(found["workers"].values())))
     lines = ["| workers | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
-    rows = dict(found["workers"])
-    if found["measured"]:
-        rows["2, measured"] = found["measured"]
-    for workers, waits in rows.items():
+    for workers, waits in {**found["workers"], **found["measured"]}.items():
         cells = [f"{waits[kind]:.1f} %" if kind in waits else "" for kind in kinds]
         lines.append(f"| {workers} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -82,10 +82,12 @@ def test_a_run_is_measured(trained: Path) -> None:
     assert 0 < found["attacked"] < 1
     assert list(found["workers"]) == list(waiting.WORKERS)
     lines = waiting.table(found).splitlines()
-    assert len(lines) == 3 + len(waiting.WORKERS)
-    measured = found["measured"]
-    assert all(0 <= measured[kind] < 100 for kind in ("pgd_at", "dynat, not balanced", "dynat"))
-    assert lines[-1].startswith(f"| 2, measured | {measured['pgd_at']} % |")
+    assert len(lines) == 4 + len(waiting.WORKERS)
+    by_time, by_units = found["measured"].values()
+    assert all(0 <= wait < 100 for wait in by_time.values())
+    assert by_units["pgd_at"] == 0
+    assert by_units["dynat"] < by_units["dynat, not balanced"]
+    assert lines[-1].startswith("| 2, forward units | 0.0 % |")
 
 
 def test_a_run_without_samples_is_refused(trained: Path, tmp_path: Path) -> None:
