@@ -39,7 +39,8 @@ class DataConfig(Section, section="data"):
     """Which images, and how they reach the model.
 
     Attributes:
-        path: Folder made by `dynat_ray.prepare`; empty: `source`, prepared on first use.
+        path: Folder made by `dynat_ray.prepare`, or its address (`s3://`, `gs://`), from where
+            every machine fetches it once; empty: `source`, prepared on first use.
         source: What to prepare when `path` is empty (`digits`, `folder:PATH`, `hf:NAME`, ...).
         loader: `ffcv`, `memory`, or `auto`: FFCV where it imports.
         val_fraction: Part of the training set, in [0, 0.5], that chooses the best checkpoint.
@@ -48,7 +49,8 @@ class DataConfig(Section, section="data"):
             `resized-crop`, `randaugment`, applied on the device.
         balance: Draw every class equally often. A sample drawn several times in an epoch is
             augmented the same way each time.
-        extra_path: Prepared folder of extra (generated) training images; empty: none.
+        extra_path: Prepared folder of extra (generated) training images, or its address; empty:
+            none.
         extra_fraction: Part of every batch, in [0, 1), that comes from `extra_path`.
         image_size: Side in pixels that large images are brought to; 0: as stored.
         first_image_size: Side in pixels that training begins with; images grow to their own size,

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pyarrow.fs as stores
 
 from dynat_ray.errors import UserError
+from dynat_ray.user_path import user_path
+
+AnswerT = TypeVar("AnswerT")
 
 _SCHEMES = ("s3", "gs", "gcs")
 _KEY = re.compile(r"(?i)key|secret|token|passw|credential|signature|@")
@@ -17,6 +25,12 @@ _REFUSED = re.compile(
     r"(?i)ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH|INVALID_CLIENT_TOKEN|EXPIRED"
     r"|INVALID_SIGNATURE|UNRECOGNIZED_CLIENT|MISSING_AUTHENTICATION|HTTP response code 40[13]"
 )
+# What asking again does not help against.
+_FINAL = re.compile(
+    r"(?i)NO_SUCH_BUCKET|INVALID_BUCKET|INVALID_PARAMETER|HTTP response code 40[04]"
+)
+# Before each time that a store which is away is asked again; about a minute in all.
+_PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 
 
 def is_address(text: str) -> bool:
@@ -70,6 +84,49 @@ def open_store(
         make, (options,) = system.__reduce__()
         system = make({**options, "request_timeout": seconds_without_answer})
     return system, path.rstrip("/")
+
+
+def user_place(text: Path | str) -> Path | str:
+    """Returns an address as it is, and a path with a home folder in the place of `~`.
+
+    Raises:
+        UserError: As `is_address`.
+    """
+    return text if is_address(str(text)) else user_path(text)
+
+
+def patiently(ask: Callable[[], AnswerT], address: str, advice: str) -> AnswerT:
+    """Returns what a store answers, which is asked again for a minute if it is away.
+
+    Args:
+        ask: Asks it.
+        address: What it is asked for.
+        advice: See `store_error`.
+
+    Raises:
+        FileNotFoundError: There is no such object.
+        OSError: The disk of this machine fails.
+        UserError: The store does not answer, or refuses to.
+    """
+    for attempt, pause in enumerate((*_PAUSES, None)):
+        try:
+            return ask()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if error.errno:
+                raise
+            reason = str(error)
+            if pause is None or _REFUSED.search(reason) or _FINAL.search(reason):
+                raise store_error(address, error, advice) from None
+        if attempt == 0:
+            print(
+                f"waiting: {address} does not answer; asking again for a minute",
+                file=sys.stderr,
+                flush=True,
+            )
+        time.sleep(pause)
+    raise AssertionError
 
 
 def join(address: str, name: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynat_ray.cli import ArgumentParser, run
 from dynat_ray.errors import UserError
-from dynat_ray.object_store import is_address
+from dynat_ray.interrupt import going_on
+from dynat_ray.object_store import is_address, split_address
 from dynat_ray.prepare_options import PrepareOptions
 from dynat_ray.shown_text import shown_text
 from dynat_ray.user_path import user_path
@@ -18,11 +20,11 @@ if TYPE_CHECKING:
     from dynat_ray.data import DatasetInfo
 
 
-def main(arguments: Sequence[str]) -> Path:
-    """Prepares a data set; returns its folder."""
+def main(arguments: Sequence[str]) -> Path | str:
+    """Prepares a data set; returns its folder or address."""
     parser = ArgumentParser(
         prog="python -m dynat_ray.prepare",
-        description="Turns images into a data-set folder that training reads fast.",
+        description="Turns images into a data set that training reads fast.",
     )
     parser.add_argument(
         "source",
@@ -35,26 +37,29 @@ def main(arguments: Sequence[str]) -> Path:
     )
     _add_options(parser)
     options = parser.parse_args(arguments)
-    if is_address(options.out):
-        raise UserError(
-            f"--out is {options.out}, but prepared data lie in a folder, from where training maps "
-            "them into memory; give one that all machines of the cluster share"
-        )
-    folder = Path(options.out)
+    address = options.out if is_address(options.out) else ""
+    if address and address.partition("?")[0].rstrip("/").count("/") < 3:
+        raise UserError(f"--out is {address}, a whole bucket; give s3://BUCKET/NAME")
     given = {name: value for name, value in vars(options).items() if name not in ("source", "out")}
     PrepareOptions(**given)
 
     # PyTorch takes seconds to import: after the options are known to be right.
     from dynat_ray.data.preparing import prepare_dataset
 
-    info = prepare_dataset(options.source, folder, **given)
+    with ExitStack() as stack:
+        if address:
+            from dynat_ray.storage.lease import store_lease
+
+            stack.enter_context(store_lease(*split_address(address), "data set", wait=True))
+            stack.enter_context(going_on())
+        info = prepare_dataset(options.source, options.out, **given)
     print(_summary(info), *info.account.lines(), sep="\n", file=sys.stderr)
-    return user_path(folder).resolve()
+    return address or user_path(options.out).resolve()
 
 
 def _add_options(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("--out", required=True, metavar="DIR", help="folder to write")
+    add("--out", required=True, metavar="DIR", help="folder or s3:// address to write to")
     add("--size", type=int, metavar="N", help="resize the shorter side to N, crop the centre")
     add("--limit", type=int, default=0, metavar="N", help="a class-balanced part of each split")
     add(

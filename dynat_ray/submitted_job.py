@@ -64,4 +64,4 @@ def _paths(arguments: Sequence[str]) -> list[str]:
     """Returns the arguments, or parts of them, that can be meant as paths."""
     parts = [part for argument in arguments for part in argument.split("=", 1)]
     found = [re.sub(r"^(folder|npz):", "", part) for part in parts if not part.startswith("--")]
-    return [part for part in found if part and not _FRACTION.fullmatch(part)]
+    return [part for part in found if part and "://" not in part and not _FRACTION.fullmatch(part)]

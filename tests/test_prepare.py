@@ -34,7 +34,7 @@ def test_it_prepares_and_returns_the_folder(
         (["digits", "--out", "x", "--limit", "few"], "--limit: invalid int value: 'few'"),
         (["digits", "--out", "x", "--size", "0"], "--size is 0; it must be at least 1"),
         (["digits", "--out", "x", "--limit", "-1"], "--limit is -1; it must be"),
-        (["digits", "--out", "s3://bucket/digits"], "lie in a folder"),
+        (["digits", "--out", "s3://bucket"], "a whole bucket; give s3://BUCKET/NAME"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], match: str) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dynat_ray.data.augment import Augmentation, Batch
 from dynat_ray.data.extra_images import ExtraImages
-from dynat_ray.data.info import DatasetInfo, load_info
+from dynat_ray.data.info import DatasetInfo
 from dynat_ray.data.lazy_split import LazySplit
 from dynat_ray.data.loaders import Loader, RawBatch, build_loader, loader_kind
 from dynat_ray.data.order import BatchPlan
-from dynat_ray.data.readers import ReadingOptions
+from dynat_ray.data.readers import ReadingOptions, fetch_split
+from dynat_ray.data.store_copy import is_here, load_info
 from dynat_ray.data.stored import load_labels, load_split, load_test_images
 from dynat_ray.data.subsets import balanced_subset, stratified_split
 
@@ -24,6 +25,8 @@ __all__ = [
     "ReadingOptions",
     "balanced_subset",
     "build_loader",
+    "fetch_split",
+    "is_here",
     "load_info",
     "load_labels",
     "load_split",

@@ -40,8 +40,8 @@ class _Unfit(ValueError):
     """What is wrong with a file, in words that follow its name."""
 
 
-def check_beton(info: DatasetInfo, file: Path) -> None:
-    """Raises `UserError` unless FFCV may read a file.
+def check_beton(info: DatasetInfo, file: Path) -> NDArray[np.int64]:
+    """Returns the labels `(N,)` of a file; raises `UserError` unless FFCV may read it.
 
     Args:
         info: The data set that it is of.
@@ -51,7 +51,7 @@ def check_beton(info: DatasetInfo, file: Path) -> None:
         with file.open("rb") as opened:
             length = opened.seek(0, 2)
             header = _check_header(opened, length)
-            _check_tables(opened, info, file.stem, header, length)
+            return _check_tables(opened, info, file.stem, header, length)
     except (OSError, _Unfit) as error:
         raise UserError(
             f"{file} is no file that FFCV may read: {error}; prepare it again: "
@@ -76,7 +76,8 @@ def _check_header(opened: Any, length: int) -> NDArray[Any]:
 
 def _check_tables(
     opened: Any, info: DatasetInfo, split: str, header: NDArray[Any], length: int
-) -> None:
+) -> NDArray[np.int64]:
+    """Returns the labels."""
     count, table = int(header["num_samples"]), int(header["alloc_table_ptr"])
     _require(0 < count == info.counts.get(split), f"it has {count} images")
     first = _HEADER.itemsize + len(_FIELDS) * _FIELD.itemsize
@@ -97,6 +98,7 @@ def _check_tables(
     _require(bool((begin[place] == images["data_ptr"]).all()), "an image lies in no region")
     _check_images(info, images, size[place])
     _require(bool(((labels >= 0) & (labels < info.num_classes)).all()), "a label is no class")
+    return labels.astype(np.int64)
 
 
 def _check_images(info: DatasetInfo, images: NDArray[Any], size: NDArray[np.uint64]) -> None:

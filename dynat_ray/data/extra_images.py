@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynat_ray.data.info import DatasetInfo, load_info, require_split
+from dynat_ray.data.info import DatasetInfo, read_info, require_split
 from dynat_ray.errors import UserError
 
 
@@ -32,7 +32,7 @@ def load_extra_info(folder: Path, info: DatasetInfo) -> DatasetInfo:
     Raises:
         UserError: The folder is missing or damaged, or its classes or images are others.
     """
-    extra = load_info(folder)
+    extra = read_info(folder)
     require_split(extra, folder, "train")
     if extra.num_classes > info.num_classes:
         raise UserError(

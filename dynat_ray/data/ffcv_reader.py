@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dynat_ray.data.beton_check import check_beton
 from dynat_ray.data.ffcv_decoders import centre_decoder, whole_decoder
 from dynat_ray.data.ffcv_library import ffcv_module, ffcv_problem
-from dynat_ray.data.info import DatasetInfo, different_sizes, require_intact
+from dynat_ray.data.info import DatasetInfo, different_sizes, is_copy, require_intact
+from dynat_ray.data.store_copy import require_here
 from dynat_ray.data.subsets import Indices
 from dynat_ray.errors import UserError
 
@@ -64,8 +66,8 @@ class FfcvReader:
         Raises:
             UserError: FFCV does not import, the file is damaged, or `side` or `whole` is needed.
         """
-        if problem := ffcv_problem():
-            raise UserError(f"{file} takes FFCV, which does not import ({problem})")
+        _require_ffcv(file)
+        require_here(info, file)
         require_intact(info, file)
         check_beton(info, file)
         if info.size is None and side == 0 and not whole:
@@ -125,6 +127,30 @@ class FfcvReader:
             pixels = values[: height * width * 3].view(height, width, 3)
             image[:height, :width] = pixels[..., : self._channels]
         return own.to(self._device, non_blocking=True)
+
+
+def read_labels(info: DatasetInfo, file: Path) -> NDArray[np.int64]:
+    """Reads the labels of all images of a beton, `(N,)`.
+
+    Of one that lies in a store, only what is not pixels is fetched.
+
+    Args:
+        info: The data set.
+        file: Its `SPLIT.beton`.
+
+    Raises:
+        UserError: FFCV does not import, which the images will take; or the file is damaged.
+    """
+    _require_ffcv(file)
+    require_here(info, file, tables=True)
+    if not is_copy(file.parent):
+        require_intact(info, file)
+    return check_beton(info, file)
+
+
+def _require_ffcv(file: Path) -> None:
+    if problem := ffcv_problem():
+        raise UserError(f"{file} takes FFCV, which does not import ({problem})")
 
 
 def _open_loader(

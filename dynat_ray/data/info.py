@@ -16,11 +16,13 @@ from typing import Literal, get_args
 from dynat_ray.bounded_file import read_bounded
 from dynat_ray.data.account import Account, read_account
 from dynat_ray.errors import UserError
-from dynat_ray.user_path import user_path
 
 ClassOrder = Literal["text", "number", "source"]
 
 FORMAT_VERSION = 1
+DESCRIPTION = "dataset.json"
+COPIED_FROM = "copied-from"
+"""Beside it in a copy of a data set that lies in an object store: the address."""
 LARGEST_TENSOR_FILE = 2 * 2**30
 """Bytes of pixels up to which a split is also stored as safetensors, and checked when opened."""
 
@@ -61,6 +63,8 @@ class DatasetInfo:
             `source`.
         account: What became of the images of the source.
         files: What each stored file must look like, by file name.
+        parts: What the parts must look like in which a file lies in an object store, in order, by
+            file name; empty for a folder.
         format_version: Version of this layout.
     """
 
@@ -80,6 +84,7 @@ class DatasetInfo:
     class_order: ClassOrder = "text"
     account: Account = field(default_factory=Account)
     files: dict[str, StoredFile] = field(default_factory=dict)
+    parts: dict[str, list[StoredFile]] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     @property
@@ -95,47 +100,64 @@ class DatasetInfo:
         """
         return (image_size, image_size) if image_size else self.size
 
-    def command(self, folder: Path) -> str:
-        """Returns the command that prepares the same data set in `folder`."""
+    def command(self, folder: Path | str) -> str:
+        """Returns the command that prepares the same data set in a folder, or at an address."""
         words = [self.source, *self.options, "--out", str(folder)]
         return f"python -m dynat_ray.prepare {shlex.join(words)}"
 
     def save(self, folder: Path) -> None:
         """Writes `dataset.json` into `folder`."""
         text = json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False)
-        (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
+        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
 
 
-def load_info(path: Path | str) -> DatasetInfo:
+def read_info(folder: Path) -> DatasetInfo:
     """Reads `dataset.json` of a prepared folder.
 
     Raises:
         UserError: The folder is missing, was not prepared, or its description is damaged.
     """
-    folder = user_path(path)
     hint = _how_to_make(folder)
     try:
-        if not (folder / "dataset.json").is_file():
+        if not (folder / DESCRIPTION).is_file():
             raise FileNotFoundError
-        text = read_bounded(folder / "dataset.json")
+        text = read_bounded(folder / DESCRIPTION)
     except FileNotFoundError:
         what = "has no dataset.json" if folder.is_dir() else "does not exist"
         raise UserError(f"data folder {folder} {what}; {hint}") from None
     except OSError as error:
-        raise UserError(f"cannot read {folder / 'dataset.json'} ({error}); {hint}") from None
+        raise UserError(f"cannot read {folder / DESCRIPTION} ({error}); {hint}") from None
+    return parse_info(text, str(folder), hint)
+
+
+def parse_info(text: bytes, place: str, hint: str) -> DatasetInfo:
+    """Returns what the content of a `dataset.json` says.
+
+    Args:
+        text: The content; who wrote it is not known.
+        place: Folder or address of the data set.
+        hint: What the user can do where it is damaged.
+
+    Raises:
+        UserError: It is damaged, or of another version.
+    """
     try:
         values = json.loads(text)
         version = values["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"{folder / 'dataset.json'} is damaged; {hint}") from None
+        raise UserError(f"{place}/{DESCRIPTION} is damaged; {hint}") from None
     if version != FORMAT_VERSION:
         raise UserError(
-            f"data folder {folder} has format {version!r:.20}, this version reads "
+            f"data set {place} has format {version!r:.20}, this version reads "
             f"{FORMAT_VERSION}; {hint}"
         )
     try:
         values["size"] = tuple(values["size"]) if values["size"] else None
         values["files"] = {name: StoredFile(**stored) for name, stored in values["files"].items()}
+        values["parts"] = {
+            name: [StoredFile(**part) for part in parts]
+            for name, parts in values.get("parts", {}).items()
+        }
         if "account" in values:
             values["account"] = read_account(values["account"])
         info = DatasetInfo(**values)
@@ -143,7 +165,7 @@ def load_info(path: Path | str) -> DatasetInfo:
     except (KeyError, TypeError, AttributeError, OverflowError):
         sound = False
     if not sound:
-        raise UserError(f"{folder / 'dataset.json'} is damaged; {hint}")
+        raise UserError(f"{place}/{DESCRIPTION} is damaged; {hint}")
     return info
 
 
@@ -151,7 +173,7 @@ def _how_to_make(folder: Path) -> str:
     """Returns what to do where a folder is no data set: images, perhaps, that become one."""
     with suppress(OSError):
         taken = bool(os.listdir(folder)) if folder.is_dir() else folder.exists()
-        if taken and not (folder / "dataset.json").is_file():
+        if taken and not (folder / DESCRIPTION).is_file():
             source = shlex.quote(f"folder:{folder}")
             return (
                 "if images lie there, make a data set of them with: python -m "
@@ -164,7 +186,8 @@ def _is_sound(info: DatasetInfo) -> bool:
     """Returns whether the values are of a data set; who wrote the file is not known."""
     texts = [info.name, info.source, info.checksum, *info.classes, *info.options, *info.counts]
     whole = [info.skipped, *info.counts.values(), info.max_side]
-    whole += [number for file in info.files.values() for number in vars(file).values()]
+    parts = [part for each in info.parts.values() for part in each]
+    whole += [n for file in (*info.files.values(), *parts) for n in vars(file).values()]
     sides = [info.max_side] if info.size is None else list(info.size)
     raw = info.storage == "raw" and len(sides) == 2
     return (
@@ -172,12 +195,17 @@ def _is_sound(info: DatasetInfo) -> bool:
         and all(isinstance(number, int) and number >= 0 for number in whole)
         and all(isinstance(side, int) and side > 0 for side in sides)
         and (raw or info.storage == "jpeg")
+        and all(_make_up(parts, info.files.get(name)) for name, parts in info.parts.items())
         and info.class_order in get_args(ClassOrder)
         and info.num_classes > 0
         and info.channels in (1, 3)
         and len(info.mean) == len(info.std) == info.channels
         and all(math.isfinite(number) for number in (*info.mean, *info.std))
     )
+
+
+def _make_up(parts: list[StoredFile], file: StoredFile | None) -> bool:
+    return file is not None and sum(part.bytes for part in parts) == file.bytes
 
 
 def describe_file(path: Path) -> StoredFile:
@@ -187,6 +215,11 @@ def describe_file(path: Path) -> StoredFile:
         while block := file.read(1 << 22):
             checksum = zlib.crc32(block, checksum)
         return StoredFile(bytes=file.tell(), crc32=checksum)
+
+
+def is_copy(folder: Path) -> bool:
+    """Returns whether a folder is a copy of what lies in an object store, perhaps not yet whole."""
+    return (folder / COPIED_FROM).is_file()
 
 
 def require_split(info: DatasetInfo, folder: Path, split: str) -> None:
@@ -211,6 +244,8 @@ def require_intact(info: DatasetInfo, file: Path) -> None:
     """
     wanted = info.files.get(file.name)
     hint = f"prepare it again: {info.command(file.parent)}"
+    if is_copy(file.parent):
+        hint = f"remove {file.parent}, and it is fetched again"
     if wanted is None or not file.is_file():
         raise UserError(f"{file} is missing; {hint}")
     found = file.stat().st_size

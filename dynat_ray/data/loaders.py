@@ -11,13 +11,13 @@ from torch import Tensor
 
 from dynat_ray.data.extra_images import ExtraImages, load_extra_info
 from dynat_ray.data.fitting import crop_randomly, fit_square
-from dynat_ray.data.info import DatasetInfo, different_sizes, load_info, require_split
+from dynat_ray.data.info import DatasetInfo, different_sizes, read_info, require_split
 from dynat_ray.data.order import BatchPlan, EpochOrder
 from dynat_ray.data.readers import Kind, Reader, ReadingOptions, open_reader, reader_kind
+from dynat_ray.data.store_copy import data_folder
 from dynat_ray.data.stored import load_labels
 from dynat_ray.data.subsets import Indices
 from dynat_ray.keyed_random import combine
-from dynat_ray.user_path import user_path
 
 
 @dataclass
@@ -158,13 +158,13 @@ def build_loader(
     Raises:
         UserError: A folder is missing or damaged or does not fit, or FFCV is needed and missing.
     """
-    folder = user_path(path)
-    info = load_info(folder)
+    folder = data_folder(path)
+    info = read_info(folder)
     require_split(info, folder, split)
     total = info.counts[split]
     extra_count, extra_fraction = 0, 0.0
     if extra is not None and extra.fraction > 0:
-        extra_folder = user_path(extra.path)
+        extra_folder = data_folder(extra.path)
         extra_count = load_extra_info(extra_folder, info).counts["train"]
         extra_fraction = extra.fraction
     order = EpochOrder(
@@ -189,8 +189,8 @@ def loader_kind(path: Path | str, kind: Kind) -> str:
     Raises:
         UserError: `ffcv` is wanted, but FFCV or the data set's `.beton` is missing.
     """
-    folder = user_path(path)
-    return reader_kind(kind, folder, load_info(folder), "train")
+    folder = data_folder(path)
+    return reader_kind(kind, folder, read_info(folder), "train")
 
 
 def _crop_size(info: DatasetInfo, folder: Path, options: ReadingOptions) -> tuple[int, int] | None:

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from dynat_ray.data.ffcv_library import ffcv_problem
 from dynat_ray.data.ffcv_reader import FfcvReader
-from dynat_ray.data.info import DatasetInfo, load_info
+from dynat_ray.data.info import DatasetInfo, read_info
 from dynat_ray.data.memory_reader import MemoryReader
+from dynat_ray.data.store_copy import Say, data_folder, require_here
 from dynat_ray.data.stored import read_stored
 from dynat_ray.data.subsets import Indices
 from dynat_ray.errors import UserError
@@ -81,7 +82,7 @@ def open_reader(
     Raises:
         UserError: A file is missing or damaged, or FFCV is needed and does not import.
     """
-    info = load_info(folder)
+    info = read_info(folder)
     device, crops = options.device, options.resized_crop
     image_size = 0 if crops else options.image_size
     if reader_kind(options.kind, folder, info, split) == "memory":
@@ -96,6 +97,27 @@ def open_reader(
         side=image_size if info.storage == "jpeg" else 0,
         whole=crops,
     )
+
+
+def fetch_split(path: Path | str, split: str, kind: Kind, say: Say | None = None) -> None:
+    """Fetches what is read of a split that lies in an object store; nothing if it does not.
+
+    Args:
+        path: Folder or address of the data set.
+        split: `train` or `test`.
+        kind: As in `ReadingOptions`.
+        say: Takes lines that tell how far it is; None: they go to stderr.
+
+    Raises:
+        UserError: A part is missing or damaged, the store does not answer, or there is no room.
+    """
+    folder = data_folder(path)
+    info = read_info(folder)
+    tensors, beton = folder / f"{split}.safetensors", folder / f"{split}.beton"
+    # Labels are read from the tensors, where there are any.
+    require_here(info, tensors, say=say)
+    if tensors.name not in info.files or reader_kind(kind, folder, info, split) == "ffcv":
+        require_here(info, beton, say=say)
 
 
 def reader_kind(kind: Kind, folder: Path, info: DatasetInfo, split: str) -> str:

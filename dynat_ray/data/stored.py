@@ -11,12 +11,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dynat_ray.data.ffcv_reader import FfcvReader
+from dynat_ray.data.ffcv_reader import FfcvReader, read_labels
 from dynat_ray.data.fitting import fit_square
-from dynat_ray.data.info import DatasetInfo, load_info, require_intact, require_split
+from dynat_ray.data.info import DatasetInfo, read_info, require_intact, require_split
+from dynat_ray.data.store_copy import data_folder, require_here
 from dynat_ray.data.subsets import Indices, balanced_subset
 from dynat_ray.errors import UserError
-from dynat_ray.user_path import user_path
 
 _BATCH = 256
 
@@ -91,8 +91,8 @@ def read_stored(
     Raises:
         UserError: As `load_split`, but for the sizes where `whole` is given.
     """
-    folder = user_path(path)
-    info = load_info(folder)
+    folder = data_folder(path)
+    info = read_info(folder)
     require_split(info, folder, split)
     file = folder / f"{split}.safetensors"
     if file.name not in info.files:
@@ -123,8 +123,8 @@ def open_split(path: Path | str, split: str, *, image_size: int = 0) -> Callable
     Raises:
         UserError: As `load_split`.
     """
-    folder = user_path(path)
-    info = load_info(folder)
+    folder = data_folder(path)
+    info = read_info(folder)
     require_split(info, folder, split)
     file = folder / f"{split}.safetensors"
     if file.name not in info.files:
@@ -147,14 +147,12 @@ def load_labels(path: Path | str, split: str) -> Tensor:
     Raises:
         UserError: The folder or split is missing or damaged.
     """
-    folder = user_path(path)
-    info = load_info(folder)
+    folder = data_folder(path)
+    info = read_info(folder)
     require_split(info, folder, split)
     file = folder / f"{split}.safetensors"
     if file.name not in info.files:
-        beton = folder / f"{split}.beton"
-        reader = FfcvReader(info, beton, device=torch.device("cpu"), batch_size=1, whole=True)
-        return reader.labels
+        return torch.from_numpy(read_labels(info, folder / f"{split}.beton"))
     return _read_tensors(info, file, "labels")[0]
 
 
@@ -189,6 +187,7 @@ def _read_tensors(info: DatasetInfo, file: Path, *names: str) -> list[Tensor]:
     Raises:
         UserError: The file is missing or damaged, or holds anything else.
     """
+    require_here(info, file)
     require_intact(info, file)
     try:
         with safe_open(file, framework="pt") as stored:

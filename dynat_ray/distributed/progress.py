@@ -11,6 +11,7 @@ from dynat_ray.atomic_files import append_line, atomic_write_text
 from dynat_ray.bounded_file import read_bounded
 from dynat_ray.config import RunConfig
 from dynat_ray.distributed.polling import Poller
+from dynat_ray.durations import describe_seconds
 from dynat_ray.radius import format_radius
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.metrics import read_metrics
@@ -95,13 +96,3 @@ def _describe_length(line: dict[str, Any], length: RunLength) -> str:
     if length.by_compute:
         return f"epoch {line['epoch'] + 1:>3}  units {fraction:>{width}}"
     return f"epoch {fraction:>{width}}"
-
-
-def describe_seconds(seconds: float) -> str:
-    """Returns a duration such as `1 h 05 min`, `2 min 10 s` or `8 s`."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    if whole >= 60:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole} s"

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from dynat_ray.distributed.polling import Poller
-from dynat_ray.distributed.progress import describe_seconds
+from dynat_ray.durations import describe_seconds
 from dynat_ray.report.text import trials_table, value_text
 from dynat_ray.searching.study import Search
 from dynat_ray.searching.trial_records import Trial, TrialsReader

@@ -25,6 +25,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.models.arguments import check_arguments
 from dynat_ray.models.hub import has_prefix
 from dynat_ray.models.starting import description_of
+from dynat_ray.object_store import is_address, user_place
 from dynat_ray.report import write_report
 from dynat_ray.settings import override
 from dynat_ray.storage.description import describe_run
@@ -72,7 +73,8 @@ def run(
     workers = resolve_workers(config.cluster)
     changed = open_run_folder(folder, config, resume=resume)
     mirror = Mirror.of(folder)
-    require_everywhere([Path(config.data.path), *([] if mirror else [folder / "config.yaml"])])
+    paths = [] if is_address(config.data.path) else [Path(config.data.path)]
+    require_everywhere([*paths, *([] if mirror else [folder / "config.yaml"])])
     facts = workers.facts() | {"loader": loader}
     write_environment(folder, facts, command)
     print(describe_run(config, info, mirror.address if mirror else folder, facts), flush=True)
@@ -98,7 +100,7 @@ def resolve(config: RunConfig) -> tuple[RunConfig, DatasetInfo, str]:
     Raises:
         UserError: What the user can correct.
     """
-    path = user_path(config.data.path) if config.data.path else cached_dataset(config.data)
+    path = user_place(config.data.path) if config.data.path else cached_dataset(config.data)
     config = with_absolute_paths(config, path)
     info = load_info(path)
     get_attacks(config.eval.attacks)
@@ -113,19 +115,24 @@ def with_absolute_paths(config: RunConfig, data: Path | str) -> RunConfig:
 
     Args:
         config: The run.
-        data: Folder of its data set.
+        data: Folder or address of its data set.
 
     Raises:
         UserError: The network is that of `model.init_from`, which names no model.
     """
-    absolute = {"data.path": str(Path(data).resolve())}
+    absolute = {"data.path": _absolute(data)}
     keys = {"data.extra_path", "model.init_from", config.method.standard_model_key}
     for key in keys - {""}:
         section, _, name = key.partition(".")
         given = getattr(getattr(config, section), name)
         if given and not has_prefix(given):
-            absolute[key] = str(user_path(given).resolve())
+            is_data = key == "data.extra_path"
+            absolute[key] = _absolute(given) if is_data else str(user_path(given).resolve())
     return with_named_network(override(config, absolute))
+
+
+def _absolute(place: Path | str) -> str:
+    return str(place) if is_address(str(place)) else str(user_path(place).resolve())
 
 
 def with_named_network(config: RunConfig) -> RunConfig:

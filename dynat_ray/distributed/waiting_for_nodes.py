@@ -15,7 +15,7 @@ from dynat_ray.distributed.cluster import is_one_machine
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from dynat_ray.distributed.progress import describe_seconds
+from dynat_ray.durations import describe_seconds
 from dynat_ray.errors import UserError
 
 _SECONDS_WITHOUT_WORDS = 5.0

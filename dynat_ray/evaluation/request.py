@@ -13,6 +13,7 @@ from dynat_ray.config import Norm, ThreatConfig
 from dynat_ray.errors import UserError
 from dynat_ray.eval_config import EvalConfig
 from dynat_ray.evaluation.subject import Subject
+from dynat_ray.object_store import user_place
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.radius import parse_number
 from dynat_ray.settings import Settings
@@ -44,7 +45,7 @@ class Request:
     """A complete evaluation.
 
     Attributes:
-        data: Prepared data set.
+        data: Folder or address of the data set.
         threats: Of one norm, by ascending radius, at least one.
         attacks: Their names.
         samples: Class-balanced number of images that every attack sees; 0: all.
@@ -62,7 +63,7 @@ class Request:
         split: Of the data set, whose images are used.
     """
 
-    data: Path
+    data: Path | str
     threats: tuple[Threat, ...]
     attacks: tuple[str, ...]
     samples: int
@@ -101,7 +102,7 @@ class Options:
     """What a user asks for; what is None comes from the model's run, else from defaults.
 
     Attributes:
-        data: Prepared folder.
+        data: Prepared folder, or an address.
         norm: `Linf`, `L2` or `L1`.
         eps: Radii, comma-separated, such as `8/255` or `0,0.5,1`.
         attacks: Names, comma-separated.
@@ -162,7 +163,7 @@ def complete(subject: Subject, options: Options) -> Request:
         raise UserError("--corruptions-from has images of its own; leave out --split")
     own_eps = run.get("threat.eps") if options.norm in (None, run.get("threat.norm")) else None
     return Request(
-        data=user_path(folder),
+        data=user_place(folder),
         split=options.split,
         threats=_threats(run, options),
         attacks=tuple(attack.name for attack in get_attacks(attacks)),

@@ -69,8 +69,7 @@ def load_samples(subject: Subject, request: Request) -> Samples:
     labels = labels[torch.from_numpy(indices)]
     side = image_size_for(subject, data)
     _require_memory(min(len(indices), max(request.batch_size, 2 * CHECK_SAMPLES)), data, side)
-    # Workers run elsewhere, where a relative path names another place.
-    images = LazySplit(request.data.resolve(), request.split, image_size=side, positions=indices)
+    images = LazySplit(request.data, request.split, image_size=side, positions=indices)
     first = read_images(images, FIRST)
     require_fit(subject.model, data, first)
     attacks = get_attacks(request.attacks)

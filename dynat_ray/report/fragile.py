@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dynat_ray.atomic_files import atomic_write
-from dynat_ray.data import BatchPlan, ReadingOptions, build_loader
+from dynat_ray.data import BatchPlan, ReadingOptions, build_loader, is_here
 from dynat_ray.errors import UserError
 from dynat_ray.report.reading import Columns, Run
 from dynat_ray.storage.links import inner_folder
@@ -169,6 +169,8 @@ def _store_pictures(run: Run, indices: NDArray[np.int64]) -> dict[int, Path]:
     if indices.max() >= run.info.counts["train"]:
         return {}  # The folder was prepared again from something else.
     try:
+        if not is_here(run.config.data.path, "train"):
+            return {}  # Some pictures are no reason to fetch a large data set.
         images = _read_images(run, indices)
     except (UserError, OSError, RuntimeError):
         # A damaged or half-copied data set is no reason to have no report.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,10 +139,12 @@ def _state(folder: Path, epochs: str, trial: Trial | None) -> str:
 
 
 def _data_name(config: RunConfig) -> str:
-    try:
-        return load_info(config.data.path).name
-    except UserError:
-        return Path(config.data.path).name or config.data.source
+    place = config.data.path
+    # A page about many runs does not wait for a store.
+    if "://" not in place:
+        with suppress(UserError):
+            return load_info(place).name
+    return Path(place).name or config.data.source
 
 
 def _time_text(seconds: float) -> str:

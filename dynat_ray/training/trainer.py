@@ -21,6 +21,7 @@ from dynat_ray.training.attack_watch import AttackWatch
 from dynat_ray.training.checkpoint_writer import CheckpointWriter
 from dynat_ray.training.course import Course
 from dynat_ray.training.device import usable_precision
+from dynat_ray.training.fetching import fetch_data
 from dynat_ray.training.final_models import save_models
 from dynat_ray.training.finiteness import ADVICE, FiniteWatch, require_finite_state
 from dynat_ray.training.optimisation import build_optimizer, learning_rate, set_learning_rate
@@ -47,6 +48,7 @@ def train(config: RunConfig, session: Session) -> None:
         StopRequested: A signal asked for the end of the run; a checkpoint is written.
     """
     torch.manual_seed(config.train.seed + session.rank)
+    fetch_data(config.data, session)
     with (
         cpu_kernels(config.train.cpu_kernels),
         closing(on_all_workers(lambda: build_setup(config, session))) as setup,

@@ -9,6 +9,7 @@ a page), table of all data regions.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -18,14 +19,49 @@ _SMALLEST_PAGE = 2**21
 _FIELD_NAMES = ("image", "label")
 
 
+class Output(Protocol):
+    """Where a beton goes: its beginning, which is known last, and what follows that."""
+
+    def begin(self, start: int) -> None:
+        """Leaves out the first `start` bytes."""
+
+    def write(self, data: bytes | memoryview) -> object:
+        """Appends data."""
+
+    def cut(self) -> None:
+        """Says that no sample lies on both sides of what follows."""
+
+    def close(self, head: bytes) -> None:
+        """Writes the first bytes and ends."""
+
+
+class WholeFile:
+    """A beton in one file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self.write = self._file.write
+
+    def begin(self, start: int) -> None:
+        self._file.seek(start)
+
+    def cut(self) -> None:
+        """It stays in one piece."""
+
+    def close(self, head: bytes) -> None:
+        with self._file as file:
+            file.seek(0)
+            file.write(head)
+
+
 class BetonWriter:
     """Appends encoded images and labels to a beton."""
 
-    def __init__(self, path: Path, most_samples: int, largest: int) -> None:
+    def __init__(self, output: Output, most_samples: int, largest: int) -> None:
         """Starts the file.
 
         Args:
-            path: Where.
+            output: Where.
             most_samples: Room for so many samples is reserved.
             largest: Bytes of the largest sample.
         """
@@ -43,8 +79,8 @@ class BetonWriter:
             + self._records.nbytes
         )
         self._position = -(-start // self._page_size) * self._page_size
-        self._file = path.open("wb")
-        self._file.seek(self._position)
+        self._output = output
+        self._output.begin(self._position)
 
     def add(self, data: bytes | memoryview, mode: str, size: tuple[int, int], label: int) -> None:
         """Appends a sample.
@@ -58,33 +94,36 @@ class BetonWriter:
         length = len(data)
         room = -self._position % self._page_size or self._page_size
         if length > room:
-            self._file.write(bytes(room))
+            self._output.write(bytes(room))
             self._position += room
         image = self._records["f0"][self._count]
         image["mode"], (image["height"], image["width"]) = self._modes[mode], size
         image["data_ptr"] = self._position
         self._records["f1"][self._count] = label
         self._regions[self._count] = (self._count, self._position, length)
-        self._file.write(data)
+        self._output.write(data)
         self._position += length
         self._count += 1
 
+    def cut(self) -> None:
+        """Ends a part with the last sample, where the file is written in parts."""
+        self._output.cut()
+
     def close(self) -> None:
         """Completes the file."""
-        with self._file as file:
-            # FFCV reads whole pages.
-            file.write(bytes(-self._position % self._page_size))
-            header = np.zeros(1, self._types.HeaderType)[0]
-            header["version"] = self._types.CURRENT_VERSION
-            header["num_fields"] = len(self._fields)
-            header["page_size"] = self._page_size
-            header["num_samples"] = self._count
-            header["alloc_table_ptr"] = file.tell()
-            file.write(self._regions[: self._count].tobytes())
-            file.seek(0)
-            file.write(header.tobytes())
-            file.write(self._descriptions().tobytes())
-            file.write(self._records[: self._count].tobytes())
+        self.cut()
+        # FFCV reads whole pages.
+        padding = -self._position % self._page_size
+        header = np.zeros(1, self._types.HeaderType)[0]
+        header["version"] = self._types.CURRENT_VERSION
+        header["num_fields"] = len(self._fields)
+        header["page_size"] = self._page_size
+        header["num_samples"] = self._count
+        header["alloc_table_ptr"] = self._position + padding
+        self._output.write(bytes(padding))
+        self._output.write(self._regions[: self._count].tobytes())
+        records = self._records[: self._count].tobytes()
+        self._output.close(header.tobytes() + self._descriptions().tobytes() + records)
 
     def _descriptions(self) -> np.ndarray:
         numbers = {kind: number for number, kind in self._types.TYPE_ID_HANDLER.items()}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dynat_ray.config import DataConfig
 from dynat_ray.data.cache_folder import cache_folder
-from dynat_ray.data.info import FORMAT_VERSION, load_info
+from dynat_ray.data.info import FORMAT_VERSION, read_info
 from dynat_ray.data.preparing.dataset import prepare_dataset
 from dynat_ray.data.preparing.sources import absolute_source
 from dynat_ray.errors import UserError
@@ -40,6 +40,6 @@ def cached_dataset(config: DataConfig) -> Path:
         # Whoever names a source and no folder never sees what `prepare` says.
         for line in info.account.lines():
             print(f"{info.name}: {line}", file=sys.stderr)
-    elif (kept := load_info(folder).source) != source:
+    elif (kept := read_info(folder).source) != source:
         raise UserError(f"{folder} holds {kept}, not {source}; remove that folder")
     return folder

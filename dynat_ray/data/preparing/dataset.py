@@ -19,6 +19,7 @@ from dynat_ray.data.preparing.class_names import notes_on_order, order_of, warni
 from dynat_ray.data.preparing.image_files import TRANSPARENT, BadImage, Wanted
 from dynat_ray.data.preparing.inspection import UNREADABLE, Inspection, guarded
 from dynat_ray.data.preparing.parallel import ordered_map
+from dynat_ray.data.preparing.part_sending import PartSender
 from dynat_ray.data.preparing.pixel_checks import PixelChecks, PixelMarks, mark
 from dynat_ray.data.preparing.preview import Preview
 from dynat_ray.data.preparing.source import Source
@@ -31,9 +32,10 @@ from dynat_ray.data.preparing.storing import (
     moments,
     stored_size,
 )
-from dynat_ray.data.preparing.work_folder import work_folder
+from dynat_ray.data.preparing.work_folder import sending_folder, work_folder
 from dynat_ray.data.subsets import Indices, balanced_subset
 from dynat_ray.errors import UserError
+from dynat_ray.object_store import is_address
 from dynat_ray.prepare_options import PrepareOptions
 from dynat_ray.user_path import user_path
 
@@ -48,19 +50,20 @@ Positions = dict[str, Indices]
 
 def prepare_dataset(
     source: str,
-    out: Path,
+    out: Path | str,
     *,
     progress: bool = True,
     **options: Any,
 ) -> DatasetInfo:
-    """Reads a source and writes a data-set folder, whole or not at all.
+    """Reads a source and writes a data set: a folder, whole or not at all, or parts in a store.
 
     Images of one size are stored with exact pixels as long as that takes up to 2 GiB or they are
     small; others as JPEG with the longest side at most 500 pixels.
 
     Args:
         source: See `dynat_ray.data.preparing.sources`.
-        out: Folder to make. A data-set folder that is there already is replaced.
+        out: Folder to make, or address of an object store. A data set that is there already is
+            replaced.
         progress: Show a progress bar on stderr.
         **options: What to do with the images, see `PrepareOptions`.
 
@@ -68,13 +71,18 @@ def prepare_dataset(
         What was written.
 
     Raises:
-        UserError: The source is not what it should be, an image is unreadable, or there is no
-            room or no permission to write.
+        UserError: The source is not what it should be, an image is unreadable, there is no room or
+            no permission to write, or the store does not answer.
     """
     asked = PrepareOptions(**options)
+    if is_address(str(out)):
+        with sending_folder(str(out)) as (folder, scratch, sender):
+            found = open_source(source, scratch)
+            info = _Preparation(found, folder, asked, progress, sender).run(source)
+            sender.finish(folder, info)
+        return info
     with work_folder(user_path(out)) as (folder, scratch):
-        preparation = _Preparation(open_source(source, scratch), folder, asked, progress)
-        info = preparation.run(source)
+        info = _Preparation(open_source(source, scratch), folder, asked, progress).run(source)
         for file in sorted(folder.iterdir()):
             if file.name != _PREVIEW:
                 info.files[file.name] = describe_file(file)
@@ -95,10 +103,16 @@ class _Preparation:
     """One run over the images of a source."""
 
     def __init__(
-        self, source: Source, folder: Path, options: PrepareOptions, progress: bool
+        self,
+        source: Source,
+        folder: Path,
+        options: PrepareOptions,
+        progress: bool,
+        sender: PartSender | None = None,
     ) -> None:
         self._source = source
         self._folder = folder
+        self._sender = sender
         self._options = options
         self._progress = progress
         splits = source.splits
@@ -156,7 +170,7 @@ class _Preparation:
         self, name: str, seen: Inspection, wanted: Wanted, layout: Layout, preview: Preview
     ) -> SplitWriter:
         images, positions = self._source.splits[name], seen.chosen[name]
-        writer = SplitWriter(self._folder, name, layout, len(positions))
+        writer = SplitWriter(self._folder, name, layout, len(positions), self._sender)
 
         def read(number: int) -> _Read:
             decoded = images.read(int(positions[number]), wanted)
@@ -171,6 +185,7 @@ class _Preparation:
         ):
             for number, found in enumerate(results):
                 bar.update()
+                writer.pass_by(number)
                 if isinstance(found, BadImage):
                     self._refuse(found)
                     continue

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dynat_ray.data.preparing.beton import BetonWriter
+from dynat_ray.data.preparing.beton import BetonWriter, WholeFile
 from dynat_ray.data.preparing.image_files import Pixels
+from dynat_ray.data.preparing.part_sending import CutFile, PartSender, bytes_per_part
 from dynat_ray.data.preparing.tensor_file import TensorWriter
 
 _JPEG_QUALITY = 90
@@ -100,6 +101,11 @@ class SplitWriter:
     """Writes `SPLIT.beton` and `SPLIT.safetensors`, as the layout wants.
 
     Attributes:
+        folder: Where.
+        split: Which.
+        layout: How.
+        most_samples: How many images there are at most.
+        sender: Takes the files away, in parts; None: they stay.
         levels: Grey levels seen so far, `(C, 256)`.
         labels: Labels stored so far.
     """
@@ -108,6 +114,7 @@ class SplitWriter:
     split: str
     layout: Layout
     most_samples: int
+    sender: PartSender | None = None
     levels: NDArray[np.int64] = field(init=False)
     labels: list[int] = field(init=False, default_factory=list)
 
@@ -118,12 +125,29 @@ class SplitWriter:
         self._digest = hashlib.sha256()
         self._pending: list[tuple[Pixels, int]] = []
         height, width = layout.size or (layout.max_side, layout.max_side)
-        beton = self.folder / f"{self.split}.beton"
-        self._beton = (
-            BetonWriter(beton, self.most_samples, 3 * height * width) if layout.beton else None
-        )
-        tensors = self.folder / f"{self.split}.safetensors"
-        self._tensors = TensorWriter(tensors) if layout.tensors else None
+        largest = 3 * height * width
+        # As JPEG about a sixth, of a common kind of image.
+        usual = largest if layout.storage == "raw" else max(1, largest // 6)
+        self._per_part = max(1, bytes_per_part() // usual)
+        self._beton = None
+        if layout.beton:
+            file = self.folder / f"{self.split}.beton"
+            # With a part for what comes before the pixels, and one for what comes after them.
+            parts = -(-self.most_samples // self._per_part) + 2
+            output = WholeFile(file) if self.sender is None else CutFile(self.sender, file, parts)
+            self._beton = BetonWriter(output, self.most_samples, largest)
+        self._tensor_file = self.folder / f"{self.split}.safetensors"
+        self._tensors = TensorWriter(self._tensor_file) if layout.tensors else None
+
+    def pass_by(self, number: int) -> None:
+        """Takes in that the image `number`, of at most `most_samples`, comes next, or is left out.
+
+        What a part holds follows from that alone, so that a writer that is started again makes the
+        same parts.
+        """
+        if number and number % self._per_part == 0 and self._beton is not None:
+            self._store_pending()
+            self._beton.cut()
 
     def add(self, image: Encoded, label: int) -> None:
         """Appends an image."""
@@ -141,15 +165,18 @@ class SplitWriter:
 
     def close(self) -> str:
         """Completes the files; returns the SHA-256 of stored pixels and labels."""
-        if self._pending:
-            self._store_pending()
+        self._store_pending()
         for writer in (self._beton, self._tensors):
             if writer is not None:
                 writer.close()
+        if self.sender is not None and self._tensors is not None:
+            self.sender.send_file(self._tensor_file)
         self._digest.update(np.asarray(self.labels, "<i8").tobytes())
         return self._digest.hexdigest()
 
     def _store_pending(self) -> None:
+        if not self._pending:
+            return
         images = np.ascontiguousarray(np.stack([pixels for pixels, _ in self._pending]))
         labels = np.array([label for _, label in self._pending], np.int64)
         self._pending.clear()

@@ -1,13 +1,15 @@
-"""The folder beside `--out` in which a data set is made, and what dead preparers left of theirs."""
+"""The folder in which a data set is made, and what dead preparers left of theirs."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from dynat_ray.atomic_files import publish_folder
+from dynat_ray.data.cache_folder import cache_folder
+from dynat_ray.data.preparing.part_sending import PartSender
 from dynat_ray.errors import UserError
 from dynat_ray.owned_folder import owned_folder
 
@@ -37,7 +39,31 @@ def work_folder(out: Path) -> Iterator[tuple[Path, Path]]:
             _require_replaceable(out)
             publish_folder(data, out)
     except OSError as error:
-        raise _cannot_write(out, error) from error
+        raise _cannot_write(out, error, "give --out") from error
+
+
+@contextmanager
+def sending_folder(address: str) -> Iterator[tuple[Path, Path, PartSender]]:
+    """Gives a new folder, one for what is needed meanwhile, and what sends files to a store.
+
+    Both are gone in the end; they lie in the cache folder, whose disk needs room for a few parts.
+
+    Args:
+        address: Of the data set.
+
+    Raises:
+        UserError: Something else is there, or nothing can be written there or here.
+    """
+    parent = cache_folder() / "preparing"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with owned_folder(parent, "set-") as made, closing(PartSender(address)) as sender:
+            data, scratch = made / "data", made / "scratch"
+            data.mkdir()
+            scratch.mkdir()
+            yield data, scratch, sender
+    except OSError as error:
+        raise _cannot_write(parent, error, "set DYNAT_RAY_CACHE to a folder") from error
 
 
 def _require_replaceable(out: Path) -> None:
@@ -48,8 +74,8 @@ def _require_replaceable(out: Path) -> None:
         raise UserError(f"{out} exists and is no data-set folder; give another --out")
 
 
-def _cannot_write(out: Path, error: OSError) -> UserError:
+def _cannot_write(out: Path, error: OSError, advice: str) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"the disk of {out} is full; make room, or give --out on another disk")
+        return UserError(f"the disk of {out} is full; make room, or {advice} on another disk")
     what = error.filename or out
     return UserError(f"cannot prepare {out}: {error.strerror or error}: {what}")

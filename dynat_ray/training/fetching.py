@@ -1,0 +1,103 @@
+"""Fetching training data from an object store: before all else, on every machine at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from dynat_ray.collectives import gather_objects, world_size
+from dynat_ray.config import DataConfig
+from dynat_ray.data import fetch_split
+from dynat_ray.errors import UserError
+from dynat_ray.object_store import is_address
+from dynat_ray.training.agreement import SharedUserError
+from dynat_ray.training.session import Session
+
+_SECONDS_BETWEEN_MEETINGS = 20.0
+_SECONDS_BETWEEN_NOTES = 60.0
+
+
+class _State(NamedTuple):
+    """How far a worker is.
+
+    Attributes:
+        place: Its machine.
+        done: It has all that it reads, or can't get it.
+        line: What was last said of its progress.
+        error: Why it can't; empty: it can.
+    """
+
+    place: str
+    done: bool
+    line: str
+    error: str
+
+
+def fetch_data(data: DataConfig, session: Session) -> None:
+    """Fetches what this machine lacks of the training data; nothing if they lie in folders.
+
+    Some machines may have all while others take hours, longer than a collective waits. So workers
+    meet a few times a minute until the last is done.
+
+    Args:
+        data: Where they lie.
+        session: Its notes tell how far the fetching is.
+
+    Raises:
+        SharedUserError: A worker can't get them.
+    """
+    if not any(map(is_address, (data.path, data.extra_path))):
+        return
+    if world_size() == 1:
+        try:
+            _fetch(data, session.note)
+        except UserError as error:
+            raise SharedUserError(str(error)) from None
+        return
+    worker = _Fetching(data)
+    worker.start()
+    noted = time.monotonic()
+    while True:
+        worker.join(_SECONDS_BETWEEN_MEETINGS)
+        states = gather_objects(
+            _State(session.place, not worker.is_alive(), worker.line, worker.error)
+        )
+        if errors := [each.error for each in states if each.error]:
+            raise SharedUserError(errors[0])
+        slow = [each for each in states if not each.done]
+        if not slow:
+            return
+        if session.rank == 0 and time.monotonic() - noted > _SECONDS_BETWEEN_NOTES:
+            noted = time.monotonic()
+            machines = len({each.place for each in slow})
+            session.note(f"{slow[0].place}, of {machines} that wait for data: {slow[0].line}")
+
+
+class _Fetching(threading.Thread):
+    """Fetches beside the meetings.
+
+    Attributes:
+        line: What was last said of its progress.
+        error: Why it ended early; empty: it did not.
+    """
+
+    def __init__(self, data: DataConfig) -> None:
+        super().__init__(daemon=True)
+        self._data = data
+        self.line, self.error = "", ""
+
+    def run(self) -> None:
+        try:
+            _fetch(self._data, self._take)
+        except Exception as error:  # Whatever it is, the others must hear of it.
+            self.error = str(error) or type(error).__name__
+
+    def _take(self, line: str) -> None:
+        self.line = line
+
+
+def _fetch(data: DataConfig, say: Callable[[str], None]) -> None:
+    for place in filter(None, (data.path, data.extra_path)):
+        fetch_split(place, "train", data.loader, say)
