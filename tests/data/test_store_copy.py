@@ -302,5 +302,5 @@ def test_a_disk_that_fills_is_said_to_be_full(
 def test_how_far_it_is_is_told(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     load_split(address, "test")
     said = capsys.readouterr().err
-    assert f"fetching test.safetensors of {address}: 0.00 of 0.00 GB" in said
+    assert f"fetching test.safetensors of {address}: 0.0 of 0.0 MB" in said
     assert said.rstrip().endswith("left")
