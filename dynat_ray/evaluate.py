@@ -50,6 +50,12 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "model half right: Deep Defense's Acc.@eps_ref",
     )
     add("--attacks", help="comma-separated, such as clean,pgd-20,autoattack")
+    add(
+        "--split",
+        choices=("test", "train"),
+        default="test",
+        help="train: the images that it learned from, to see whether training foretold who falls",
+    )
     add("--samples", type=int, help="class-balanced number of test images for every attack")
     add(
         "--second-stage",

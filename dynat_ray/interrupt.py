@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
@@ -115,6 +116,15 @@ def received() -> int:
 def status() -> int:
     """Returns what a shell calls the exit of a process that the signal ended."""
     return 128 + (received() or signal.SIGINT)
+
+
+def program_words() -> list[str]:
+    """Returns how this command is called, without its arguments: `python -m dynat_ray.train`."""
+    program = Path(sys.argv[0])
+    if program.parent.name == "dynat_ray":
+        return ["python", "-m", f"dynat_ray.{program.stem}"]
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["python", "-m", spec.name] if spec else ["python", sys.argv[0]]
 
 
 @contextmanager
@@ -285,7 +295,6 @@ def _unblock() -> None:
 
 def _line(options: Sequence[str]) -> str:
     """Returns this command's line with these options (`--name`, its value, `--resume`)."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
     given = sys.argv[1:]
     more: list[str] = []
     adds = False
@@ -294,8 +303,7 @@ def _line(options: Sequence[str]) -> str:
             adds = not any(each == word or each.startswith(f"{word}=") for each in given)
         if adds:
             more.append(word)
-    program = ["python", "-m", spec.name] if spec else ["python", sys.argv[0]]
-    return shlex.join([*program, *given, *more])
+    return shlex.join([*program_words(), *given, *more])
 
 
 def _say(line: str) -> None:

@@ -62,8 +62,15 @@ def _decoded(text: str) -> str:
     return text
 
 
-def open_store(address: str) -> tuple[stores.FileSystem, str]:
+def open_store(
+    address: str, *, seconds_without_answer: float | None = None
+) -> tuple[stores.FileSystem, str]:
     """Returns the file system of an address, and the path in it.
+
+    Args:
+        address: Of a store.
+        seconds_without_answer: How long a request to S3 may transfer nothing; None: 3, which a
+            server that copies a large object to another place may need longer for.
 
     Raises:
         UserError: It can't be opened.
@@ -72,6 +79,10 @@ def open_store(address: str) -> tuple[stores.FileSystem, str]:
         system, path = stores.FileSystem.from_uri(address)
     except (OSError, ValueError) as error:
         raise UserError(f"the store {address} can't be opened: {error}") from None
+    if seconds_without_answer is not None and isinstance(system, stores.S3FileSystem):
+        # An address has no word for it.
+        make, (options,) = system.__reduce__()
+        system = make({**options, "request_timeout": seconds_without_answer})
     return system, path.rstrip("/")
 
 
@@ -82,6 +93,15 @@ def user_place(text: Path | str) -> Path | str:
         UserError: As `is_address`.
     """
     return text if is_address(str(text)) else user_path(text)
+
+
+def absolute_place(text: Path | str) -> str:
+    """Returns an address as it is, and a path as it means the same in any working directory.
+
+    Raises:
+        UserError: As `is_address`.
+    """
+    return str(text) if is_address(str(text)) else str(user_path(text).resolve())
 
 
 def patiently(ask: Callable[[], AnswerT], address: str, advice: str) -> AnswerT:

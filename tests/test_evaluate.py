@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
-from dynat_ray.data import load_info, load_test_images
+from dynat_ray.data import LazySplit, load_info, load_test_images
 from dynat_ray.distributed import evaluation_run
 from dynat_ray.errors import UserError
 from dynat_ray.evaluate import main
@@ -84,10 +86,32 @@ def test_rows_say_what_became_of_each_sample(run: Path, few_digits: Path, tmp_pa
     assert results["apgd-t"]["accuracy"] == 5 * sum(row["apgd-t.correct"] for row in rows)
 
 
-def test_several_radii_give_a_falling_curve_from_clean_accuracy(run: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def numbers_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images were read at a time."""
+    read, get = [], LazySplit.__getitem__
+
+    def counted(self: LazySplit, wanted: torch.Tensor) -> torch.Tensor:
+        read.append(len(wanted))
+        return get(self, wanted)
+
+    monkeypatch.setattr(LazySplit, "__getitem__", counted)
+    return read
+
+
+def test_several_radii_give_a_falling_curve_from_clean_accuracy(
+    run: Path, tmp_path: Path, numbers_read: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation_run, "CHECK_SAMPLES", 16)
     out = main(
-        [str(run), "--eps", "0,0.02,0.1", "--attacks", "clean,pgd-5", "--out", str(tmp_path / "c")]
+        [
+            *(str(run), "--eps", "0,0.02,0.1", "--attacks", "clean,pgd-5"),
+            *("--batch-size", "45", "--out", str(tmp_path / "c")),
+        ]
     )
+    # The data set has 60 test images: nobody holds all of them.
+    assert max(numbers_read) <= 45
+    assert sum(numbers_read) > 60
     curve = json.loads(out.read_text())["curve"]
     assert [point["eps"] for point in curve] == [0, 0.02, 0.1]
     robust = [point["results"]["pgd-5"]["accuracy"] for point in curve]
@@ -104,6 +128,32 @@ def test_several_radii_give_a_falling_curve_from_clean_accuracy(run: Path, tmp_p
     page = (tmp_path / "c.images.html").read_text()
     assert "The least robust of them first" in page
     assert 'href="c.images.html"' in (tmp_path / "c.html").read_text()
+
+
+def test_training_foretells_which_of_its_images_fall(run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run, tmp_path / "run"))
+    out = tmp_path / "c.json"
+    arguments = [str(run), "--split", "train", "--eps", "0.02,0.05,0.1", "--samples", "60"]
+    arguments += ["--attacks", "clean,pgd-5", "--out", str(out)]
+    main(arguments)
+    assert json.loads(out.read_text())["split"] == "train"
+    assert "fragility_correlation" not in json.loads(out.read_text())["images"]
+    assert "Training images still right" in (tmp_path / "c.html").read_text()
+    # Training that knew the outcome, but of one image, and had no other order of the rest.
+    images = pq.read_table(tmp_path / "c.images.parquet").to_pandas()
+    kept = images.iloc[1:].sample(frac=1, random_state=0)
+    radius = kept["radius"].fillna(1.0)
+    samples = {"index": kept["index"], "label": kept["label"], "eps": 0.1, "fragility": -radius}
+    (run / "samples").mkdir()
+    pd.DataFrame(samples).to_parquet(run / "samples" / "epoch_0004.parquet")
+    (run / "metrics.jsonl").write_text('{"epoch": 4, "epochs_done": 5}\n')
+    found = json.loads(main(arguments).read_text())["images"]["fragility_correlation"]
+    assert found["value"] > 0.9
+    assert found["images"] == int((kept["radius"] > 0).sum() + kept["radius"].isna().sum())
+    assert found["epoch"] == 5
+    assert "held the image to be in epoch 5" in (tmp_path / "c.images.html").read_text()
+    with pytest.raises(UserError, match="of the train split, not of the test split"):
+        main([str(run), "--attacks", "clean", "--samples", "60", "--compare", str(out)])
 
 
 def test_a_sampled_attack_says_whom_it_tried(
@@ -229,6 +279,8 @@ def test_data_of_other_classes_or_size(run: Path, tmp_path: Path, few_digits: Pa
         (["{run}", "--second-stage", "-1"], "--second-stage is -1"),
         (["{run}", "--data", "/no/such/folder"], "/no/such/folder does not exist"),
         (["no_such_module:model"], "gives no model"),
+        (["{run}", "--split", "train", "--norms", "Linf:0.1,L2:1"], "leave out --norms"),
+        (["{run}", "--split", "train", "--corruptions-from", "x"], "leave out --split"),
         (["{run}", "--out", "S3://bucket/evaluation.json"], "written to a file"),
     ],
 )

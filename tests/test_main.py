@@ -11,6 +11,7 @@ import pytest
 
 import dynat_ray
 from dynat_ray import __main__ as command
+from dynat_ray.interrupt import program_words
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -36,10 +37,19 @@ def test_a_command_gets_its_arguments_as_python_m_gives_them(
 ) -> None:
     seen: list[list[str]] = []
     runs = import_module("dynat_ray.runs")
-    monkeypatch.setattr(runs, "main", lambda argv: seen.append([*sys.argv, *argv]) or tmp_path)
+    words: list[str] = []
+
+    def stand_in(argv: list[str]) -> Path:
+        seen.append([*sys.argv, *argv])
+        words.extend(program_words())
+        return tmp_path
+
+    monkeypatch.setattr(runs, "main", stand_in)
     assert call(monkeypatch, "runs", "somewhere", "--html") == 0
     assert seen == [[str(runs.__file__), "somewhere", "--html", "somewhere", "--html"]]
     assert capsys.readouterr().out == f"{tmp_path}\n"
+    # What a line to go on with begins with.
+    assert words == ["python", "-m", "dynat_ray.runs"]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ class Record:
 
     Attributes:
         outcome: What became of each; `positions` are 0 to n - 1, in random order of the test split.
-        seconds: Of APGD and of FAB and Square, for all of them.
+        seconds: Of APGD and of FAB and Square, for all of them: CPU seconds, which other work
+            beside it hardly changes, where one process did it.
     """
 
     outcome: Outcome
@@ -102,7 +103,8 @@ def record_attack(
             size = config.data.image_size
             pixels, labels = load_split(path, "test", image_size=size, positions=positions)
             file = folder / f"images-{start:06d}.jsonl"
-            blocks.append(_block((network, info), (pixels, labels), threat, file, run_shards))
+            block = _block((network, info), (pixels, labels), threat, file, run_shards)
+            blocks.append(Record(block[0], block[1] if workers == 1 else block[2]))
             yield _together(blocks)
 
 
@@ -112,7 +114,8 @@ def _block(
     threat: Threat,
     file: Path,
     run_shards: ShardRunner,
-) -> Record:
+) -> tuple[Outcome, tuple[float, float], tuple[float, float]]:
+    """Returns the outcome, and CPU and wall seconds of the first and the last stages."""
     count = len(samples[1])
     plan = EvaluationPlan(
         samples=count,
@@ -137,9 +140,9 @@ def _block(
         outcome = found.attacks[threat][_ATTACK.name]
     with open_state(file, identity, resume=True) as state:
         first, _ = state.take_over(plan.shards())
-        apgd = state.seconds
+        cpu, wall = state.cpu_seconds, state.seconds
         state.take_over(plan.second_round(first))
-        return Record(outcome, (apgd, state.seconds - apgd))
+        return outcome, (cpu, state.cpu_seconds - cpu), (wall, state.seconds - wall)
 
 
 def _together(blocks: Sequence[Record]) -> Record:

@@ -18,7 +18,7 @@ class LazySplit:
     It can be sent to another process, which opens the split itself.
 
     Args:
-        path: Prepared folder, the same on all machines.
+        path: Prepared folder, the same on all machines, or an address.
         split: `train` or `test`.
         image_size: Height and width in pixels to bring the images to; 0: as stored.
         positions: Which images of the split these are, `(N,)`; None: all.
@@ -32,7 +32,8 @@ class LazySplit:
         image_size: int = 0,
         positions: Indices | None = None,
     ) -> None:
-        self._path, self._split, self._image_size = str(path), split, image_size
+        self.path = Path(path)
+        self._split, self._image_size = split, image_size
         self._positions = positions
         self._read: Callable[[Indices], Tensor] | None = None
 
@@ -49,7 +50,7 @@ class LazySplit:
             UserError: As `dynat_ray.data.load_split`.
         """
         if self._read is None:
-            self._read = open_split(self._path, self._split, image_size=self._image_size)
+            self._read = open_split(self.path, self._split, image_size=self._image_size)
         places = wanted.numpy()
         return self._read(places if self._positions is None else self._positions[places])
 

@@ -20,7 +20,7 @@ from dynat_ray.report.side_by_side import read_evaluation, side_by_side_table
 from dynat_ray.storage.places import fetched, lasting_file, written_at
 
 _REQUESTED = (
-    *("data", "norm", "eps", "attacks", "samples", "second_stage", "seed", "batch_size"),
+    *("data", "split", "norm", "eps", "attacks", "samples", "second_stage", "seed", "batch_size"),
     *("out", "distances", "corruptions", "corruptions_from"),
 )
 _OF_ONE_NORM = (
@@ -86,6 +86,8 @@ def _norms(options: Namespace) -> tuple[Threat, ...]:
         if options.union_only:
             raise UserError("--union-only is of several norms; give --norms")
         return ()
+    if options.split != "test":
+        raise UserError(f"--split {options.split} is for one norm; leave out --norms or it")
     for name in _OF_ONE_NORM:
         if getattr(options, name):
             raise UserError(f"--{name.replace('_', '-')} is for one norm; leave out --norms or it")

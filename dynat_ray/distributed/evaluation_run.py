@@ -27,7 +27,7 @@ from dynat_ray.evaluation.inputs import count_classes
 from dynat_ray.evaluation.model_checks import check_model
 from dynat_ray.evaluation.plan import EvaluationPlan
 from dynat_ray.evaluation.probe_results import summarise
-from dynat_ray.evaluation.request import Request
+from dynat_ray.evaluation.request import IMAGES_OF, Request
 from dynat_ray.evaluation.results import (
     beside,
     named_after,
@@ -52,6 +52,8 @@ from dynat_ray.report.evaluation_differences import evaluation_differences, requ
 from dynat_ray.report.evaluation_page import write_evaluation_page
 from dynat_ray.report.evaluation_text import accuracy_table, probe_lines
 from dynat_ray.report.fall_radii_page import write_fall_radii
+from dynat_ray.report.fragile import last_fragility
+from dynat_ray.report.reading import read_run
 from dynat_ray.report.side_by_side import Evaluation
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.lease import lease
@@ -100,7 +102,7 @@ def _evaluate(
 ) -> Path:
     started = time.monotonic()
     run = _EvaluationRun(subject, request, surrogate)
-    require_comparable(run.plan.settings(), run.samples.data.checksum, others)
+    require_comparable(run.settings(), run.samples.data.checksum, others)
     checks = run.check_model()
     identity = run.identify(checks)
     who = Workers(workers, on_ray=workers > 1) if workers else default_workers()
@@ -127,8 +129,7 @@ def _evaluate(
         }
         run.write_samples(found)
         if MARGIN.name in found.probes:
-            margins = found.probes[MARGIN.name]
-            content |= write_fall_radii(request.out, content, found.attacks, margins, run.samples)
+            content |= run.write_fall_radii(content, found)
         differences = evaluation_differences(Evaluation(request.out, content), others)
         run.write(content, found, checks, differences)
         write_evaluation_page(request.out, examples, others, differences)
@@ -185,12 +186,13 @@ class _EvaluationRun:
         self._corrupted = [] if folder is None else read_corruption_set(folder, classes)
         # Twice as many as are attacked, since those that are wrong without attack are left out.
         few = balanced_subset(labels, 2 * CHECK_SAMPLES)
-        self._checked = self.samples.images[few], self.samples.labels[few]
+        self._checked = self.samples.some(few)
 
     def header(self, workers: Workers) -> str:
         """Returns what is about to be done, in a line."""
         return shown_text(
-            f"{self._subject.name} on {self.samples.data.name}: {self.plan.samples} test images, "
+            f"{self._subject.name} on {self.samples.data.name}: {self.plan.samples} "
+            f"{IMAGES_OF[self._request.split]}, "
             f"{self._request.norm}, {', '.join(self._request.attacks)}, "
             f"{workers.count} worker{'s' * (workers.count > 1)}"
         )
@@ -214,11 +216,11 @@ class _EvaluationRun:
         answers = ""
         if not random:
             answers = checksum_answers(self.model, images, batch_size=self.plan.batch_size)
-        return identify(self.model, self.samples.data, self._settings(), answers=answers)
+        return identify(self.model, self.samples.data, self.settings(), answers=answers)
 
-    def _settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """Returns what outcomes follow from beside model and data set, as JSON values."""
-        settings = self.plan.settings()
+        settings = self.plan.settings() | {"split": self._request.split}
         if self._request.among is not None:
             settings["among"] = self.samples.indices.tolist()
         return settings
@@ -266,7 +268,7 @@ class _EvaluationRun:
             **self._corruption_files(),
             "model": self._subject.name,
             "data": str(request.data),
-            **self._settings(),
+            **self.settings(),
             "eps": eps[0] if len(eps) == 1 else list(eps),
             "shown_eps": request.shown.eps,
             "eps_ref": asdict(request.eps_ref) if request.eps_ref else None,
@@ -281,7 +283,7 @@ class _EvaluationRun:
         measured = measure_corruption_files(
             self.model,
             self._corrupted,
-            tuple(self.samples.images.shape[1:]),
+            tuple(self.samples.first.shape[1:]),
             samples=self._request.samples,
             batch_size=self.plan.batch_size,
         )
@@ -295,6 +297,16 @@ class _EvaluationRun:
             found.probes,
             self.samples.indices,
             self.samples.labels.numpy(),
+        )
+
+    def write_fall_radii(self, content: Mapping[str, Any], found: Evaluated) -> dict[str, Any]:
+        """Writes where each image of a curve falls; returns what the JSON file has of it."""
+        request, foretold = self._request, None
+        if request.split == "train" and self._subject.run is not None:
+            foretold = last_fragility(read_run(self._subject.run))
+        margins = found.probes[MARGIN.name]
+        return write_fall_radii(
+            request.out, content, found.attacks, margins, self.samples, foretold
         )
 
     def write(
@@ -311,7 +323,7 @@ class _EvaluationRun:
         if differences:
             write_text(named_after(out, "differences.csv"), differences_csv(differences))
         entry = robustbench_entry(found.attacks, self._subject, self.samples.data, checks)
-        if entry is not None:
+        if entry is not None and self._request.split == "test":
             write_json(named_after(out, "robustbench.json"), entry)
 
 
@@ -323,7 +335,7 @@ def _probes(request: Request) -> tuple[str, ...]:
 
 def _require_surrogate_fits(surrogate: nn.Module, samples: Samples) -> None:
     try:
-        require_fit(surrogate, samples.data, samples.images)
-        count_classes(surrogate, samples.images, samples.labels)
+        require_fit(surrogate, samples.data, samples.first)
+        count_classes(surrogate, samples.first, samples.labels)
     except UserError as error:
         raise UserError(f"--surrogate: {error}") from None

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.identity import Identity
+from dynat_ray.evaluation.images import Images
 from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome
 from dynat_ray.evaluation.plan import EvaluationPlan
 from dynat_ray.evaluation.progress_bar import progress_bar
-from dynat_ray.evaluation.shards import FinishedShard, Images, Shard, run_shards
+from dynat_ray.evaluation.shards import FinishedShard, Shard, run_shards
 from dynat_ray.evaluation.state_file import StateFile, open_state
 from dynat_ray.storage.mirror import Mirror
 

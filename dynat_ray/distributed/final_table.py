@@ -18,10 +18,10 @@ from dynat_ray.config import RunConfig
 from dynat_ray.data import LazySplit, balanced_subset, load_info, load_labels
 from dynat_ray.distributed.evaluator import ShardRunner, Workers, evaluated
 from dynat_ray.evaluation.identity import checksum_samples, identify, identity_key
+from dynat_ray.evaluation.images import Images
 from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome
 from dynat_ray.evaluation.plan import EvaluationPlan
 from dynat_ray.evaluation.results import OUTCOMES, results_of, write_run_samples
-from dynat_ray.evaluation.shards import Images
 from dynat_ray.models import load_model
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.storage.metrics import read_metrics

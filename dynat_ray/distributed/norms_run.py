@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dynat_ray.data import balanced_subset
 from dynat_ray.distributed.evaluation_run import evaluate
 from dynat_ray.evaluation.answers import Answers, read_answers
@@ -130,7 +128,7 @@ def _worst_first(subject: Subject, request: NormsRequest) -> list[Threat]:
     samples = load_samples(subject, request.of(request.threats[0]))
     if not samples.differentiable:
         return list(request.threats)
-    few = torch.from_numpy(balanced_subset(samples.labels.numpy(), CHECK_SAMPLES))
+    few = balanced_subset(samples.labels.numpy(), CHECK_SAMPLES)
     model = subject.model.to(best_device())
-    images, labels = samples.images[few], samples.labels[few]
+    images, labels = samples.some(few)
     return worst_first(model, images, labels, request.threats, request.base.seed)

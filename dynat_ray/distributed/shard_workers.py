@@ -18,12 +18,13 @@ from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.config import CpuKernels
 from dynat_ray.data import LazySplit
 from dynat_ray.distributed.capacity import has_gpus, require_places
+from dynat_ray.distributed.cluster import require_everywhere
 from dynat_ray.distributed.waiting_for_nodes import WaitingWords, nodes_may_come
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.exact import in_fast_format, on_cpu
+from dynat_ray.evaluation.images import Images
 from dynat_ray.evaluation.shards import (
     FinishedShard,
-    Images,
     Shard,
     ShardOutcomes,
     evaluate_shard,
@@ -76,7 +77,7 @@ class ShardWorkers:
 
         Args:
             model: Waits on the CPU meanwhile, so that workers have all of a GPU.
-            images: All; what reads them reads a shard's where its worker is.
+            images: All; what reads them reads a shard's where its worker is, from the same path.
             labels: int64 `(N,)`.
             shards: What to do.
             seed: Of the evaluation.
@@ -90,7 +91,7 @@ class ShardWorkers:
         """
         if not shards:
             return
-        self._start(len(shards))
+        self._start(len(shards), images)
         _carry_own_modules(model)
         with on_cpu(model):
             # What reads images goes with the model, once; of images each shard's own.
@@ -125,10 +126,12 @@ class ShardWorkers:
                 if running:  # Nobody takes what they are doing.
                     self._end()
 
-    def _start(self, shards: int) -> None:
+    def _start(self, shards: int, images: Images) -> None:
         """Has a worker for each of so many shards, as far as there are to be workers."""
         self._gpu = gpu = has_gpus() if self._gpu is None else self._gpu
         require_places(self._count, 1, gpu)
+        if isinstance(images, LazySplit) and not self._actors:
+            require_everywhere([images.path])
         start = ray.remote(
             num_cpus=1,
             num_gpus=1 if gpu else 0,

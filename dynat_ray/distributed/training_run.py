@@ -25,7 +25,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.models.arguments import check_arguments
 from dynat_ray.models.hub import has_prefix
 from dynat_ray.models.starting import description_of
-from dynat_ray.object_store import is_address, user_place
+from dynat_ray.object_store import absolute_place, is_address, user_place
 from dynat_ray.report import write_report
 from dynat_ray.settings import override
 from dynat_ray.storage.description import describe_run
@@ -120,19 +120,15 @@ def with_absolute_paths(config: RunConfig, data: Path | str) -> RunConfig:
     Raises:
         UserError: The network is that of `model.init_from`, which names no model.
     """
-    absolute = {"data.path": _absolute(data)}
+    absolute = {"data.path": absolute_place(data)}
     keys = {"data.extra_path", "model.init_from", config.method.standard_model_key}
     for key in keys - {""}:
         section, _, name = key.partition(".")
         given = getattr(getattr(config, section), name)
         if given and not has_prefix(given):
             is_data = key == "data.extra_path"
-            absolute[key] = _absolute(given) if is_data else str(user_path(given).resolve())
+            absolute[key] = absolute_place(given) if is_data else str(user_path(given).resolve())
     return with_named_network(override(config, absolute))
-
-
-def _absolute(place: Path | str) -> str:
-    return str(place) if is_address(str(place)) else str(user_path(place).resolve())
 
 
 def with_named_network(config: RunConfig) -> RunConfig:

@@ -20,8 +20,10 @@ from dynat_ray.distributed.notices import WorkerNotices
 from dynat_ray.distributed.placement_groups import GROUP, current_group
 from dynat_ray.distributed.progress import add_note
 from dynat_ray.distributed.ray_internals import silence_reports
+from dynat_ray.distributed.run_gauges import RunGauges
 from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.distributed.training_end import TrainingEnd
+from dynat_ray.storage.background_push import BackgroundPush
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_folders
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.run_folder import CONFIG, read_run_config
@@ -50,6 +52,8 @@ class RaySession:
         self.place = ray.util.get_node_ip_address()
         self.node = ray.get_runtime_context().get_node_id()
         self._mirror = mirror
+        self._sending = BackgroundPush(mirror) if mirror is not None and self.rank == 0 else None
+        self._gauges = RunGauges(run_folder.name) if self.rank == 0 else None
         self._group = current_group()
         self._notices = WorkerNotices(stopping, self.rank)
 
@@ -62,8 +66,14 @@ class RaySession:
     def report(
         self, metrics: Mapping[str, Any], name: str, folder: Path | None, *, wait: bool = False
     ) -> None:
-        # First what belongs to the epoch, then the checkpoint that says it is done.
-        self.push()
+        if folder is not None:
+            # What belongs to a checkpoint is there before it; mostly it was sent by `files_kept`.
+            self.close()
+        elif self._sending is not None:
+            self._sending.check()
+            self._sending.begin()
+        if self._gauges is not None:
+            self._gauges.set(metrics)
         checkpoint = None if folder is None else ray.train.Checkpoint.from_directory(folder)
         ray.train.report(
             {**metrics, GROUP: self._group},
@@ -83,14 +93,24 @@ class RaySession:
                 shutil.copyfile(file, new / file.name)
         return ray.train.Checkpoint.from_directory(kept)
 
-    def push(self) -> None:
-        """Sends what the first worker has written to the store, where there is one."""
-        if self._mirror is not None and self.rank == 0:
-            self._mirror.push()
+    def files_kept(self) -> None:
+        if self._sending is not None:
+            self._sending.wait()
+
+    def close(self) -> None:
+        """Returns when the first worker's files are in the store, where there is one.
+
+        Raises:
+            UserError: They can't be sent there.
+        """
+        if self._sending is not None:
+            self._sending.wait()
+            self._sending.check()
 
     def note(self, message: str) -> None:
         add_note(self.run_folder, message)
-        self.push()
+        if self._sending is not None:
+            self._sending.begin()
 
     def notice(self) -> Notice:
         return self._notices.poll()
@@ -130,7 +150,7 @@ def _train(run_folder: Path, mirror: Mirror | None, stopping: StopFlag) -> Train
         end = TrainingEnd(error=str(error))
     except StopRequested:
         end = TrainingEnd(stopped=True)
-    session.push()
+    session.close()
     if session.rank == 0:
         stopping.end(saved=end.stopped)
     return end

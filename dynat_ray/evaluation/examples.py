@@ -14,6 +14,7 @@ from dynat_ray.attacks.stages import Setting
 from dynat_ray.data import balanced_subset
 from dynat_ray.evaluation.batches import BATCH_SIZE, in_batches
 from dynat_ray.evaluation.exact import device_of, exact
+from dynat_ray.evaluation.images import Images, read_images
 from dynat_ray.perturb.threat import Threat
 
 COUNT = 10
@@ -43,7 +44,7 @@ class Example:
 
 def find_examples(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     indices: NDArray[np.int64],
     fooled: NDArray[np.int64],
@@ -56,7 +57,7 @@ def find_examples(
 
     Args:
         model: On its device.
-        images: float32 `(N, C, H, W)` in [0, 1].
+        images: All.
         labels: int64 `(N,)`.
         indices: Their places in the test split, `(N,)`.
         fooled: Which of them are known to be fooled by some attack, `(n,)`.
@@ -68,7 +69,7 @@ def find_examples(
         return []
     tried = fooled[balanced_subset(labels[fooled].numpy(), min(_TRIED, len(fooled)))]
     device = device_of(model)
-    some, true = images[tried].to(device), labels[tried].to(device)
+    some, true = read_images(images, tried).to(device), labels[tried].to(device)
     with exact(model) as ready:
         clean, changed, predicted = _attack(ready, some, true, threat, seed, batch_size)
     by_pgd = ((clean == true) & (predicted != true)).nonzero().squeeze(1).cpu()

@@ -1,4 +1,4 @@
-"""At which radius of a curve each test image falls, and how sure the model was of it before."""
+"""At which radius of a curve each image falls, and how sure the model was of it before."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _RESAMPLES = 400
 
 @dataclass(frozen=True)
 class FallRadii:
-    """Test images that an attack saw at every radius, all `(n,)`.
+    """Images that an attack saw at every radius, all `(n,)`.
 
     Attributes:
         attack: Which.
         positions: Places in the evaluated images.
-        index: Places in the test split.
+        index: Places in the split.
         label: True classes.
         predicted: Classes without attack.
         margin: `p_y - max_{k != y} p_k` without attack, in [-1, 1].
@@ -72,7 +72,7 @@ def fall_radii(
         outcomes: Of all radii.
         margins: What the probe `margin` found.
         attack: Its name.
-        indices: Places of all evaluated images in the test split, `(N,)`.
+        indices: Places of all evaluated images in the split, `(N,)`.
         labels: Their classes, `(N,)`.
     """
     found = sorted(outcomes.items(), key=lambda item: -item[0].eps)

@@ -6,21 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import NDArray
 
 from dynat_ray.attacks.minimal import DEEPFOOL_STEPS, OVERSHOOT
 from dynat_ray.config import Norm
+from dynat_ray.evaluation.batches import BATCH_SIZE
+from dynat_ray.evaluation.images import Images, read_images
 from dynat_ray.evaluation.outcomes import Outcome
 
 _QUARTILES = (25, 50, 75)
 
 
-def summarise(probed: Mapping[str, Outcome], images: Tensor, norm: Norm) -> dict[str, Any]:
+def summarise(probed: Mapping[str, Outcome], images: Images, norm: Norm) -> dict[str, Any]:
     """Returns `distances` and `corruptions`, those of them that were measured, JSON values.
 
     Args:
         probed: What came out for each probe.
-        images: All evaluated images `(N, C, H, W)`.
+        images: All that were evaluated.
         norm: Of the evaluation.
     """
     distances: dict[str, Any] = {}
@@ -35,7 +37,7 @@ def summarise(probed: Mapping[str, Outcome], images: Tensor, norm: Norm) -> dict
     return content
 
 
-def summarise_deepfool(outcome: Outcome, images: Tensor) -> dict[str, Any]:
+def summarise_deepfool(outcome: Outcome, images: Images) -> dict[str, Any]:
     """Returns rho_2 and what it rests on, JSON values.
 
     rho_2 is the mean over all images, wrong ones too, of `||perturbation||_2 / ||image||_2`, with
@@ -43,10 +45,10 @@ def summarise_deepfool(outcome: Outcome, images: Tensor) -> dict[str, Any]:
 
     Args:
         outcome: DeepFool's.
-        images: All evaluated images `(N, C, H, W)`.
+        images: All that were evaluated.
     """
     assert outcome.distances is not None
-    sizes = images.flatten(1).norm(dim=1).double().numpy()[outcome.positions]
+    sizes = _lengths(images, outcome.positions)
     # An all-black image has no length to compare with.
     seen = sizes > 0
     relative = outcome.distances[seen] / sizes[seen]
@@ -58,6 +60,19 @@ def summarise_deepfool(outcome: Outcome, images: Tensor) -> dict[str, Any]:
         "steps": DEEPFOOL_STEPS,
         "overshoot": OVERSHOOT,
     }
+
+
+def _lengths(images: Images, positions: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns the L2 norm `(n,)` of some images."""
+    return np.concatenate(
+        [
+            read_images(images, positions[start : start + BATCH_SIZE])
+            .flatten(1)
+            .norm(dim=1)
+            .numpy()
+            for start in range(0, len(positions), BATCH_SIZE)
+        ]
+    ).astype(np.float64)
 
 
 def summarise_fab(outcome: Outcome, norm: Norm) -> dict[str, Any]:

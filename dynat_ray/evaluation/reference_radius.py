@@ -10,6 +10,7 @@ from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.batches import BATCH_SIZE
 from dynat_ray.evaluation.exact import best_device
+from dynat_ray.evaluation.images import FIRST, Images, read_images
 from dynat_ray.evaluation.request import Reference, Request
 from dynat_ray.evaluation.robust_accuracy import evaluate_attacks
 from dynat_ray.evaluation.samples import load_samples
@@ -49,7 +50,7 @@ def in_units_of(reference: str, request: Request) -> Request:
 
 
 def reference_radius(
-    model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm, batch_size: int = BATCH_SIZE
+    model: nn.Module, images: Images, labels: Tensor, *, norm: Norm, batch_size: int = BATCH_SIZE
 ) -> float:
     """Returns the radius at which the fast gradient method leaves half of the images right.
 
@@ -58,7 +59,7 @@ def reference_radius(
 
     Args:
         model: Images in [0, 1] to logits.
-        images: float32 `(N, C, H, W)` in [0, 1].
+        images: All.
         labels: int64 `(N,)`.
         norm: `Linf`, `L2` or `L1`.
         batch_size: Images per forward pass.
@@ -74,7 +75,7 @@ def reference_radius(
         return float(found["fgsm"].correct.mean())
 
     # No two images in [0, 1] are farther apart.
-    low, high = 0.0, largest_distance(norm, images[0].numel())
+    low, high = 0.0, largest_distance(norm, read_images(images, FIRST).numel())
     if accuracy(low) < 0.5:
         raise UserError("--eps-ref: more than half of the images are wrong without an attack")
     if accuracy(high) > 0.5:

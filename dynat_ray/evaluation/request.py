@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dynat_ray.attacks.corruptions import get_corruptions
 from dynat_ray.attacks.registry import get_attacks, get_distances
@@ -20,6 +21,10 @@ from dynat_ray.user_path import user_path
 from dynat_ray.value_types import NonNegativeInt, PositiveInt, Seed, check_value
 
 DEFAULT_NAME = "evaluation.json"
+
+Split = Literal["test", "train"]
+# What the images of a split are called.
+IMAGES_OF: dict[Split, str] = {"test": "test images", "train": "training images"}
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,10 @@ class Request:
     """A complete evaluation.
 
     Attributes:
-        data: Folder or address of the data set whose test split is used.
+        data: Folder or address of the data set.
         threats: Of one norm, by ascending radius, at least one.
         attacks: Their names.
-        samples: Class-balanced number of test images that every attack sees; 0: all.
+        samples: Class-balanced number of images that every attack sees; 0: all.
         costly_samples: Of those, how many costly attacks see; 0: all.
         second_stage: As in `EvaluationPlan`.
         seed: Of all randomness.
@@ -54,7 +59,8 @@ class Request:
         eps_ref: What the radii are multiples of; None: of nothing.
         run_eps: The radius that the model was trained for; None: not known.
         corruptions_from: Folder of a published corruption set to measure; None: none.
-        among: Places in the test split of the only images to look at; None: of all.
+        among: Places in the split of the only images to look at; None: of all.
+        split: Of the data set, whose images are used.
     """
 
     data: Path | str
@@ -72,6 +78,7 @@ class Request:
     run_eps: float | None = None
     corruptions_from: Path | None = None
     among: tuple[int, ...] | None = None
+    split: Split = "test"
 
     @property
     def norm(self) -> Norm:
@@ -99,7 +106,8 @@ class Options:
         norm: `Linf`, `L2` or `L1`.
         eps: Radii, comma-separated, such as `8/255` or `0,0.5,1`.
         attacks: Names, comma-separated.
-        samples: How many test images, at least 1.
+        split: Whose images.
+        samples: How many of them, at least 1.
         second_stage: How many survivors the sampled stages of an attack see; 0: all.
         seed: At least 0.
         batch_size: At least 1.
@@ -110,6 +118,7 @@ class Options:
     """
 
     data: str | None = None
+    split: Split = "test"
     norm: Norm | None = None
     eps: str | None = None
     attacks: str | None = None
@@ -150,9 +159,12 @@ def complete(subject: Subject, options: Options) -> Request:
         second_stage = int(run.get("eval.second_stage", default.second_stage))
     if options.corruptions and options.corruptions_from:
         raise UserError("--corruptions and --corruptions-from exclude each other; give one")
+    if options.split != "test" and options.corruptions_from:
+        raise UserError("--corruptions-from has images of its own; leave out --split")
     own_eps = run.get("threat.eps") if options.norm in (None, run.get("threat.norm")) else None
     return Request(
         data=user_place(folder),
+        split=options.split,
         threats=_threats(run, options),
         attacks=tuple(attack.name for attack in get_attacks(attacks)),
         samples=samples,

@@ -11,6 +11,7 @@ from dynat_ray.acceleration.twin import forget_twin
 from dynat_ray.attacks.registry import get_attacks, require_takeable
 from dynat_ray.eval_config import EvalConfig
 from dynat_ray.evaluation.batches import BATCH_SIZE
+from dynat_ray.evaluation.images import FIRST, Images, read_images
 from dynat_ray.evaluation.inputs import check_samples, count_classes
 from dynat_ray.evaluation.outcomes import Outcome
 from dynat_ray.evaluation.plan import EvaluationPlan
@@ -20,7 +21,7 @@ from dynat_ray.perturb.threat import Threat
 
 def evaluate_attacks(
     model: nn.Module,
-    images: Tensor,
+    images: Images,
     labels: Tensor,
     attacks: Sequence[str],
     threat: Threat,
@@ -36,7 +37,7 @@ def evaluate_attacks(
 
     Args:
         model: Images in [0, 1] to logits.
-        images: float32 `(N, C, H, W)` in [0, 1].
+        images: float32 `(N, C, H, W)` in [0, 1]; or what reads them.
         labels: int64 `(N,)`.
         attacks: Names, see `dynat_ray.attacks.registry`.
         threat: Norm and radius.
@@ -51,14 +52,16 @@ def evaluate_attacks(
         UserError: Samples and model do not fit, or an attack is unknown.
     """
     wanted = get_attacks(attacks)
-    check_samples(images, labels)
-    require_takeable(wanted, images, threat.norm)
+    if isinstance(images, Tensor):
+        check_samples(images, labels)
+    first = read_images(images, FIRST)
+    require_takeable(wanted, first, threat.norm)
     plan = EvaluationPlan(
-        samples=len(images),
-        classes=count_classes(model, images, labels),
+        samples=len(labels),
+        classes=count_classes(model, first, labels),
         attacks=wanted,
         threats=[threat],
-        costly_positions=np.arange(len(images)),
+        costly_positions=np.arange(len(labels)),
         seed=seed,
         batch_size=batch_size,
         second_stage=second_stage,

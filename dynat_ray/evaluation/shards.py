@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from dynat_ray.attacks.probes import Probe
 from dynat_ray.attacks.registry import Part, get_attack, get_probe
 from dynat_ray.attacks.stages import Setting
-from dynat_ray.data import LazySplit
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation.attacked_samples import AttackedSamples, predict
 from dynat_ray.evaluation.exact import device_of, exact
+from dynat_ray.evaluation.images import Images, read_images
 from dynat_ray.evaluation.shard_outcome import (
     NO_PREDICTION,
     STILL_RIGHT,
@@ -58,8 +58,6 @@ class Shard:
 # For each threat of a shard an outcome for each of its attacks.
 ShardOutcomes = Mapping[Threat, Mapping[str, ShardOutcome]]
 FinishedShard = tuple[Shard, ShardOutcomes]
-# All images of an evaluation: uint8 `(N, C, H, W)`, or float32 in [0, 1]; or what reads them.
-Images = Tensor | LazySplit
 
 
 def run_shards(
@@ -86,11 +84,7 @@ def samples_of(shard: Shard, images: Images, labels: Tensor) -> tuple[Tensor, Te
         images: All.
         labels: int64 `(N,)`.
     """
-    positions = torch.from_numpy(shard.positions)
-    own = images[positions]
-    if own.dtype == torch.uint8:
-        own = own.float().div_(255)
-    return own, labels[positions]
+    return read_images(images, shard.positions), labels[torch.from_numpy(shard.positions)]
 
 
 def evaluate_shard(

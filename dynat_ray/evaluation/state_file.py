@@ -26,7 +26,7 @@ from dynat_ray.evaluation.identity import Identity
 from dynat_ray.evaluation.shard_outcome import ShardOutcome
 from dynat_ray.evaluation.shards import FinishedShard, Shard, ShardOutcomes
 
-_FORMAT = 3
+_FORMAT = 4
 _LARGEST = 2**31
 # Bytes of a line, far more than a shard's; what a hole in the file stands for is longer.
 _LONGEST_LINE = 2**26
@@ -39,14 +39,15 @@ class StateFile:
 
     Attributes:
         seconds: How long the shards took that an earlier run finished and this one has taken over.
+        cpu_seconds: What of it the evaluating process itself computed, without Ray workers.
     """
 
     def __init__(self, file: IO[bytes], lines: Sequence[_Line]) -> None:
         self._file = file
         self._lines = {line["shard"]: line for line in lines if "ended" not in line}
         self._ended = any("ended" in line for line in lines)
-        self.seconds = 0.0
-        self._last = time.monotonic()
+        self.seconds = self.cpu_seconds = 0.0
+        self._last, self._last_cpu = time.monotonic(), time.process_time()
 
     def take_over(self, shards: Sequence[Shard]) -> tuple[list[FinishedShard], list[Shard]]:
         """Returns those shards that an earlier run finished, and those still to do."""
@@ -57,17 +58,19 @@ class StateFile:
             if line is not None and _fits(line, shard):
                 finished.append((shard, _outcomes(line, shard)))
                 self.seconds += line["seconds"]
+                self.cpu_seconds += line["cpu_seconds"]
             else:
                 left.append(shard)
         return finished, left
 
     def add(self, shard: Shard, outcomes: ShardOutcomes) -> None:
         """Writes a finished shard; it is on disk when this returns."""
-        now = time.monotonic()
+        now, cpu = time.monotonic(), time.process_time()
         line = {
             "shard": shard.number,
             "samples": _checksum(shard),
             "seconds": round(now - self._last, 3),
+            "cpu_seconds": round(cpu - self._last_cpu, 3),
             "outcomes": [
                 {
                     name: {
@@ -80,7 +83,7 @@ class StateFile:
                 for threat in shard.threats
             ],
         }
-        self._last = now
+        self._last, self._last_cpu = now, cpu
         _write_line(self._file, line)
 
     def end(self) -> None:
@@ -187,8 +190,8 @@ def _write_line(file: IO[bytes], line: _Line) -> None:
 
 def _fits(line: _Line, shard: Shard) -> bool:
     """Returns whether a line has an outcome for every sample, threat and attack of its shard."""
-    seconds, outcomes = line.get("seconds"), line.get("outcomes")
-    if not isinstance(seconds, int | float) or not 0 <= seconds < math.inf:
+    outcomes = line.get("outcomes")
+    if not all(_is_duration(line.get(name)) for name in ("seconds", "cpu_seconds")):
         return False
     if line.get("samples") != _checksum(shard) or not isinstance(outcomes, list):
         return False
@@ -198,6 +201,10 @@ def _fits(line: _Line, shard: Shard) -> bool:
         and all(_is_outcome(values, len(shard.positions)) for values in found.values())
         for found in outcomes
     )
+
+
+def _is_duration(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value < math.inf
 
 
 def _is_outcome(values: object, count: int) -> bool:

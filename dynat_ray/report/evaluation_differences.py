@@ -110,6 +110,8 @@ def _answers(evaluation: Evaluation, attack: str, place: int) -> Answers:
 def _unlike_images(settings: Mapping[str, Any], data_checksum: str, other: Evaluation) -> list[str]:
     if other.content["checksums"]["data"] != data_checksum:
         return ["it is of other images, those of another data set"]
+    if (split := other.content.get("split", "test")) != settings["split"]:
+        return [f"it is of the {split} split, not of the {settings['split']} split"]
     if other.content["samples"] != settings["samples"]:
         return [f"it is of {other.content['samples']} test images, not {settings['samples']}"]
     counts = {}

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dynat_ray.evaluation.examples import STEPS, Example
+from dynat_ray.evaluation.request import IMAGES_OF
 from dynat_ray.evaluation.results import beside
 from dynat_ray.radius import format_radius
 from dynat_ray.report.difference_rows import DifferenceRow
@@ -84,6 +85,7 @@ def _content(evaluation: Evaluation, examples: Sequence[Example]) -> dict[str, A
     return {
         "name": evaluation.name,
         "facts": _facts(content),
+        "images_of": IMAGES_OF[content.get("split", "test")],
         "attacks": list(dict.fromkeys(a for found in points.values() for a in found)),
         "rows": [
             {
@@ -126,7 +128,7 @@ def _facts(content: dict[str, Any]) -> dict[str, str]:
     radius = {"eps_ref": f"{reference['eps']:.4g}, of {reference['model']}"} if reference else {}
     return {
         "data": content["data"],
-        "test images": samples,
+        IMAGES_OF[content.get("split", "test")]: samples,
         "attacks": ", ".join(content["attacks"]),
         **radius,
         "seed": str(content["seed"]),

@@ -1,4 +1,4 @@
-"""Where each test image falls on a curve: a table of them, and a page by class."""
+"""Where each image falls on a curve: a table of them, and a page by class."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch import Tensor
 
 from dynat_ray.attacks.registry import CLEAN as WITHOUT_ATTACK
 from dynat_ray.evaluation.fall_radii import FallRadii, fall_radii, rank_correlation
+from dynat_ray.evaluation.images import Images, read_images
 from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome
+from dynat_ray.evaluation.request import IMAGES_OF
 from dynat_ray.evaluation.results import beside, write_table
 from dynat_ray.evaluation.samples import Samples
 from dynat_ray.radius import format_radius
 from dynat_ray.report.drawing import CLEAN, NEUTRAL, draw, radius_unit
-from dynat_ray.report.fragile import picture
+from dynat_ray.report.fragile import Fragility, picture
 from dynat_ray.report.page import write_page
 from dynat_ray.report.side_by_side import strongest
 from dynat_ray.shown_text import shown_text
@@ -34,6 +35,7 @@ def write_fall_radii(
     outcomes: AttackOutcomes,
     margins: Outcome,
     samples: Samples,
+    foretold: Fragility | None = None,
 ) -> dict[str, Any]:
     """Writes `NAME.images.parquet` and `NAME.images.html` beside an evaluation's JSON file.
 
@@ -45,6 +47,7 @@ def write_fall_radii(
         outcomes: Of all radii of the curve.
         margins: What the probe `margin` found.
         samples: All evaluated images.
+        foretold: How fragile training held them to be, where they are training images.
 
     Returns:
         What the JSON file has of it, as `images`; nothing where there was no attack.
@@ -60,13 +63,29 @@ def write_fall_radii(
     table, right = beside(out, ".images.parquet"), found.right_unattacked
     correlation = rank_correlation(found.margin[right], found.radius[right])
     write_table(table, found.table())
-    page = _page(content, found, samples.images) | {"correlation": correlation}
-    write_page(beside(out, ".images.html"), "fall_radii.html", page)
     entry = {"attack": attack, "file": table.name, "margin_correlation": correlation}
+    fragility = _fragility(found, foretold)
+    if fragility:
+        entry["fragility_correlation"] = fragility
+    page = _page(content, found, samples.images)
+    page |= {"correlation": correlation, "fragility": fragility}
+    write_page(beside(out, ".images.html"), "fall_radii.html", page)
     return {"images": entry}
 
 
-def _page(content: Mapping[str, Any], found: FallRadii, images: Tensor) -> dict[str, Any]:
+def _fragility(found: FallRadii, foretold: Fragility | None) -> dict[str, Any] | None:
+    """Returns how well training foretold which of the images that are right unattacked fall."""
+    if foretold is None:
+        return None
+    right = np.flatnonzero(found.right_unattacked)
+    known, ranks = foretold.ranks_of(found.index[right])
+    correlation = rank_correlation(ranks.astype(np.float64), found.radius[right[known]])
+    if correlation is None:
+        return None
+    return {**correlation, "epoch": foretold.epoch, "ranked_by": foretold.words}
+
+
+def _page(content: Mapping[str, Any], found: FallRadii, images: Images) -> dict[str, Any]:
     names = [shown_text(name, 60) for name in content.get("class_names") or []]
     norm, right = str(content["norm"]), found.right_unattacked
     classes = sorted(
@@ -76,6 +95,7 @@ def _page(content: Mapping[str, Any], found: FallRadii, images: Tensor) -> dict[
     return {
         "name": content["model"],
         "facts": {"data": content["data"], "attack": found.attack, "seed": str(content["seed"])},
+        "images_of": IMAGES_OF[content.get("split", "test")],
         "norm": norm,
         "images": len(found.index),
         "wrong": int((~right).sum()),
@@ -95,16 +115,15 @@ def _ranks(found: FallRadii) -> NDArray[np.int64]:
 
 
 def _class(
-    found: FallRadii, images: Tensor, label: int, names: Sequence[str], norm: str
+    found: FallRadii, images: Images, label: int, names: Sequence[str], norm: str
 ) -> dict[str, Any]:
     own = np.flatnonzero(found.right_unattacked & (found.label == label))
     ordered = own[np.argsort(_ranks(found)[own])]
     least, most = ordered[:_EACH], ordered[_EACH:][::-1][:_EACH]
 
-    pixels = {
-        place: (images[place] * 255).round().clamp(0, 255).byte().contiguous()
-        for place in found.positions[np.concatenate([least, most])].tolist()
-    }
+    places = found.positions[np.concatenate([least, most])]
+    read = (read_images(images, places) * 255).round().clamp(0, 255).byte().contiguous()
+    pixels = dict(zip(places.tolist(), read.numpy(), strict=True))
 
     def shown(places: NDArray[np.int64]) -> list[dict[str, Any]]:
         return [
@@ -114,7 +133,7 @@ def _class(
                 "radius": format_radius(float(found.radius[place]), norm)
                 if np.isfinite(found.radius[place])
                 else None,
-                "picture": picture(pixels[int(found.positions[place])].numpy()),
+                "picture": picture(pixels[int(found.positions[place])]),
             }
             for place in places.tolist()
         ]

@@ -71,6 +71,41 @@ def rank_by_fragility(samples: Columns) -> tuple[NDArray[np.int64], str]:
     return np.empty(0, dtype=np.int64), ""
 
 
+@dataclass(frozen=True)
+class Fragility:
+    """How fragile training images were in an epoch.
+
+    Attributes:
+        epoch: Counted from 1.
+        words: What they are ranked by.
+        index: Places in the training split, ascending, `(n,)`.
+        rank: 0 for the most fragile, `(n,)`.
+    """
+
+    epoch: int
+    words: str
+    index: NDArray[np.int64]
+    rank: NDArray[np.int64]
+
+    def ranks_of(self, index: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Returns which images have a rank, and the ranks of those."""
+        places = np.searchsorted(self.index, index).clip(max=len(self.index) - 1)
+        known = self.index[places] == index
+        return known, self.rank[places[known]]
+
+
+def last_fragility(run: Run) -> Fragility | None:
+    """Returns the ranks of a run's last epoch; None where it has none."""
+    epoch, samples = run.last_samples()
+    order, words = rank_by_fragility(samples)
+    if len(order) == 0:
+        return None
+    index, rank = samples["index"].astype(np.int64), np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    by_index = np.argsort(index)
+    return Fragility(epoch + 1, words, index[by_index], rank[by_index])
+
+
 def find_fragile(run: Run, samples: Columns, count: int = COUNT) -> tuple[list[FragileImage], str]:
     """Returns the most fragile training images, and what they are ranked by.
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -16,6 +17,7 @@ import torch
 
 from dynat_ray.atomic_files import atomic_write_text
 from dynat_ray.hardware import processor_name
+from dynat_ray.interrupt import program_words
 from dynat_ray.storage.json_file import read_json
 
 _FILE = "environment.json"
@@ -48,7 +50,7 @@ def write_environment(folder: Path, facts: dict[str, Any], command: str = "") ->
             ],
         },
         "git_commit": _git_commit(),
-        "command": command or " ".join(["python", "-m", *_module_and_arguments()]),
+        "command": command or shlex.join([*program_words(), *sys.argv[1:]]),
         "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **facts,
     }
@@ -64,12 +66,6 @@ def add_to_environment(folder: Path, facts: dict[str, Any]) -> None:
 def read_environment(folder: Path) -> dict[str, Any]:
     """Returns what `environment.json` holds; empty if there is none that can be read."""
     return read_json(folder / _FILE)
-
-
-def _module_and_arguments() -> list[str]:
-    program = Path(sys.argv[0])
-    module = f"dynat_ray.{program.stem}" if program.parent.name == "dynat_ray" else program.name
-    return [module, *sys.argv[1:]]
 
 
 def _git_commit() -> str | None:

@@ -39,6 +39,9 @@ _STALE_SECONDS = 24 * 3600.0
 # Arrow's own 1 MiB makes 400 requests of a checkpoint of ResNet-50, on every node.
 _BYTES_PER_REQUEST = 32 * 2**20
 
+# A server that moves a large object copies it, and says nothing meanwhile.
+_SECONDS_WITHOUT_ANSWER = 60.0
+
 # Size and time of a file, here or there.
 _Stamp = tuple[int, object]
 
@@ -63,7 +66,9 @@ class Mirror:
 
     def __init__(self, folder: Path, address: str) -> None:
         self.folder, self.address = folder, address
-        self._store, self._root = open_store(address)
+        self._store, self._root = open_store(
+            address, seconds_without_answer=_SECONDS_WITHOUT_ANSWER
+        )
         self._cleaned = False
         # As they were when both sides were last the same.
         self._here: dict[str, _Stamp] = {}

@@ -82,6 +82,14 @@ class Session(Protocol):
         """
         ...
 
+    def files_kept(self) -> None:
+        """Returns when the files in the run's folder are where the run is kept.
+
+        Rank 0 calls it, on a thread, before it writes a checkpoint that rests on them. What goes
+        wrong is raised by `report`.
+        """
+        ...
+
     def note(self, message: str) -> None:
         """Tells the user something that is no error."""
         ...
@@ -119,6 +127,9 @@ class LocalSession:
         publish_folder(folder, inner_folder(self.run_folder, CHECKPOINTS) / name)
         for old in self.checkpoints()[CHECKPOINTS_KEPT:]:
             shutil.rmtree(old)
+
+    def files_kept(self) -> None:
+        """They are kept where they are written."""
 
     def note(self, message: str) -> None:
         print(message)

@@ -233,7 +233,12 @@ class Trainer:
         state = collect_state(progress, self.networks, self.optimizer, self.setup)
         require_finite_state(state)
         name = checkpoint_name(progress.epoch, progress.step)
-        self.checkpoints.begin(line, name, state, after=self.setup.writer.wait)
+        self.checkpoints.begin(line, name, state, after=self._epoch_kept)
+
+    def _epoch_kept(self) -> None:
+        """Returns, on rank 0's thread for checkpoints, when what belongs to one is kept."""
+        self.setup.writer.wait()
+        self.session.files_kept()
 
     def _validate(self, last: bool) -> ValidationAccuracy | None:
         loader = self.setup.validation_loader

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 import shlex
 import subprocess
 from pathlib import Path
@@ -15,6 +17,7 @@ import yaml
 
 from dynat_ray.config import RunConfig
 from dynat_ray.distributed.capacity import LIMITS, NodeKind, parse_limits
+from dynat_ray.distributed.run_gauges import GAUGES
 from dynat_ray.settings import build_config, read_recipe, split_arguments
 from tests.cluster.kubernetes_fields import problems
 
@@ -160,7 +163,7 @@ def test_every_pod_says_what_disk_it_needs_and_the_head_that_it_may_write(name: 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_overlays_are_whole(overlay: str) -> None:
-    assert OVERLAYS == ["eks-karpenter", "gke", "kueue", "on-prem"]
+    assert OVERLAYS == ["aks", "eks-karpenter", "gke", "kueue", "on-prem"]
     objects = built(FOLDER / "overlays" / overlay)
     assert [problems(each) for each in objects.values()] == [[]] * len(objects)
     pod = job_of(overlay)["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]
@@ -178,16 +181,22 @@ def test_nodes_are_chosen_by_what_is_known_before_they_boot() -> None:
         (workers,) = job_of(overlay)["spec"]["rayClusterSpec"]["workerGroupSpecs"]
         chosen[overlay] = workers["template"]["spec"].get("nodeSelector", {})
     assert chosen == {
+        "aks": {},
         "eks-karpenter": {"karpenter.sh/nodepool": "dynat-ray-gpu"},
         "gke": {"cloud.google.com/gke-spot": "true"},
         "kueue": {},
         "on-prem": {},
     }
     pool = built(FOLDER / "overlays" / "eks-karpenter")["NodePool dynat-ray-gpu"]
-    taints = {each["key"] for each in pool["spec"]["template"]["spec"]["taints"]}
-    job = job_of("eks-karpenter")["spec"]["rayClusterSpec"]
-    tolerated = job["workerGroupSpecs"][0]["template"]["spec"]["tolerations"]
-    assert taints <= {each["key"] for each in tolerated}
+    taints = {
+        "aks": {"kubernetes.azure.com/scalesetpriority"},
+        "eks-karpenter": {each["key"] for each in pool["spec"]["template"]["spec"]["taints"]},
+        "gke": {"cloud.google.com/gke-spot"},
+    }
+    for overlay, keys in taints.items():
+        (workers,) = job_of(overlay)["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        tolerated = workers["template"]["spec"]["tolerations"]
+        assert keys | {"nvidia.com/gpu"} == {each["key"] for each in tolerated}
 
 
 def test_kueue_admits_a_job_of_a_fixed_size() -> None:
@@ -288,6 +297,23 @@ def test_the_jobs_workers_fit_the_pods(overlay: str) -> None:
     assert (low, high) == (workers["minReplicas"], workers["maxReplicas"])
     cores = workers["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"]
     assert config.cluster.cpus_per_worker <= int(cores)
+
+
+def test_grafana_shows_what_runs_report() -> None:
+    folder = FOLDER / "components" / "monitoring"
+    component = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    (config,) = component["configMapGenerator"]
+    assert config["options"]["labels"] == {"grafana_dashboard": "1"}
+    (file,) = config["files"]
+    text = (folder / file).read_text()
+    dashboard = json.loads(text)
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(set(ids)) == len(ids)
+    places = {(each["gridPos"]["x"], each["gridPos"]["y"]) for each in dashboard["panels"]}
+    assert len(places) == len(ids)
+    assert set(re.findall(r"ray_dynat_ray_(\w+)", text)) == set(GAUGES)
+    known = {panel["name"] for panel in dashboard["templating"]["list"]}
+    assert set(re.findall(r"\$\{?(\w+)", text)) - {"__all"} == known
 
 
 def test_logs_are_read_beside_each_of_rays_containers() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from dynat_ray.data import load_split
-from dynat_ray.report.fragile import enlarged, find_fragile, rank_by_fragility
+from dynat_ray.report.fragile import enlarged, find_fragile, last_fragility, rank_by_fragility
 from dynat_ray.report.reading import read_run
 from tests.report.conftest import MakeRun
 
@@ -75,3 +75,15 @@ def test_rgb_and_large_images() -> None:
     assert (picture.mode, picture.size) == ("RGB", (224, 112))
     assert picture.getpixel((5, 5)) == (0, 0, 255)
     assert enlarged(np.zeros((1, 28, 28), dtype=np.uint8)).size == (112, 112)
+
+
+def test_ranks_of_images_by_their_place_in_the_split(make_run: MakeRun) -> None:
+    run = read_run(make_run())
+    epoch, samples = run.last_samples()
+    found = last_fragility(run)
+    assert found is not None
+    assert found.epoch == epoch + 1
+    most = int(samples["index"][np.argmax(samples["fragility"])])
+    known, ranks = found.ranks_of(np.array([10**6, most, -1]))
+    assert known.tolist() == [False, True, False]
+    assert ranks.tolist() == [0]

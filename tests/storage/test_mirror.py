@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pyarrow.fs
 import pytest
+from moto.server import ThreadedMotoServer
 
 from dynat_ray.atomic_files import unused_name
 from dynat_ray.errors import UserError
@@ -216,6 +218,30 @@ def test_names_in_a_store_lead_to_no_other_folder(s3: str, bucket: str, tmp_path
     found = [file.relative_to(tmp_path) for file in tmp_path.rglob("*") if file.is_file()]
     assert all(file.parts[:2] == ("a", "b") for file in found)
     assert Path("a/b/good") in found
+
+
+def test_a_server_that_copies_for_long_is_waited_for(
+    server: ThreadedMotoServer,
+    s3: str,
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Arrow by itself gives up after three seconds in which nothing is transferred."""
+    answer = server._server.app  # type: ignore[union-attr]
+    copied = []
+
+    def slow(environment: dict[str, str], start: Any) -> Any:
+        if "HTTP_X_AMZ_COPY_SOURCE" in environment:
+            copied.append(environment["PATH_INFO"])
+            time.sleep(4.5)
+        return answer(environment, start)
+
+    monkeypatch.setattr(server._server, "app", slow)
+    (tmp_path / "model.bin").write_bytes(b"weights")
+    Mirror(tmp_path, f"{bucket}/one").push()
+    assert len(copied) == 1
+    assert names(s3, f"{bucket}/one") == ["model.bin"]
 
 
 def test_links_in_the_folder_are_not_sent(s3: str, bucket: str, tmp_path: Path) -> None:

@@ -89,3 +89,31 @@ def test_rows_that_can_not_be_written_end_the_run_which_goes_on_exactly(
     assert samples(parts) == samples(whole)
     losses = [[line["loss"] for line in read_metrics(f / "metrics.jsonl")] for f in (whole, parts)]
     assert losses[0] == losses[1]
+
+
+def test_files_are_sent_while_training_goes_on_and_before_their_checkpoint(
+    small_config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store takes nothing of the first epoch until the second one's steps are done."""
+    store, sent, there = threading.Event(), [], []
+
+    class Mirrored(LocalSession):
+        def files_kept(self) -> None:
+            assert store.wait(60)
+            sent.append((list(samples(tmp_path)), names(tmp_path)))
+
+    validate = trainer.validate
+
+    def look(*given: Any) -> Any:
+        there.append((list(sent), names(tmp_path)))
+        if len(there) == 2:
+            store.set()
+        return validate(*given)
+
+    monkeypatch.setattr(trainer, "validate", look)
+    train(override(small_config, {"train.epochs": 2}), Mirrored(tmp_path, CPU))
+    assert there == [([], []), ([], [])]
+    first, second = "epoch_0000.parquet", "epoch_0001.parquet"
+    assert sent[0][0][0] == first
+    assert sent[0][1] == []
+    assert sent[1] == ([first, second], ["epoch_0000"])
