@@ -32,7 +32,7 @@ class LazySplit:
         image_size: int = 0,
         positions: Indices | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = path
         self._split, self._image_size = split, image_size
         self._positions = positions
         self._read: Callable[[Indices], Tensor] | None = None
