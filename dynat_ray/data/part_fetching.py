@@ -103,11 +103,10 @@ class PartialFile:
         )
         for _ in range(_ATTEMPTS):
             problem = part.copy(target)
-            if target.stop.is_set():
-                return
             if not problem:
                 os.fsync(target.descriptor)
                 append_line(self._list, str(number).encode())
+            if not problem or target.stop.is_set():
                 return
         raise UserError(
             f"{part.address} is {problem}; prepare the data set again: "
