@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dynat_ray.data.stored import open_split
 from dynat_ray.data.subsets import Indices
+from dynat_ray.object_store import user_place
 
 
 class LazySplit:
@@ -18,7 +19,7 @@ class LazySplit:
     It can be sent to another process, which opens the split itself.
 
     Args:
-        path: Prepared folder, the same on all machines, or an address.
+        path: Prepared folder, the same on all machines, or the address of one in a store.
         split: `train` or `test`.
         image_size: Height and width in pixels to bring the images to; 0: as stored.
         positions: Which images of the split these are, `(N,)`; None: all.
@@ -32,7 +33,9 @@ class LazySplit:
         image_size: int = 0,
         positions: Indices | None = None,
     ) -> None:
-        self.path = path
+        place = user_place(path)
+        # Others run elsewhere, where a relative path names another place.
+        self.path = place if isinstance(place, str) else place.resolve()
         self._split, self._image_size = split, image_size
         self._positions = positions
         self._read: Callable[[Indices], Tensor] | None = None

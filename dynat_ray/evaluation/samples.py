@@ -25,7 +25,6 @@ from dynat_ray.evaluation.inputs import (
 from dynat_ray.evaluation.request import Request
 from dynat_ray.evaluation.subject import Subject, image_size_for, require_fit
 from dynat_ray.hardware import machine_memory_bytes
-from dynat_ray.object_store import absolute_place
 
 
 @dataclass(frozen=True)
@@ -70,10 +69,7 @@ def load_samples(subject: Subject, request: Request) -> Samples:
     labels = labels[torch.from_numpy(indices)]
     side = image_size_for(subject, data)
     _require_memory(min(len(indices), max(request.batch_size, 2 * CHECK_SAMPLES)), data, side)
-    # Workers run elsewhere, where a relative path names another place.
-    images = LazySplit(
-        absolute_place(request.data), request.split, image_size=side, positions=indices
-    )
+    images = LazySplit(request.data, request.split, image_size=side, positions=indices)
     first = read_images(images, FIRST)
     require_fit(subject.model, data, first)
     attacks = get_attacks(request.attacks)

@@ -61,3 +61,11 @@ def test_which_images_they_are_has_a_name(few_digits: Path) -> None:
 def test_a_folder_that_is_not_there_is_said_when_it_is_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist; make it with"):
         LazySplit(tmp_path / "nothing", "test")[WANTED]
+
+
+def test_an_address_stays_one_and_a_relative_path_becomes_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert LazySplit("s3://bucket/set", "test").path == "s3://bucket/set"
+    assert LazySplit("set", "test").path == tmp_path / "set"

@@ -131,6 +131,8 @@ def test_a_fetch_that_was_killed_goes_on(
     def refuse(asked: str) -> tuple[str, str] | None:
         return ("403 Forbidden", "AccessDenied") if asked.endswith(PART) else None
 
+    # One after the other: what is on its way when a part fails is given up.
+    monkeypatch.setattr(part_fetching, "_CONNECTIONS", 1)
     with watched(server, refuse), pytest.raises(UserError, match="refuses the keys"):
         load_split(address, "train")
     new_process(monkeypatch)
