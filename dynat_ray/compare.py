@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynat_ray import cli, run_options
+from dynat_ray.attack_names import check_attack_names
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError, unknown_name
 from dynat_ray.method_settings import method_settings
@@ -101,6 +102,7 @@ def main(argv: Sequence[str]) -> str:
     variants = read_variants(options.methods)
     layers = [recipe, _COMMON, given, overrides]
     common = build_config(layers)
+    check_attack_names(common.eval.attacks)
     if compute := _compute(options, common):
         layers.append(compute)
         common = build_config(layers)

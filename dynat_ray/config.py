@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
+from dynat_ray.augmentation_names import read_augmentations
 from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.errors import UserError
 from dynat_ray.eval_config import EvalConfig
@@ -75,6 +76,7 @@ class DataConfig(Section, section="data"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        read_augmentations(self.augment)
         if self.extra_fraction > 0 and not self.extra_path:
             raise UserError("data.extra_fraction is set, but data.extra_path names no folder")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from dynat_ray import cli
+from dynat_ray.attack_names import check_attack_names
 from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
 from dynat_ray.object_store import is_address
@@ -115,6 +116,8 @@ def _parse(argv: Sequence[str]) -> Namespace:
     options = parser.parse_args(argv)
     check_value("--workers", options.workers, PositiveInt | None)
     check_value("--eot", options.eot, PositiveInt)
+    names = (name.strip() for name in (options.attacks or "").split(","))
+    check_attack_names(name for name in names if name)
     if options.out and is_address(options.out):
         raise UserError(
             f"--out is {options.out}, but an evaluation is written to a file; give one, or leave "

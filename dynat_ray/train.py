@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dynat_ray import cli, run_options
+from dynat_ray.attack_names import check_attack_names
 from dynat_ray.settings import DEFAULT_METHOD, build_config, split_arguments
 
 
@@ -13,6 +14,7 @@ def main(argv: Sequence[str]) -> str:
     # A complete config.yaml stands for itself; a partial one builds on the recipe.
     options, layers, overrides = run_options.parse_with_settings(_parser(argv), argv)
     config = build_config([*layers, overrides])
+    check_attack_names(config.eval.attacks)
 
     # Ray takes seconds to import: after the settings are known to be right.
     from dynat_ray.distributed.training_run import run

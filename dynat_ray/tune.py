@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dynat_ray import cli, run_options
+from dynat_ray.attack_names import check_attack_names
 from dynat_ray.errors import UserError
 from dynat_ray.settings import build_config
 from dynat_ray.storage.run_length import RunLength
@@ -26,6 +27,7 @@ def main(argv: Sequence[str]) -> str:
 
     space = read_space(options.space)
     default = build_config([*layers, space.fixed, overrides])
+    check_attack_names(default.eval.attacks)
     check_space(space, default)
     # A quarter of the run is what tells a bad setting from a good one.
     first_rung = math.ceil(RunLength.of(default.train).total / 4)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from dynat_ray import attack_names
 from dynat_ray.attacks import registry
 from dynat_ray.attacks.gradient import GradientAttack
 from dynat_ray.attacks.registry import Attack
@@ -28,6 +29,7 @@ def quick_attacks() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(registry._FIXED, QUICK, Attack(QUICK, stages, costly=True, sampled=2))
         patch.setitem(registry._FIXED, WHOLE, Attack(WHOLE, stages, costly=True))
+        patch.setattr(attack_names, "_NAMES", {*attack_names._NAMES, QUICK, WHOLE})
         yield
 
 

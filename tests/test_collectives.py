@@ -37,6 +37,16 @@ def _gather(rank: int, store: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
     rows = collectives.gather_over_workers(torch.full((2 * rank, 1), float(rank)))
     assert rows.tolist() == [[1.0], [1.0]]
+    assert collectives.gather_number(torch.tensor(5 + rank)) == [5, 6]
+    # The first sends two rows to itself and three to the other, which sends nothing.
+    sent, received = ([2, 3], [2, 0]) if rank == 0 else ([0, 0], [3, 0])
+    images = torch.arange(10.0).view(5, 2, 1)[: sum(sent)]
+    columns = [images, images.flatten(1).sum(dim=1).long(), images[:, 0, 0] > 3]
+    arrived = collectives.exchange_rows(columns, sent, received)
+    own = slice(0, 2) if rank == 0 else slice(2, 5)
+    assert arrived[0].equal(torch.arange(10.0).view(5, 2, 1)[own])
+    assert arrived[1].tolist() == [1, 5, 9, 13, 17][own]
+    assert arrived[2].tolist() == [False, False, True, True, True][own]
     dist.destroy_process_group()
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
+from dynat_ray.attack_names import STEPPED, add_attack_name, unknown_attack
 from dynat_ray.attacks.apgd import RANDOM_DRAWS, AutoPgd, TargetedAutoPgd
 from dynat_ray.attacks.corruptions import get_corruptions
 from dynat_ray.attacks.fab import TargetedFab
@@ -87,10 +87,7 @@ def register_attack(attack: Attack) -> None:
     """
     assert attack.name not in _FIXED, f"there is an attack '{attack.name}' already"
     _FIXED[attack.name] = attack
-
-
-# `pgd-20`, `pgd-100x5` (five restarts), `cw-50`.
-_STEPPED = re.compile(r"(pgd|cw)-([1-9]\d*)(?:x([1-9]\d*))?")
+    add_attack_name(attack.name)
 
 
 def get_attack(name: str) -> Attack:
@@ -106,9 +103,9 @@ def get_attack(name: str) -> Attack:
     """
     if name in _FIXED:
         return _FIXED[name]
-    match = _STEPPED.fullmatch(name)
+    match = STEPPED.fullmatch(name)
     if match is None:
-        raise unknown_name("attack", name, [*_FIXED, "pgd-20", "pgd-100x5", "cw-30"])
+        raise unknown_attack(name)
     stage = GradientAttack(
         name,
         steps=int(match[2]),

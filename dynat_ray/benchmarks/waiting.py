@@ -2,13 +2,14 @@
 
 A step ends when its slowest worker does. PGD-AT gives every worker the same work. DynAT's follows
 from how many of its samples are attacked, and for how many steps: what a run has recorded of each
-sample says so, and timed steps say how long that takes.
+sample says so, and timed steps say how long that takes. Attacks are dealt evenly
+(`perturb.balancing`); what is learnt of them stays where the samples are.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dynat_ray.benchmarks import two_processes
 from dynat_ray.benchmarks.trained_run import TrainedRun
 from dynat_ray.benchmarks.turns import Progress, cpu_threads, seconds_of
 from dynat_ray.config import MethodSettings
@@ -30,6 +32,8 @@ WORKERS = (8, 64, 512)
 # Batches of these parts of the whole one are timed, so that the work differs.
 _PARTS = (1.0, 0.75, 0.5)
 _STEPS = 100
+# Two processes take so many for each round.
+_MEASURED = 4
 # Equal work takes equally long but for this part of it, as docs/scaling.md assumes.
 _SPREAD = 0.02
 # An accelerator's batches shrink in eighths, and every other attack step, see `perturb.compaction`.
@@ -43,12 +47,10 @@ class Work:
     Attributes:
         attacked: Which were attacked.
         passes: Gradients with respect to its image that a sample's attack took.
-        before: Which were attacked in the epoch before.
     """
 
     attacked: NDArray[np.bool_]
     passes: NDArray[np.int64]
-    before: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,9 @@ def measure(
 
     Returns:
         `cost` of both methods, `attacked` (share of samples) and `workers`: by their number the
-        parts of a step, in percent, that workers wait on average, for PGD-AT and for each of the
-        ways in which DynAT's samples can be dealt, see `ways_to_deal`.
+        parts of a step, in percent, that workers wait on average, for PGD-AT, and for DynAT
+        without and with its attacks dealt evenly; and the part of the attacked samples, in
+        percent, that others attack. `measured`: what two processes wait, on a CPU.
     """
     work = read_work(run)
     with cpu_threads(threads):
@@ -93,16 +96,23 @@ def measure(
     waiting = {}
     for workers in WORKERS:
         even = np.full((_STEPS, workers), units)
-        waiting[workers] = {"pgd_at": _waiting(costs["pgd_at"], even)} | {
-            f"dynat, {name}": _waiting(costs["dynat"], _units(work, deal, workers, batch_size))
-            for name, deal in ways_to_deal(work).items()
+        own, balanced, moved = units_of_steps(work, workers, batch_size)
+        waiting[workers] = {
+            "pgd_at": _waiting(costs["pgd_at"], even),
+            "dynat, not balanced": _waiting(costs["dynat"], own),
+            "dynat": _waiting(costs["dynat"], balanced),
+            "moved": moved,
         }
+    measured = {}
+    if device == "cpu":
+        measured = two_processes.measure(run, batch_size=batch_size, steps=_MEASURED * rounds)
     return {
         "run": run.name,
         "batch_size": batch_size,
         "attacked": round(float(work.attacked.mean()), 3),
         "cost": {name: vars(cost) for name, cost in costs.items()},
         "workers": waiting,
+        "measured": measured,
         "ratios": {},
     }
 
@@ -111,8 +121,11 @@ def table(found: Mapping[str, Any]) -> str:
     """Returns what part of a step workers wait, as Markdown."""
     kinds = list(next(iter(found["workers"].values())))
     lines = ["| workers | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
-    for workers, waits in found["workers"].items():
-        cells = [f"{waits[kind]:.1f} %" for kind in kinds]
+    rows = dict(found["workers"])
+    if found["measured"]:
+        rows["2, measured"] = found["measured"]
+    for workers, waits in rows.items():
+        cells = [f"{waits[kind]:.1f} %" if kind in waits else "" for kind in kinds]
         lines.append(f"| {workers} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -121,77 +134,77 @@ def read_work(run: Path) -> Work:
     """Reads the middle epoch of a run of DynAT.
 
     Raises:
-        UserError: It has not recorded which samples were attacked, in two epochs at least.
+        UserError: It has not recorded which samples were attacked.
     """
     files = read_run(run).sample_files
-    middle = sorted(files)[len(files) // 2] if len(files) > 1 else 0
-    columns = ["index", "eps", "attack_steps"]
-    if middle - 1 not in files:
-        raise UserError(f"'waiting' needs a run of two epochs with samples/; {run} has none")
-    before, now = (read_samples(files[epoch], columns) for epoch in (middle - 1, middle))
-    steps, attacked = now["attack_steps"].astype(np.int64), now["eps"] > 0
-    was_attacked = dict(zip(before["index"].tolist(), before["eps"] > 0, strict=True))
+    if not files:
+        raise UserError(f"'waiting' needs a run with samples/; {run} has none")
+    epoch = read_samples(files[sorted(files)[len(files) // 2]], ["eps", "attack_steps"])
+    steps, attacked = epoch["attack_steps"].astype(np.int64), epoch["eps"] > 0
     # Whoever stops before the end is seen to have stopped by one more pass.
-    passes = np.where(attacked, steps + (steps < steps.max()), 0)
-    return Work(
-        attacked,
-        passes,
-        np.array([was_attacked.get(each, False) for each in now["index"].tolist()]),
-    )
+    return Work(attacked, np.where(attacked, steps + (steps < steps.max()), 0))
 
 
-# From chosen samples `(workers * batch,)` to an order, of which each worker takes every so-manyth.
-Deal = Callable[[NDArray[np.int64]], NDArray[np.int64]]
-
-
-def ways_to_deal(work: Work) -> dict[str, Deal]:
-    """Returns ways to deal a global batch's samples to workers, by name.
-
-    `as drawn`: by chance, as it is. `by the epoch before`: as many to each of those that were
-    attacked then, and of the others. `by attacked`: of those that are now, which is known after
-    the clean forward pass.
-    """
-
-    def evenly(flags: NDArray[np.bool_]) -> Deal:
-        return lambda chosen: chosen[np.argsort(flags[chosen], kind="stable")]
-
-    return {
-        "as drawn": lambda chosen: chosen,
-        "by the epoch before": evenly(work.before),
-        "by attacked": evenly(work.attacked),
-    }
-
-
-def units_of(attacked: NDArray[np.bool_], passes: NDArray[np.int64], *, sizes: int) -> Any:
-    """Returns the forward units of batches: clean and outer passes, and the attack's.
+def learning_units(attacked: NDArray[np.bool_], *, sizes: int) -> Any:
+    """Returns the forward units of batches but for their attacks: clean and outer passes.
 
     Args:
         attacked: `(..., B)`.
-        passes: Of each sample's attack, `(..., B)`.
         sizes: In so many sizes batches shrink, every other step; 0: by single samples, every step,
             as on a CPU.
     """
     batch = attacked.shape[-1]
-    grain, every = (max(1, batch // sizes), _BETWEEN_READINGS) if sizes else (1, 1)
+    return 3 * batch + 2 * _filled_up(attacked.sum(axis=-1), batch, sizes)
 
-    def filled_up(counts: Any) -> Any:
-        return np.minimum(batch, -(-counts // grain) * grain)
 
-    units = 3 * batch + 2 * filled_up(attacked.sum(axis=-1))
+def attack_units(passes: NDArray[np.int64], *, sizes: int) -> Any:
+    """Returns the forward units of batches' attacks.
+
+    Args:
+        passes: Of each sample's attack, `(..., B)`.
+        sizes: As of `learning_units`.
+    """
+    batch, every = passes.shape[-1], _BETWEEN_READINGS if sizes else 1
+    units = np.zeros(passes.shape[:-1], dtype=np.int64)
     for step in range(int(passes.max(initial=0))):
-        units = units + 2 * filled_up((passes > step - step % every).sum(axis=-1))
+        units += 2 * _filled_up((passes > step - step % every).sum(axis=-1), batch, sizes)
     return units
 
 
-def _units(work: Work, deal: Deal, workers: int, batch_size: int) -> NDArray[np.float64]:
-    """Returns the units of each worker's part in some steps, `(steps, workers)`."""
+def _filled_up(counts: Any, batch: int, sizes: int) -> Any:
+    grain = max(1, batch // sizes) if sizes else 1
+    return np.minimum(batch, -(-counts // grain) * grain)
+
+
+def units_of_steps(
+    work: Work, workers: int, batch_size: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Simulates steps on samples drawn by chance.
+
+    Returns:
+        The units of each worker's part, `(steps, workers)`, where all attack their own samples and
+        where attacks are dealt evenly; and how many of the attacked samples others attack then, in
+        percent.
+    """
     random = np.random.default_rng(0)
-    found = []
+    own, dealt, moved = [], [], []
     for _ in range(_STEPS):
         chosen = random.integers(len(work.passes), size=workers * batch_size)
-        parts = deal(chosen).reshape(batch_size, workers).T
-        found.append(units_of(work.attacked[parts], work.passes[parts], sizes=_SIZES))
-    return np.array(found, dtype=np.float64)
+        parts = chosen.reshape(workers, batch_size)
+        attacked = work.attacked[parts]
+        learning = learning_units(attacked, sizes=_SIZES)
+        own.append(learning + attack_units(work.passes[parts], sizes=_SIZES))
+        # Who moves has as many passes as anybody, so that any even deal stands for it.
+        evenly = chosen[np.argsort(work.attacked[chosen], kind="stable")]
+        even_parts = evenly.reshape(batch_size, workers).T
+        dealt.append(learning + attack_units(work.passes[even_parts], sizes=_SIZES))
+        counts = attacked.sum(axis=1)
+        moved.append((counts - -(-counts.sum() // workers)).clip(min=0).sum() / counts.sum())
+    return (
+        np.array(own, dtype=np.float64),
+        np.array(dealt, dtype=np.float64),
+        round(100 * float(np.mean(moved)), 1),
+    )
 
 
 def _waiting(cost: Cost, units: NDArray[np.float64], spread: float = _SPREAD) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from dynat_ray.augmentation_names import read_augmentations
 from dynat_ray.data.placing import Placement
 from dynat_ray.data.randaugment import RandAugment
-from dynat_ray.errors import UserError, unknown_name
 from dynat_ray.keyed_random import combine, uniform
 
 
@@ -77,7 +76,7 @@ class Augmentation:
             UserError: Unknown name, or a value out of range.
         """
         self._seed = seed
-        self._values = _parse(names)
+        self._values = read_augmentations(names)
         self.unplaced = next((name for name in self._values if name not in _PLACED), "")
         self._randaugment = (
             RandAugment(self._values["randaugment"]) if "randaugment" in self._values else None
@@ -178,41 +177,5 @@ def _interpolate(table: Tensor, at: Tensor) -> Tensor:
     return torch.lerp(table[below], table[below + 1], position - below)
 
 
-_DEFAULTS = {
-    "crop": 4.0,
-    "flip": 0.0,
-    "cutout": 16.0,
-    "cutmix": 1.0,
-    "resized-crop": 0.0,
-    "randaugment": 9.0,
-}
 # They move an image as a whole, or leave it where it is.
 _PLACED = ("crop", "flip", "cutout")
-_ALLOWED: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "crop": ("a whole number of pixels from 1 to 64", lambda v: 1 <= v <= 64 and v == int(v)),
-    "cutout": ("a whole number of pixels, at least 1", lambda v: v >= 1 and v == int(v)),
-    "cutmix": ("more than 0 and at most 100", lambda v: 0 < v <= 100),
-    "randaugment": ("a whole magnitude from 0 to 10", lambda v: 0 <= v <= 10 and v == int(v)),
-}
-
-
-def _parse(names: list[str]) -> dict[str, float]:
-    values: dict[str, float] = {}
-    for text in names:
-        name, value = text, ""
-        if text not in _DEFAULTS:
-            name, _, value = text.rpartition("-")
-        if name not in _DEFAULTS or (value and name not in _ALLOWED):
-            raise unknown_name("augmentation in data.augment", text, _DEFAULTS)
-        if name in values:
-            raise UserError(f"data.augment names '{name}' twice")
-        values[name] = _DEFAULTS[name]
-        if value:
-            meaning, allowed = _ALLOWED[name]
-            try:
-                values[name] = float(value)
-            except ValueError:
-                values[name] = float("nan")
-            if not allowed(values[name]) if np.isfinite(values[name]) else True:
-                raise UserError(f"data.augment has '{text}'; {name} takes {meaning}")
-    return values

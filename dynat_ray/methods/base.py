@@ -22,6 +22,7 @@ from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.config import AttackConfig, MethodSettings, ThreatConfig
 from dynat_ray.data import Batch
 from dynat_ray.models import Classifier
+from dynat_ray.perturb.balancing import Balanced
 from dynat_ray.perturb.objectives import ObjectiveName
 from dynat_ray.perturb.pgd import PGD
 from dynat_ray.perturb.running import AttackOutcome, StopRule
@@ -263,6 +264,7 @@ class Method(ABC, Generic[SettingsT]):
         stop: StopRule | None = None,
         clean_logits: Tensor | None = None,
         step_noise: float = 0.0,
+        balanced: bool = False,
     ) -> AttackOutcome:
         """Runs the configured attack.
 
@@ -280,6 +282,8 @@ class Method(ABC, Generic[SettingsT]):
             stop: When a sample stops early.
             clean_logits: Needed by `kl`.
             step_noise: Standard deviation of normal noise added at every step.
+            balanced: Deal what has a budget evenly over the workers: all must make the call, with
+                `ratios` per sample and `clean_logits`.
         """
         settings = self.context.attack
         configured = settings.random_start
@@ -296,19 +300,19 @@ class Method(ABC, Generic[SettingsT]):
             step_noise=step_noise,
             cuda_graphs=settings.cuda_graphs,
         )
-        inputs = (network, batch.images, batch.main_labels)
-        if self.context.further:
-            outcome = self._under_all(attack)(
-                *inputs, ratios=ratios, clean_logits=clean_logits, keys=keys
-            )
-        else:
-            outcome = attack(
-                *inputs,
-                ratios=ratios,
-                clean_logits=clean_logits,
-                keys=keys,
-                carried=batch.carried,
-            )
+        run: PGD | SeveralNorms | Balanced
+        run = self._under_all(attack) if self.context.further else attack
+        if balanced and settings.batch_norm == "eval":
+            run = Balanced(run)
+        outcome = run(
+            network,
+            batch.images,
+            batch.main_labels,
+            ratios=ratios,
+            clean_logits=clean_logits,
+            keys=keys,
+            carried=batch.carried,
+        )
         self.see("the attack's logits are", outcome.logits)
         return outcome
 

@@ -60,6 +60,8 @@ class DynAT(Method[DynATSettings]):
             if settings.early_stop
             else None,
             clean_logits=clean_logits,
+            # Without it a step lasts as long as on the worker with the most right samples.
+            balanced=settings.misclassified == "clean",
         )
         record |= attack_record(outcome, batch.main_labels, clean_logits)
         record["weight"] = weights = self._weights(record, clean_logits, batch, ratios)

@@ -7,7 +7,7 @@ uses the batch's own statistics nobody leaves: the others' results would change.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,10 @@ class PGD:
             places = _attacked_at_first(ratios, batch.eps, whole=whole)
             start = _start(self.threat, batch, self.random_start, carried, places)
             return self._ascend(network, start, batch, clean_logits, places)
+
+    def with_stop(self, stop: StopRule) -> PGD:
+        """Returns the same attack with another rule for stopping."""
+        return replace(self, stop=stop)
 
     def _batch(
         self,

@@ -17,7 +17,7 @@ from dynat_ray import keyed_random
 from dynat_ray.acceleration.modes import frozen
 from dynat_ray.perturb.objectives import get_objective
 from dynat_ray.perturb.pgd import PGD
-from dynat_ray.perturb.running import AttackOutcome
+from dynat_ray.perturb.running import AttackOutcome, StopRule
 
 Combination = Literal["random", "max"]
 
@@ -41,6 +41,15 @@ class SeveralNorms:
     attacks: tuple[PGD, ...]
     combination: Combination
 
+    @property
+    def stop(self) -> StopRule | None:
+        """When the attacks stop early."""
+        return self.attacks[0].stop
+
+    def with_stop(self, stop: StopRule) -> SeveralNorms:
+        """Returns the same attacks with another rule for stopping."""
+        return replace(self, attacks=tuple(each.with_stop(stop) for each in self.attacks))
+
     def __call__(
         self,
         model: nn.Module,
@@ -50,8 +59,10 @@ class SeveralNorms:
         ratios: float | Tensor,
         clean_logits: Tensor | None,
         keys: Tensor,
+        carried: Tensor | None = None,
     ) -> AttackOutcome:
         """Attacks a batch; see `PGD`."""
+        assert carried is None, "changes are carried on under one norm"
         if not isinstance(ratios, Tensor):
             ratios = torch.full((len(images),), ratios, device=images.device)
         everyone = torch.arange(len(images), device=images.device)
@@ -59,7 +70,7 @@ class SeveralNorms:
         def under(attack: PGD, rows: Tensor) -> AttackOutcome:
             stop = attack.stop
             if stop is not None and stop.applies is not None:
-                attack = replace(attack, stop=replace(stop, applies=stop.applies[rows]))
+                attack = attack.with_stop(replace(stop, applies=stop.applies[rows]))
             found = attack(
                 model,
                 images[rows],

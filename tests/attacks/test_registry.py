@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from dynat_ray import attack_names
+from dynat_ray.attacks import registry
 from dynat_ray.attacks.registry import get_attack, get_attacks
 from dynat_ray.errors import UserError
 
@@ -28,6 +30,13 @@ def test_unknown_names_are_refused(name: str) -> None:
 def test_nearest_name_is_offered() -> None:
     with pytest.raises(UserError, match="did you mean autoattack"):
         get_attack("autoatack")
+
+
+def test_a_command_knows_the_names_of_all() -> None:
+    assert set(registry._FIXED) == attack_names._NAMES
+    attack_names.check_attack_names(["pgd-100x5", "cw-30", *registry._FIXED])
+    with pytest.raises(UserError, match="did you mean autoattack"):
+        attack_names.check_attack_names(["clean", "autoatack"])
 
 
 def test_each_once_in_order() -> None:

@@ -39,38 +39,35 @@ def test_units_are_those_that_a_step_counts(trained: Path) -> None:
     most = run.settings.most_steps(10)
     passes = np.where(attacked, steps + (steps < most), 0)
     assert 0 < attacked.sum() < 40
-    assert waiting.units_of(attacked, passes, sizes=0) == outcome.passes.units
+    units = waiting.learning_units(attacked, sizes=0) + waiting.attack_units(passes, sizes=0)
+    assert units == outcome.passes.units
 
 
 def test_on_an_accelerator_batches_shrink_in_eighths_every_other_step() -> None:
     passes = np.array([3] * 5 + [1] * 4 + [0] * 7)
-    # Outer pass and attack: 9 attacked are 10; then two steps with 10, one with 6 (5 filled up).
-    units = 3 * 16 + 2 * 10 + 2 * (10 + 10 + 6)
-    assert waiting.units_of(passes > 0, passes, sizes=8) == units
+    # 9 attacked are 10 of 16; then two steps with 10, one with 6 (5 filled up).
+    assert waiting.learning_units(passes > 0, sizes=8) == 3 * 16 + 2 * 10
+    assert waiting.attack_units(passes, sizes=8) == 2 * (10 + 10 + 6)
 
 
-def test_samples_dealt_evenly_leave_nobody_waiting() -> None:
+def test_attacks_dealt_evenly_leave_what_is_learnt_to_wait_for() -> None:
     attacked = np.arange(1000) % 2 == 0
-    work = waiting.Work(attacked, np.where(attacked, 3, 0), before=attacked)
-    waits = {
-        name: waiting._waiting(COST, waiting._units(work, deal, 8, 64), spread=0)
-        for name, deal in waiting.ways_to_deal(work).items()
-    }
-    assert waits["as drawn"] > 2
-    # One sample more or less, which an eighth may hold.
-    assert waits["by attacked"] == waits["by the epoch before"] < waits["as drawn"] / 2
+    work = waiting.Work(attacked, np.where(attacked, 10, 0))
+    own, balanced, moved = waiting.units_of_steps(work, 8, 64)
+    assert own.shape == balanced.shape
+    waits, waits_less = (waiting._waiting(COST, units, spread=0) for units in (own, balanced))
+    assert waits > 5
+    # A learnt sample costs a tenth of an attacked one; an eighth may hold one more or less.
+    assert 0 < waits_less < waits / 3
+    # Of 32 samples: a worker has 1.6 too many on average, less what an even deal leaves.
+    assert moved == pytest.approx(4.5, abs=1)
 
 
-def test_whom_the_epoch_before_says_nothing_about_waits_as_ever() -> None:
-    random = np.random.default_rng(0)
-    attacked, before = random.random((2, 4000)) < 0.5
-    work = waiting.Work(attacked, np.where(attacked, 3, 0), before)
-    deals = waiting.ways_to_deal(work)
-    drawn, dealt = (
-        waiting._waiting(COST, waiting._units(work, deals[name], 8, 64), spread=0)
-        for name in ("as drawn", "by the epoch before")
-    )
-    assert dealt == pytest.approx(drawn, abs=0.6)
+def test_where_all_are_attacked_nothing_moves() -> None:
+    work = waiting.Work(np.full(50, True), np.full(50, 3))
+    own, balanced, moved = waiting.units_of_steps(work, 8, 64)
+    assert moved == 0
+    assert (own == balanced).all()
 
 
 def test_equal_work_waits_for_noise_alone() -> None:
@@ -84,10 +81,14 @@ def test_a_run_is_measured(trained: Path) -> None:
     found = waiting.measure(trained, batch_size=40, rounds=1)
     assert 0 < found["attacked"] < 1
     assert list(found["workers"]) == list(waiting.WORKERS)
-    assert waiting.table(found).count("\n") == 2 + len(waiting.WORKERS)
+    lines = waiting.table(found).splitlines()
+    assert len(lines) == 3 + len(waiting.WORKERS)
+    measured = found["measured"]
+    assert all(0 <= measured[kind] < 100 for kind in ("pgd_at", "dynat, not balanced", "dynat"))
+    assert lines[-1].startswith(f"| 2, measured | {measured['pgd_at']} % |")
 
 
 def test_a_run_without_samples_is_refused(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_bytes((trained / "config.yaml").read_bytes())
-    with pytest.raises(UserError, match="needs a run of two epochs with samples/"):
+    with pytest.raises(UserError, match="needs a run with samples/"):
         waiting.read_work(tmp_path)
