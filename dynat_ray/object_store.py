@@ -95,6 +95,15 @@ def user_place(text: Path | str) -> Path | str:
     return text if is_address(str(text)) else user_path(text)
 
 
+def absolute_place(text: Path | str) -> str:
+    """Returns an address as it is, and a path as it means the same in any working directory.
+
+    Raises:
+        UserError: As `is_address`.
+    """
+    return str(text) if is_address(str(text)) else str(user_path(text).resolve())
+
+
 def patiently(ask: Callable[[], AnswerT], address: str, advice: str) -> AnswerT:
     """Returns what a store answers, which is asked again for a minute if it is away.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynat_ray.data.stored import open_split
 from dynat_ray.data.subsets import Indices
-from dynat_ray.object_store import user_place
+from dynat_ray.object_store import absolute_place
 
 
 class LazySplit:
@@ -19,7 +19,7 @@ class LazySplit:
     It can be sent to another process, which opens the split itself.
 
     Args:
-        path: Prepared folder, the same on all machines, or the address of one in a store.
+        path: Prepared folder, the same on all machines, or an address.
         split: `train` or `test`.
         image_size: Height and width in pixels to bring the images to; 0: as stored.
         positions: Which images of the split these are, `(N,)`; None: all.
@@ -33,9 +33,8 @@ class LazySplit:
         image_size: int = 0,
         positions: Indices | None = None,
     ) -> None:
-        place = user_place(path)
         # Others run elsewhere, where a relative path names another place.
-        self.path = place if isinstance(place, str) else place.resolve()
+        self.path = absolute_place(path)
         self._split, self._image_size = split, image_size
         self._positions = positions
         self._read: Callable[[Indices], Tensor] | None = None

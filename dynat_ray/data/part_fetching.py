@@ -31,6 +31,8 @@ _CONNECTIONS = 4
 _BYTES_PER_REQUEST = 2**24
 # A part that came damaged is fetched once more: the network may have done it.
 _ATTEMPTS = 2
+# Seconds in which a store that has much to do may send nothing.
+_PATIENCE = 30.0
 
 
 class PartialFile:
@@ -70,7 +72,7 @@ class PartialFile:
             UserError: A part is missing or damaged, or the store does not answer.
             OSError: The disk fails.
         """
-        store, root = open_store(self._address)
+        store, root = open_store(self._address, seconds_without_answer=_PATIENCE)
         if not self._is_laid_out():
             self._list.unlink(missing_ok=True)
         descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -101,11 +103,10 @@ class PartialFile:
         )
         for _ in range(_ATTEMPTS):
             problem = part.copy(target)
-            if target.stop.is_set():
-                return
             if not problem:
                 os.fsync(target.descriptor)
                 append_line(self._list, str(number).encode())
+            if not problem or target.stop.is_set():
                 return
         raise UserError(
             f"{part.address} is {problem}; prepare the data set again: "

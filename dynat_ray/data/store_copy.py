@@ -200,8 +200,9 @@ class _Progress:
             self._said = now
             rate = self._come / max(now - self._began, 1e-3)
             left = describe_seconds((self._total - self._come) / rate)
+            unit, name = (1e9, "GB") if self._total >= 1e9 else (1e6, "MB")
             self._say(
-                f"{self._what}: {self._come / 1e9:.2f} of {self._total / 1e9:.2f} GB, "
+                f"{self._what}: {self._come / unit:.1f} of {self._total / unit:.1f} {name}, "
                 f"{rate / 1e6:.0f} MB/s, {left} left"
             )
 

@@ -52,6 +52,7 @@ from dynat_ray.distributed.ray_internals import (  # noqa: E402
     stay_on_loopback,
 )
 from dynat_ray.errors import UserError  # noqa: E402
+from dynat_ray.object_store import is_address  # noqa: E402
 from dynat_ray.owned_folder import owned_folder  # noqa: E402
 from dynat_ray.processes import descendants  # noqa: E402
 from dynat_ray.temporary import LASTING  # noqa: E402
@@ -257,20 +258,21 @@ def require_shared_storage(out_given: bool) -> None:
         )
 
 
-def require_everywhere(paths: Sequence[Path]) -> None:
+def require_everywhere(places: Sequence[Path | str]) -> None:
     """Raises `UserError` if some node lacks a path that the workers will read or write.
 
     Args:
-        paths: Absolute.
+        places: Absolute paths; addresses are not looked for, since a node fetches what lies there.
     """
+    paths = [str(place) for place in places if not is_address(str(place))]
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    if len(nodes) < 2:
+    if len(nodes) < 2 or not paths:
         return
     look = ray.remote(num_cpus=0, max_retries=0)(_lacking)
     answers = {
         look.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote([str(path) for path in paths]): node["NodeManagerAddress"]
+        ).remote(paths): node["NodeManagerAddress"]
         for node in nodes
     }
     for answer, address in answers.items():
@@ -283,7 +285,8 @@ def require_everywhere(paths: Sequence[Path]) -> None:
             raise UserError(
                 f"the machine {address} of the cluster has no {lacking[0]}; prepared data must lie "
                 "on the same path on all machines (DYNAT_RAY_CACHE or --data.path on storage that "
-                "they share), and runs on storage that they share (--out, also s3://BUCKET/PREFIX)"
+                "they share, or --data.path s3://BUCKET/NAME), and runs on storage that they share "
+                "(--out, also s3://BUCKET/PREFIX)"
             )
 
 

@@ -130,8 +130,7 @@ class ShardWorkers:
         """Has a worker for each of so many shards, as far as there are to be workers."""
         self._gpu = gpu = has_gpus() if self._gpu is None else self._gpu
         require_places(self._count, 1, gpu)
-        # From a store each node fetches them itself.
-        if isinstance(images, LazySplit) and isinstance(images.path, Path) and not self._actors:
+        if isinstance(images, LazySplit) and not self._actors:
             require_everywhere([images.path])
         start = ray.remote(
             num_cpus=1,

@@ -25,7 +25,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.models.arguments import check_arguments
 from dynat_ray.models.hub import has_prefix
 from dynat_ray.models.starting import description_of
-from dynat_ray.object_store import is_address, user_place
+from dynat_ray.object_store import absolute_place, user_place
 from dynat_ray.report import write_report
 from dynat_ray.settings import override
 from dynat_ray.storage.description import describe_run
@@ -73,8 +73,7 @@ def run(
     workers = resolve_workers(config.cluster)
     changed = open_run_folder(folder, config, resume=resume)
     mirror = Mirror.of(folder)
-    paths = [] if is_address(config.data.path) else [Path(config.data.path)]
-    require_everywhere([*paths, *([] if mirror else [folder / "config.yaml"])])
+    require_everywhere([config.data.path, *([] if mirror else [folder / "config.yaml"])])
     facts = workers.facts() | {"loader": loader}
     write_environment(folder, facts, command)
     print(describe_run(config, info, mirror.address if mirror else folder, facts), flush=True)
@@ -120,19 +119,15 @@ def with_absolute_paths(config: RunConfig, data: Path | str) -> RunConfig:
     Raises:
         UserError: The network is that of `model.init_from`, which names no model.
     """
-    absolute = {"data.path": _absolute(data)}
+    absolute = {"data.path": absolute_place(data)}
     keys = {"data.extra_path", "model.init_from", config.method.standard_model_key}
     for key in keys - {""}:
         section, _, name = key.partition(".")
         given = getattr(getattr(config, section), name)
         if given and not has_prefix(given):
             is_data = key == "data.extra_path"
-            absolute[key] = _absolute(given) if is_data else str(user_path(given).resolve())
+            absolute[key] = absolute_place(given) if is_data else str(user_path(given).resolve())
     return with_named_network(override(config, absolute))
-
-
-def _absolute(place: Path | str) -> str:
-    return str(place) if is_address(str(place)) else str(user_path(place).resolve())
 
 
 def with_named_network(config: RunConfig) -> RunConfig:

@@ -68,4 +68,4 @@ def test_an_address_stays_one_and_a_relative_path_becomes_absolute(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert LazySplit("s3://bucket/set", "test").path == "s3://bucket/set"
-    assert LazySplit("set", "test").path == tmp_path / "set"
+    assert LazySplit("set", "test").path == str(tmp_path / "set")

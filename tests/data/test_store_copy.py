@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import threading
 from collections import namedtuple
@@ -16,6 +17,7 @@ from moto.server import ThreadedMotoServer
 
 from dynat_ray.data import (
     BatchPlan,
+    LazySplit,
     ReadingOptions,
     build_loader,
     load_info,
@@ -73,6 +75,8 @@ def test_it_reads_as_the_folder_does(source: str, address: str, tmp_path: Path) 
         for one, other in zip(load_split(address, split), load_split(local, split), strict=True):
             assert torch.equal(one, other)
     assert torch.equal(load_test_images(address)[0], load_test_images(local)[0])
+    lazy = pickle.loads(pickle.dumps(LazySplit(address, "test")))
+    assert torch.equal(lazy[torch.tensor([1])], load_split(local, "test")[0][1:2])
     batches = []
     for place in (address, local):
         options = ReadingOptions(device=torch.device("cpu"))
@@ -304,5 +308,5 @@ def test_a_disk_that_fills_is_said_to_be_full(
 def test_how_far_it_is_is_told(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     load_split(address, "test")
     said = capsys.readouterr().err
-    assert f"fetching test.safetensors of {address}: 0.00 of 0.00 GB" in said
+    assert f"fetching test.safetensors of {address}: 0.0 of 0.0 MB" in said
     assert said.rstrip().endswith("left")

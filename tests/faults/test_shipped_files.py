@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from tests.faults.jobs import ROOT, tell, wait_until
 pytestmark = pytest.mark.faults
 
 JOB = ROOT / "cluster" / "kuberay" / "base" / "rayjob.yaml"
-SCRIPT = ROOT / "cluster" / "slurm" / "train.sbatch"
 PROGRAMS = Path(sys.executable).parent
 OWN_PLACE = ["unshare", "--fork", "--pid", "--mount-proc"]
 # The end of a job's time, as the script asks Slurm for it.
@@ -100,16 +100,12 @@ shift
 "$@" >&2
 python -c "$LOOK"
 """
-# Prints of each node whether it lives, and whether it was told to go.
+# Prints of each node why it went, if it did; one that has nothing to do goes as soon as it is told.
 LOOK = """
-import os, ray
+import os
 from ray._raylet import GcsClient
-nodes = GcsClient(address=os.environ["RAY_ADDRESS"]).get_all_node_info().values()
-ray.init(log_to_driver=False)
-drained = ray._private.state.state.get_draining_nodes()
-for node in nodes:
-    told = node.node_id.hex() in drained or node.death_info.reason in (3, 4)
-    print(node.node_manager_address, "drained" if told else "untouched")
+for node in GcsClient(address=os.environ["RAY_ADDRESS"]).get_all_node_info().values():
+    print(node.node_manager_address, node.death_info.Reason.Name(node.death_info.reason))
 """
 
 
@@ -134,7 +130,9 @@ def test_the_last_words_of_a_pod_drain_its_own_node() -> None:
         )
     tell(done.stdout, done.stderr)
     assert done.returncode == 0
-    assert sorted(done.stdout.splitlines()) == ["127.0.0.1 untouched", "127.0.0.2 drained"]
+    ends = dict(line.split() for line in done.stdout.splitlines())
+    assert ends.pop("127.0.0.2") == "AUTOSCALER_DRAIN_PREEMPTED"
+    assert list(ends.values()) == ["UNSPECIFIED"]  # The head's.
 
 
 # Slurm, on one machine.
@@ -144,62 +142,83 @@ SLURM = {
 }
 # Another user has left a file where Ray would have its folder.
 NODE = """
-mount --bind "$1" /tmp
+mount --bind "$1" "$2/code"
+mount --bind "$2/tmp" /tmp
 touch /tmp/ray
 chown nobody /tmp/ray
 ip link set lo up
-shift
-exec bash "$@"
+exec bash "$2/code/cluster/slurm/train.sbatch" "${@:3}"
 """
 
 
+@dataclass
+class Node:
+    """A Slurm node on which a job runs; its folder is what all nodes share.
+
+    Attributes:
+        folder: Outside of `/tmp`, which the node has of its own.
+        job: The job, once it was submitted.
+    """
+
+    folder: Path
+    job: subprocess.Popen[str] | None = None
+
+    def submit(self, *arguments: str) -> None:
+        """Runs the script that is shipped."""
+        self.job = subprocess.Popen(
+            [*OWN_PLACE, "--net", "bash", "-c", NODE, "node", ROOT, self.folder, *arguments],
+            env={
+                "PATH": f"{self.folder}:{os.environ['PATH']}",
+                "HOME": str(self.folder),
+                "PYTHONPATH": str(self.folder / "code"),
+                "VENV": str(PROGRAMS.parent),
+                "RECORD": str(self.folder / "record"),
+                "SLURM_SUBMIT_DIR": str(self.folder),
+                "SLURM_JOB_ID": "123456",
+                "SLURM_JOB_NAME": "dynat-ray",
+                "SLURM_JOB_NODELIST": "127.0.0.1",
+                "SLURM_JOB_NUM_NODES": "1",
+                "SLURM_CPUS_PER_TASK": "2",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the script, which takes the whole node with it when it ends."""
+        if self.job is not None and self.job.poll() is None:
+            for script in psutil.Process(self.job.pid).children():
+                script.send_signal(number)
+
+
 @pytest.fixture
-def node() -> Iterator[Path]:
-    # The node's own /tmp must not hide it.
-    folder = Path(tempfile.mkdtemp(dir="/var/tmp"))
-    (folder / "tmp").mkdir(mode=0o777)
+def node() -> Iterator[Node]:
+    node = Node(Path(tempfile.mkdtemp(dir="/var/tmp")))
+    for name in ("code", "tmp"):
+        (node.folder / name).mkdir()
     for name, body in SLURM.items():
-        (folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
-        (folder / name).chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
+        (node.folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (node.folder / name).chmod(0o755)
+    yield node
+    node.signal(signal.SIGKILL)
+    if node.job is not None:
+        node.job.wait()
+    shutil.rmtree(node.folder)
 
 
 @can_unshare
-def test_a_slurm_job_whose_time_ends_saves_and_is_requeued(node: Path) -> None:
+def test_a_slurm_job_whose_time_ends_saves_and_is_requeued(node: Node) -> None:
     arguments = "--recipe digits --train.epochs 1000 --attack.steps 1 --cluster.workers 1"
-    process = subprocess.Popen(
-        [
-            *(*OWN_PLACE, "--net", "bash", "-c", NODE, "node", str(node / "tmp"), str(SCRIPT)),
-            *arguments.split(),
-        ],
-        env={
-            "PATH": f"{node}:{os.environ['PATH']}",
-            "HOME": str(node),
-            "PYTHONPATH": str(ROOT),
-            "VENV": str(PROGRAMS.parent),
-            "RECORD": str(node / "record"),
-            "SLURM_SUBMIT_DIR": str(node),
-            "SLURM_JOB_ID": "123456",
-            "SLURM_JOB_NAME": "dynat-ray",
-            "SLURM_JOB_NODELIST": "127.0.0.1",
-            "SLURM_JOB_NUM_NODES": "1",
-            "SLURM_CPUS_PER_TASK": "2",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    run = node / "runs" / "dynat-ray-123456"
-    wait_until(
-        lambda: read_metrics(run / "metrics.jsonl") or process.poll() is not None, "an epoch"
-    )
-    (script,) = psutil.Process(process.pid).children()
-    script.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=NOTICE_SECONDS)
+    node.submit(*arguments.split())
+    assert node.job is not None
+    job, run = node.job, node.folder / "runs" / "dynat-ray-123456"
+    wait_until(lambda: read_metrics(run / "metrics.jsonl") or job.poll() is not None, "an epoch")
+    node.signal(signal.SIGTERM)
+    output, _ = job.communicate(timeout=NOTICE_SECONDS)
     tell(output)
-    assert process.returncode == 143
+    assert job.returncode == 143
     assert "stopped: a checkpoint is written" in output
-    assert (node / "record").read_text() == "requeue 123456\n"
+    assert (node.folder / "record").read_text() == "requeue 123456\n"
     newest = max((run / "checkpoints").glob("epoch_*_step_*"))
     assert read_checkpoint(newest) is not None

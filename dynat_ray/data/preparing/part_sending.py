@@ -32,6 +32,8 @@ _MOST_WAITING = 3
 _AGAIN = "run the same command again: what was sent is not sent again"
 _OURS = re.compile(r"\w+-\d{5,}-of-\d{5,}\.(beton|safetensors)")
 _BLOCK = 2**22
+# Seconds in which a store that has much to do may take or send nothing.
+_PATIENCE = 30.0
 
 
 def bytes_per_part() -> int:
@@ -55,7 +57,7 @@ class PartSender:
     def __init__(self, address: str) -> None:
         self.parts: dict[str, list[StoredFile]] = {}
         self._address = address
-        self._store, self._root = open_store(address)
+        self._store, self._root = open_store(address, seconds_without_answer=_PATIENCE)
         sizes = self._look()
         self._is_set = DESCRIPTION in sizes
         if sizes and not {DESCRIPTION, UNFINISHED} & sizes.keys():
