@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,17 +18,15 @@ from dynat_ray.data import Batch
 from dynat_ray.distributed.rendezvous import listen_on_little
 from dynat_ray.method_settings import method_settings
 from dynat_ray.methods.dynat import DynAT
-from dynat_ray.perturb.running import AttackOutcome
 from dynat_ray.training.step import Stepper
 
 _PROCESSES = 2
 
 
-class _OwnSamplesAlone(DynAT):
-    """DynAT where every worker attacks its own samples."""
+class _Dealt(DynAT):
+    """DynAT that deals its attacks as it does on many workers."""
 
-    def attack(self, *inputs: Any, **others: Any) -> AttackOutcome:
-        return super().attack(*inputs, **{**others, "balanced": False})
+    deals_from = _PROCESSES
 
 
 def measure(run: Path, *, batch_size: int, steps: int) -> dict[str, dict[str, float]]:
@@ -93,12 +90,12 @@ def _work(rank: int, run: Path, batch_size: int, steps: int, folder: str) -> Non
 
 
 def _steppers(trained: TrainedRun) -> dict[str, Stepper]:
-    own_samples = trained.stepper(trained.settings)
-    own_samples.method = _OwnSamplesAlone(trained.settings, trained.context)
+    dealt = trained.stepper(trained.settings)
+    dealt.method = _Dealt(trained.settings, trained.context)
     return {
         "pgd_at": trained.stepper(method_settings()["pgd_at"]()),
-        "dynat, not balanced": own_samples,
-        "dynat": trained.stepper(trained.settings),
+        "dynat, not balanced": trained.stepper(trained.settings),
+        "dynat": dealt,
     }
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dynat_ray.acceleration.modes import frozen
 from dynat_ray.acceleration.twin import twin_of
+from dynat_ray.collectives import world_size
 from dynat_ray.config import AttackConfig, MethodSettings, ThreatConfig
 from dynat_ray.data import Batch
 from dynat_ray.models import Classifier
@@ -120,6 +121,8 @@ class Method(ABC, Generic[SettingsT]):
         differentiates_twice: Its loss holds input gradients, which compiled graphs can't do.
         outer_mode: Mode of the network in the outer passes; `eval`: batch normalisation takes its
             running statistics and dropout is off.
+        deals_from: On so many workers `attack` may deal samples out; fewer hardly wait, and learn
+            what they always did to the last bit.
         extra: Networks of its own, made by `attach`, that are trained along with the classifier:
             they get the optimiser's other groups, gradients are averaged over workers and their
             state is part of a checkpoint.
@@ -129,6 +132,7 @@ class Method(ABC, Generic[SettingsT]):
     settings_class: ClassVar[type[MethodSettings]]
     differentiates_twice: ClassVar[bool] = False
     outer_mode: ClassVar[Literal["train", "eval"]] = "train"
+    deals_from: ClassVar[int] = 16
 
     def __init__(self, settings: SettingsT, context: MethodContext) -> None:
         self.settings = settings
@@ -282,8 +286,8 @@ class Method(ABC, Generic[SettingsT]):
             stop: When a sample stops early.
             clean_logits: Needed by `kl`.
             step_noise: Standard deviation of normal noise added at every step.
-            balanced: Deal what has a budget evenly over the workers: all must make the call, with
-                `ratios` per sample and `clean_logits`.
+            balanced: Deal what has a budget evenly over the workers, where there are `deals_from`:
+                all must make the call, with `ratios` per sample and `clean_logits`.
         """
         settings = self.context.attack
         configured = settings.random_start
@@ -302,7 +306,7 @@ class Method(ABC, Generic[SettingsT]):
         )
         run: PGD | SeveralNorms | Balanced
         run = self._under_all(attack) if self.context.further else attack
-        if balanced and settings.batch_norm == "eval":
+        if balanced and settings.batch_norm == "eval" and world_size() >= self.deals_from:
             run = Balanced(run)
         outcome = run(
             network,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from torch import Tensor
 from dynat_ray.config import AttackConfig, TrainConfig
 from dynat_ray.data import Batch
 from dynat_ray.method_settings.budgets import DynATSettings
-from dynat_ray.methods import MethodContext, build_method
+from dynat_ray.methods import MethodContext
+from dynat_ray.methods.dynat import DynAT
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.training.step import Stepper, wrap
@@ -22,6 +22,12 @@ from tests.processes import run_side_by_side
 
 SIZES = (12, 11)
 STEPS = 4
+
+
+class _Dealt(DynAT):
+    """DynAT that deals its attacks as it does on many workers."""
+
+    deals_from = 2
 
 
 def _batches(rank: int, network: Classifier) -> list[Batch]:
@@ -42,9 +48,7 @@ def _train(rank: int, *, balanced: bool) -> tuple[dict[str, Tensor], list[dict[s
     network = tiny_classifier()
     batches = _batches(rank, network)
     context = MethodContext(Threat("L2", 0.5), AttackConfig(steps=3), step_size=0.2, classes=4)
-    method = build_method(DynATSettings(stop_margin=0.1), context)
-    if not balanced:
-        method.attack = partial(_not_balanced, method)  # type: ignore[method-assign]
+    method = (_Dealt if balanced else DynAT)(DynATSettings(stop_margin=0.1), context)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
     config = TrainConfig(micro_batch_size=6)
     stepper = Stepper(wrap(network, config), method, optimizer, config, torch.device("cpu"))
@@ -55,11 +59,6 @@ def _train(rank: int, *, balanced: bool) -> tuple[dict[str, Tensor], list[dict[s
         for part in outcome.parts
     ]
     return network.state_dict(), records, outcomes[0].passes.image_gradients
-
-
-def _not_balanced(method: Any, *inputs: Any, balanced: bool, **others: Any) -> Any:
-    assert balanced
-    return type(method).attack(method, *inputs, **others)
 
 
 def _compare(rank: int, meeting: str) -> None:
