@@ -22,7 +22,7 @@ import pyarrow.fs as stores
 from dynat_ray.atomic_files import append_line
 from dynat_ray.bounded_file import read_bounded
 from dynat_ray.data.info import DatasetInfo, StoredFile
-from dynat_ray.data.parts import parts_of, starts_of
+from dynat_ray.data.stored_parts import parts_of, starts_of
 from dynat_ray.errors import UserError
 from dynat_ray.object_store import join, open_store, patiently
 

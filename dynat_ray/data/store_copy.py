@@ -31,7 +31,7 @@ from dynat_ray.data.info import (
     read_info,
 )
 from dynat_ray.data.part_fetching import AGAIN, PartialFile
-from dynat_ray.data.parts import UNFINISHED
+from dynat_ray.data.stored_parts import UNFINISHED
 from dynat_ray.durations import describe_seconds
 from dynat_ray.errors import UserError, disk_error
 from dynat_ray.object_store import is_address, open_store, patiently, split_address

@@ -21,7 +21,7 @@ from pathlib import Path
 import pyarrow.fs as stores
 
 from dynat_ray.data.info import DESCRIPTION, DatasetInfo, StoredFile, describe_file
-from dynat_ray.data.parts import UNFINISHED, joined, part_names
+from dynat_ray.data.stored_parts import UNFINISHED, joined, part_names
 from dynat_ray.errors import UserError
 from dynat_ray.object_store import open_store, patiently
 

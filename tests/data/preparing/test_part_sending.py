@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
-from dynat_ray.data.parts import joined, part_names
 from dynat_ray.data.preparing import part_sending, prepare_dataset
+from dynat_ray.data.stored_parts import joined, part_names
 from dynat_ray.errors import UserError
 from tests.data.conftest import WriteFolder
 from tests.data.stores import Objects, watched

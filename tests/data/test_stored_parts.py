@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dynat_ray.data.info import StoredFile
-from dynat_ray.data.parts import joined, part_names, starts_of
+from dynat_ray.data.stored_parts import joined, part_names, starts_of
 
 
 def described(content: bytes) -> StoredFile:
