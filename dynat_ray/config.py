@@ -58,6 +58,8 @@ class DataConfig(Section, section="data"):
             in four steps. 0: their own from the beginning.
         size_growth: Part of the run, in (0, 1], after which they have it.
         loader_threads: CPU threads that decode, per worker.
+        node_share: `all`, or `part`: every machine reads, and from a store fetches, a part of the
+            training images alone, the same in every epoch; the order is drawn within parts.
     """
 
     path: str = ""
@@ -73,12 +75,19 @@ class DataConfig(Section, section="data"):
     first_image_size: NonNegativeInt = 0
     size_growth: AboveZeroToOne = 0.5
     loader_threads: PositiveInt = 1
+    node_share: Literal["all", "part"] = "all"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         read_augmentations(self.augment)
         if self.extra_fraction > 0 and not self.extra_path:
             raise UserError("data.extra_fraction is set, but data.extra_path names no folder")
+        if self.node_share == "part" and (self.balance or self.extra_fraction > 0):
+            other = "data.balance" if self.balance else "data.extra_fraction"
+            raise UserError(
+                f"data.node_share is part, but {other} draws from all images in every epoch; leave "
+                "out one of them"
+            )
 
 
 @dataclass(kw_only=True)

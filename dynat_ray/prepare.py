@@ -81,6 +81,11 @@ def _add_options(parser: ArgumentParser) -> None:
         action="store_true",
         help="leave out training images whose pixels another one or a test image has",
     )
+    add(
+        "--shuffle",
+        action="store_true",
+        help="store training images in random order, as data.node_share part needs it",
+    )
 
 
 def _summary(info: DatasetInfo) -> str:

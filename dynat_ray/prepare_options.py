@@ -25,6 +25,8 @@ class PrepareOptions:
         skip_bad: Leave out unreadable images and count them, instead of raising.
         drop_duplicates: Leave out training images whose pixels are those of another one, or of a
             test image.
+        shuffle: Store training images in random order, the same each time, instead of in that of
+            the source.
     """
 
     size: int | None = None
@@ -33,6 +35,7 @@ class PrepareOptions:
     background: str = WHITE
     skip_bad: bool = False
     drop_duplicates: bool = False
+    shuffle: bool = False
 
     def __post_init__(self) -> None:
         """Raises `UserError` for what makes no sense."""
@@ -71,4 +74,5 @@ class PrepareOptions:
         if self.background != WHITE:
             words += ["--background", self.background]
         words += ["--skip-bad"] if self.skip_bad else []
-        return words + (["--drop-duplicates"] if self.drop_duplicates else [])
+        words += ["--drop-duplicates"] if self.drop_duplicates else []
+        return words + (["--shuffle"] if self.shuffle else [])

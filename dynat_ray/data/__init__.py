@@ -8,10 +8,10 @@ from dynat_ray.data.info import DatasetInfo
 from dynat_ray.data.lazy_split import LazySplit
 from dynat_ray.data.loaders import Loader, RawBatch, build_loader, loader_kind
 from dynat_ray.data.order import BatchPlan
-from dynat_ray.data.readers import ReadingOptions, fetch_split
-from dynat_ray.data.store_copy import is_here, load_info
+from dynat_ray.data.readers import ReadingOptions, bytes_to_fetch, fetch_split, kind_here
+from dynat_ray.data.store_copy import load_info
 from dynat_ray.data.stored import load_labels, load_split, load_test_images
-from dynat_ray.data.subsets import balanced_subset, stratified_split
+from dynat_ray.data.subsets import balanced_subset, stratified_split, unevenness
 
 __all__ = [
     "Augmentation",
@@ -25,12 +25,14 @@ __all__ = [
     "ReadingOptions",
     "balanced_subset",
     "build_loader",
+    "bytes_to_fetch",
     "fetch_split",
-    "is_here",
+    "kind_here",
     "load_info",
     "load_labels",
     "load_split",
     "load_test_images",
     "loader_kind",
     "stratified_split",
+    "unevenness",
 ]

@@ -7,6 +7,7 @@ pixels are not looked at.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,23 @@ class _Unfit(ValueError):
     """What is wrong with a file, in words that follow its name."""
 
 
-def check_beton(info: DatasetInfo, file: Path) -> NDArray[np.int64]:
-    """Returns the labels `(N,)` of a file; raises `UserError` unless FFCV may read it.
+@dataclass(frozen=True)
+class BetonTables:
+    """What a file says of its images, all but their pixels.
+
+    Attributes:
+        labels: int64 `(N,)`.
+        starts: First byte of each image in the file, uint64 `(N,)`.
+        lengths: Bytes of each image, uint64 `(N,)`.
+    """
+
+    labels: NDArray[np.int64]
+    starts: NDArray[np.uint64]
+    lengths: NDArray[np.uint64]
+
+
+def check_beton(info: DatasetInfo, file: Path) -> BetonTables:
+    """Returns the tables of a file; raises `UserError` unless FFCV may read it.
 
     Args:
         info: The data set that it is of.
@@ -76,8 +92,8 @@ def _check_header(opened: Any, length: int) -> NDArray[Any]:
 
 def _check_tables(
     opened: Any, info: DatasetInfo, split: str, header: NDArray[Any], length: int
-) -> NDArray[np.int64]:
-    """Returns the labels."""
+) -> BetonTables:
+    """Returns them, once they are what they should be."""
     count, table = int(header["num_samples"]), int(header["alloc_table_ptr"])
     _require(0 < count == info.counts.get(split), f"it has {count} images")
     first = _HEADER.itemsize + len(_FIELDS) * _FIELD.itemsize
@@ -98,7 +114,7 @@ def _check_tables(
     _require(bool((begin[place] == images["data_ptr"]).all()), "an image lies in no region")
     _check_images(info, images, size[place])
     _require(bool(((labels >= 0) & (labels < info.num_classes)).all()), "a label is no class")
-    return labels.astype(np.int64)
+    return BetonTables(labels.astype(np.int64), images["data_ptr"], size[place])
 
 
 def _check_images(info: DatasetInfo, images: NDArray[Any], size: NDArray[np.uint64]) -> None:

@@ -19,7 +19,8 @@ from dynat_ray.data.beton_check import check_beton
 from dynat_ray.data.ffcv_decoders import centre_decoder, whole_decoder
 from dynat_ray.data.ffcv_library import ffcv_module, ffcv_problem
 from dynat_ray.data.info import DatasetInfo, different_sizes, is_copy, require_intact
-from dynat_ray.data.store_copy import require_here
+from dynat_ray.data.needed_parts import require_images, require_tables
+from dynat_ray.data.store_copy import require_undamaged
 from dynat_ray.data.subsets import Indices
 from dynat_ray.errors import UserError
 
@@ -49,6 +50,7 @@ class FfcvReader:
         threads: int = 1,
         side: int = 0,
         whole: bool = False,
+        used: Indices | None = None,
     ) -> None:
         """Opens a beton.
 
@@ -62,13 +64,14 @@ class FfcvReader:
                 0: as they are, if they have one size.
             whole: Give images of different sizes as they are, too, each in the upper left corner
                 of a square of the largest side, which is 0 elsewhere.
+            used: Which images will be read, int64; None: all.
 
         Raises:
             UserError: FFCV does not import, the file is damaged, or `side` or `whole` is needed.
         """
         _require_ffcv(file)
-        require_here(info, file)
-        require_intact(info, file)
+        require_images(info, file, used)
+        require_undamaged(info, file)
         check_beton(info, file)
         if info.size is None and side == 0 and not whole:
             raise different_sizes(file.parent)
@@ -142,10 +145,11 @@ def read_labels(info: DatasetInfo, file: Path) -> NDArray[np.int64]:
         UserError: FFCV does not import, which the images will take; or the file is damaged.
     """
     _require_ffcv(file)
-    require_here(info, file, tables=True)
-    if not is_copy(file.parent):
+    if is_copy(file.parent):
+        require_tables(info, file)
+    else:
         require_intact(info, file)
-    return check_beton(info, file)
+    return check_beton(info, file).labels
 
 
 def _require_ffcv(file: Path) -> None:

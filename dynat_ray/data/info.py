@@ -244,8 +244,6 @@ def require_intact(info: DatasetInfo, file: Path) -> None:
     """
     wanted = info.files.get(file.name)
     hint = f"prepare it again: {info.command(file.parent)}"
-    if is_copy(file.parent):
-        hint = f"remove {file.parent}, and it is fetched again"
     if wanted is None or not file.is_file():
         raise UserError(f"{file} is missing; {hint}")
     found = file.stat().st_size

@@ -12,7 +12,8 @@ from torch import Tensor
 from dynat_ray.data.extra_images import ExtraImages, load_extra_info
 from dynat_ray.data.fitting import crop_randomly, fit_square
 from dynat_ray.data.info import DatasetInfo, different_sizes, read_info, require_split
-from dynat_ray.data.order import BatchPlan, EpochOrder
+from dynat_ray.data.order import BatchPlan, EpochOrder, Order
+from dynat_ray.data.part_order import PartOrder
 from dynat_ray.data.readers import Kind, Reader, ReadingOptions, open_reader, reader_kind
 from dynat_ray.data.store_copy import data_folder
 from dynat_ray.data.stored import load_labels
@@ -45,7 +46,7 @@ class Loader:
 
     def __init__(
         self,
-        order: EpochOrder,
+        order: Order,
         readers: list[Reader],
         options: ReadingOptions,
         *,
@@ -150,7 +151,7 @@ def build_loader(
     Args:
         path: Prepared folder.
         split: `train` or `test`.
-        indices: Samples of the split to use, at least one, int64 `(N,)`.
+        indices: Samples of the split to use, at least one, int64 `(N,)`, ascending.
         plan: How they make batches.
         options: How they are read.
         extra: Extra training images.
@@ -167,15 +168,20 @@ def build_loader(
         extra_folder = data_folder(extra.path)
         extra_count = load_extra_info(extra_folder, info).counts["train"]
         extra_fraction = extra.fraction
-    order = EpochOrder(
-        indices,
-        plan,
-        labels=load_labels(folder, split).numpy()[indices] if plan.balance else None,
-        extra_indices=(total, total + extra_count),
-        extra_fraction=extra_fraction,
-    )
+    order: Order
+    if plan.node_share == "part":
+        assert not extra_count
+        order = PartOrder(indices, plan)
+    else:
+        order = EpochOrder(
+            indices,
+            plan,
+            labels=load_labels(folder, split).numpy()[indices] if plan.balance else None,
+            extra_indices=(total, total + extra_count),
+            extra_fraction=extra_fraction,
+        )
     size = _crop_size(info, folder, options)
-    used = None if len(indices) == total else indices
+    used = None if len(order.own) == total else order.own
     readers = [open_reader(folder, split, used, max(order.local_real, 1), options)]
     if extra_count:
         share = order.local_batch - order.local_real

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dynat_ray.data.subsets import Indices
+
+NodeShare = Literal["all", "part"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +22,7 @@ class BatchPlan:
         seed: Seed of the order (and of random parts of images).
         shuffle: Another order each epoch; else that of the indices.
         balance: Draw every class equally often.
+        node_share: `part`: each worker reads a part of the samples alone (`PartOrder`).
         rank: This worker's number.
         world_size: Number of workers.
     """
@@ -27,8 +31,41 @@ class BatchPlan:
     seed: int
     shuffle: bool = True
     balance: bool = False
+    node_share: NodeShare = "all"
     rank: int = 0
     world_size: int = 1
+
+
+class Order(Protocol):
+    """Which samples of each epoch are this worker's.
+
+    Attributes:
+        local_batch: This worker's share of a full batch.
+        local_real: How many of these are not extra data; they come first.
+        global_sizes: Samples of each global batch.
+    """
+
+    local_batch: int
+    local_real: int
+    global_sizes: list[int]
+
+    @property
+    def samples(self) -> int:
+        """Samples that an epoch is made for, each of which counts once; extra data do not."""
+
+    @property
+    def own(self) -> Indices:
+        """Those that this worker may read, int64."""
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch, the same on every worker."""
+
+    def local(self, epoch: int) -> Indices:
+        """Returns this worker's samples of an epoch, batch after batch, int64.
+
+        All batches hold `local_batch` samples but the last, which holds the rest.
+        """
 
 
 class EpochOrder:
@@ -92,6 +129,11 @@ class EpochOrder:
     def samples(self) -> int:
         """Samples that an epoch is made for, each of which counts once; extra data do not."""
         return len(self._indices)
+
+    @property
+    def own(self) -> Indices:
+        """Samples that this worker may read, int64: all."""
+        return self._indices
 
     @property
     def steps(self) -> int:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs as stores
@@ -29,6 +30,7 @@ from dynat_ray.object_store import join, open_store, patiently
 AGAIN = "run the same command again: what is fetched is kept"
 _CONNECTIONS = 4
 _BYTES_PER_REQUEST = 2**24
+_BLOCK = 2**22
 # A part that came damaged is fetched once more: the network may have done it.
 _ATTEMPTS = 2
 # Seconds in which a store that has much to do may send nothing.
@@ -53,13 +55,26 @@ class PartialFile:
         self._names, self.parts = parts_of(info, file.name)
         self._length = sum(part.bytes for part in self.parts)
 
-    def missing(self) -> list[int]:
-        """Returns the numbers of the parts that are not here."""
-        here: set[int] = set()
+    def here(self) -> list[int]:
+        """Returns the numbers of the parts that are here."""
+        listed: set[int] = set()
         if self._is_laid_out():
             with suppress(FileNotFoundError):
-                here = {int(each) for each in read_bounded(self._list).split() if each.isdigit()}
-        return [each for each in range(len(self.parts)) if each not in here]
+                listed = {int(each) for each in read_bounded(self._list).split() if each.isdigit()}
+        return [each for each in range(len(self.parts)) if each in listed]
+
+    def missing(self) -> list[int]:
+        """Returns the numbers of the parts that are not here."""
+        return sorted(set(range(len(self.parts))).difference(self.here()))
+
+    def is_intact(self) -> bool:
+        """Returns whether the parts that are here still are what they were when they came."""
+        starts = starts_of(self.parts)
+        with self._file.open("rb") as opened:
+            return all(
+                _checksum(opened, starts[each], self.parts[each].bytes) == self.parts[each].crc32
+                for each in self.here()
+            )
 
     def fetch(self, numbers: Sequence[int], count: Callable[[int], None]) -> None:
         """Fetches parts, several at a time.
@@ -174,6 +189,16 @@ class _Part:
         if size != self.wanted.bytes:
             return f"damaged: {size} bytes instead of {self.wanted.bytes}"
         return "damaged: its checksum is wrong"
+
+
+def _checksum(opened: BinaryIO, start: int, length: int) -> int:
+    """Returns the CRC-32 of a piece of a file."""
+    opened.seek(start)
+    checksum = 0
+    while length > 0 and (block := opened.read(min(length, _BLOCK))):
+        checksum = zlib.crc32(block, checksum)
+        length -= len(block)
+    return checksum
 
 
 def _write(descriptor: int, piece: bytes, position: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from dynat_ray.data.ffcv_library import ffcv_problem
 from dynat_ray.data.ffcv_reader import FfcvReader
-from dynat_ray.data.info import DatasetInfo, read_info
+from dynat_ray.data.info import DatasetInfo, is_copy, read_info
 from dynat_ray.data.memory_reader import MemoryReader
-from dynat_ray.data.store_copy import Say, data_folder, require_here
+from dynat_ray.data.needed_parts import ImagePlaces, has_images, require_images
+from dynat_ray.data.store_copy import Say, data_folder, lacking_parts
 from dynat_ray.data.stored import read_stored
 from dynat_ray.data.subsets import Indices
 from dynat_ray.errors import UserError
@@ -96,10 +97,17 @@ def open_reader(
         threads=options.threads,
         side=image_size if info.storage == "jpeg" else 0,
         whole=crops,
+        used=used,
     )
 
 
-def fetch_split(path: Path | str, split: str, kind: Kind, say: Say | None = None) -> None:
+def fetch_split(
+    path: Path | str,
+    split: str,
+    kind: Kind,
+    say: Say | None = None,
+    used: Indices | None = None,
+) -> None:
     """Fetches what is read of a split that lies in an object store; nothing if it does not.
 
     Args:
@@ -107,17 +115,65 @@ def fetch_split(path: Path | str, split: str, kind: Kind, say: Say | None = None
         split: `train` or `test`.
         kind: As in `ReadingOptions`.
         say: Takes lines that tell how far it is; None: they go to stderr.
+        used: Which images are read, int64; None: all.
 
     Raises:
         UserError: A part is missing or damaged, the store does not answer, or there is no room.
     """
+    info, file = _read_file(path, split, kind)
+    require_images(info, file, used, say)
+
+
+def bytes_to_fetch(
+    path: Path | str, split: str, kind: Kind, shares: Sequence[Indices]
+) -> list[int]:
+    """Returns for each of some shares of a split how much this machine lacks to read it.
+
+    Args:
+        path: Folder or address of the data set.
+        split: `train` or `test`.
+        kind: As in `ReadingOptions`.
+        shares: Which images, int64 each.
+
+    Returns:
+        Bytes; 0 where all of it is here, as of a folder.
+
+    Raises:
+        UserError: As `fetch_split`.
+    """
+    info, file = _read_file(path, split, kind)
+    if not is_copy(file.parent):
+        return [0] * len(shares)
+    places, lacking = ImagePlaces(info, file), lacking_parts(info, file)
+    return [sum(lacking.get(each, 0) for each in places.parts(share)) for share in shares]
+
+
+def kind_here(path: Path | str, split: str, used: Indices) -> Kind | None:
+    """Returns what reads some images of a split without fetching anything; None: nothing can.
+
+    Args:
+        path: Folder or address of the data set.
+        split: `train` or `test`.
+        used: Which images, int64.
+
+    Raises:
+        UserError: As `load_info`; or a file is not what it should be.
+    """
+    folder = data_folder(path)
+    info = read_info(folder)
+    # First what reads a few images of a large set without decoding the others.
+    if has_images(info, folder / f"{split}.safetensors", used):
+        return "memory"
+    return "auto" if has_images(info, folder / f"{split}.beton", used) else None
+
+
+def _read_file(path: Path | str, split: str, kind: Kind) -> tuple[DatasetInfo, Path]:
+    """Returns which file of a split is read."""
     folder = data_folder(path)
     info = read_info(folder)
     tensors, beton = folder / f"{split}.safetensors", folder / f"{split}.beton"
-    # Labels are read from the tensors, where there are any.
-    require_here(info, tensors, say=say)
-    if tensors.name not in info.files or reader_kind(kind, folder, info, split) == "ffcv":
-        require_here(info, beton, say=say)
+    is_beton = tensors.name not in info.files
+    return info, beton if is_beton or reader_kind(kind, folder, info, split) == "ffcv" else tensors
 
 
 def reader_kind(kind: Kind, folder: Path, info: DatasetInfo, split: str) -> str:

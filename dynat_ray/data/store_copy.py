@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -25,10 +25,12 @@ from dynat_ray.data.cache_room import make_room, use
 from dynat_ray.data.info import (
     COPIED_FROM,
     DESCRIPTION,
+    LARGEST_TENSOR_FILE,
     DatasetInfo,
     is_copy,
     parse_info,
     read_info,
+    require_intact,
 )
 from dynat_ray.data.part_fetching import AGAIN, PartialFile
 from dynat_ray.data.stored_parts import UNFINISHED
@@ -78,14 +80,18 @@ def data_folder(path: Path | str) -> Path:
 
 
 def require_here(
-    info: DatasetInfo, file: Path, *, tables: bool = False, say: Say | None = None
+    info: DatasetInfo,
+    file: Path,
+    numbers: Collection[int] | None = None,
+    *,
+    say: Say | None = None,
 ) -> None:
     """Fetches what this machine lacks of a file; nothing if that is not in a copy.
 
     Args:
         info: The data set.
         file: One of its files, by its place on this machine.
-        tables: Only the first and the last part: of a `.beton`, all but pixels.
+        numbers: Of the parts that are wanted; None: all.
         say: Takes lines that tell how far it is; None: they go to stderr.
 
     Raises:
@@ -94,7 +100,7 @@ def require_here(
     if file.name not in info.files or not is_copy(file.parent):
         return
     address, partial = _partial(info, file)
-    wanted = {0, len(partial.parts) - 1} if tables else set(range(len(partial.parts)))
+    wanted = set(range(len(partial.parts)) if numbers is None else numbers)
     if wanted.isdisjoint(partial.missing()):
         return
     say = say or _say_on_stderr
@@ -102,27 +108,41 @@ def require_here(
         with _alone(
             file.parent, lambda: say(f"waiting for another process that fetches {address}")
         ):
-            if not (numbers := sorted(wanted.intersection(partial.missing()))):
+            if not (lacking := sorted(wanted.intersection(partial.missing()))):
                 return
-            total = sum(partial.parts[each].bytes for each in numbers)
+            total = sum(partial.parts[each].bytes for each in lacking)
             make_room(file.parent.parent, total)
-            partial.fetch(numbers, _Progress(f"fetching {file.name} of {address}", total, say).add)
+            partial.fetch(lacking, _Progress(f"fetching {file.name} of {address}", total, say).add)
     except OSError as error:
         raise _unwritable(file.parent, error) from None
 
 
-def is_here(path: Path | str, split: str) -> bool:
-    """Returns whether the images of a split can be read without fetching anything.
+def lacking_parts(info: DatasetInfo, file: Path) -> dict[int, int]:
+    """Returns the bytes of each part of a file that this machine lacks, by number.
 
-    Raises:
-        UserError: As `load_info`.
+    Args:
+        info: The data set.
+        file: One of its files, by its place on this machine; of a folder nothing is lacking.
     """
-    folder = data_folder(path)
-    info = read_info(folder)
-    files = [name for name in (f"{split}.safetensors", f"{split}.beton") if name in info.files]
-    return not is_copy(folder) or (
-        bool(files) and not _partial(info, folder / files[0])[1].missing()
-    )
+    if file.name not in info.files or not is_copy(file.parent):
+        return {}
+    _, partial = _partial(info, file)
+    return {each: partial.parts[each].bytes for each in partial.missing()}
+
+
+def require_undamaged(info: DatasetInfo, file: Path) -> None:
+    """Raises `UserError` if a stored file differs from what was written, as `require_intact` does.
+
+    Of a copy, what was fetched of it is looked at.
+    """
+    wanted = info.files.get(file.name)
+    if wanted is None or not is_copy(file.parent):
+        require_intact(info, file)
+    elif wanted.bytes <= LARGEST_TENSOR_FILE and not _partial(info, file)[1].is_intact():
+        raise UserError(
+            f"{file} is damaged: its checksum is wrong; remove {file.parent}, and it is fetched "
+            "again"
+        )
 
 
 def _partial(info: DatasetInfo, file: Path) -> tuple[str, PartialFile]:

@@ -11,10 +11,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dynat_ray.data.ffcv_library import ffcv_problem
 from dynat_ray.data.ffcv_reader import FfcvReader, read_labels
 from dynat_ray.data.fitting import fit_square
-from dynat_ray.data.info import DatasetInfo, read_info, require_intact, require_split
-from dynat_ray.data.store_copy import data_folder, require_here
+from dynat_ray.data.info import DatasetInfo, is_copy, read_info, require_split
+from dynat_ray.data.needed_parts import require_images, require_tables, tables_to_fetch
+from dynat_ray.data.store_copy import data_folder, require_undamaged
 from dynat_ray.data.subsets import Indices, balanced_subset
 from dynat_ray.errors import UserError
 
@@ -96,12 +98,12 @@ def read_stored(
     require_split(info, folder, split)
     file = folder / f"{split}.safetensors"
     if file.name not in info.files:
-        reader = _open_beton(info, folder / f"{split}.beton", image_size, whole)
+        reader = _open_beton(info, folder / f"{split}.beton", image_size, whole, positions)
         used = _choose(reader.labels, limit, positions)
         chosen = np.arange(len(reader.labels)) if used is None else used
         images = _decode(reader, chosen, image_size)
         return StoredImages(images, used, reader.labels, reader.sizes)
-    images, labels = _read_tensors(info, file, "images", "labels")
+    images, labels = _read_tensors(info, file, "images", "labels", used=positions)
     sizes = torch.tensor(images.shape[2:]).expand(len(labels), 2)
     used = _choose(labels, limit, positions)
     if used is not None:
@@ -128,7 +130,7 @@ def open_split(path: Path | str, split: str, *, image_size: int = 0) -> Callable
     require_split(info, folder, split)
     file = folder / f"{split}.safetensors"
     if file.name not in info.files:
-        reader = _open_beton(info, folder / f"{split}.beton", image_size, whole=False)
+        reader = _open_beton(info, folder / f"{split}.beton", image_size)
         return lambda chosen: _decode(reader, chosen, image_size)
     (images,) = _read_tensors(info, file, "images")
     return lambda chosen: fit_square(images[torch.from_numpy(chosen)], image_size)
@@ -150,10 +152,13 @@ def load_labels(path: Path | str, split: str) -> Tensor:
     folder = data_folder(path)
     info = read_info(folder)
     require_split(info, folder, split)
-    file = folder / f"{split}.safetensors"
-    if file.name not in info.files:
-        return torch.from_numpy(read_labels(info, folder / f"{split}.beton"))
-    return _read_tensors(info, file, "labels")[0]
+    tensors, beton = folder / f"{split}.safetensors", folder / f"{split}.beton"
+    both = {tensors.name, beton.name} <= info.files.keys() and not ffcv_problem()
+    # Of a copy, from the file that says them in fewer bytes.
+    smaller = both and tables_to_fetch(info, beton) < tables_to_fetch(info, tensors)
+    if smaller or tensors.name not in info.files:
+        return torch.from_numpy(read_labels(info, beton))
+    return _read_tensors(info, tensors, "labels")[0]
 
 
 def load_test_images(
@@ -176,19 +181,25 @@ def load_test_images(
     return images.to(torch.float32).div_(255), labels
 
 
-def _read_tensors(info: DatasetInfo, file: Path, *names: str) -> list[Tensor]:
+def _read_tensors(
+    info: DatasetInfo, file: Path, *names: str, used: Indices | None = None
+) -> list[Tensor]:
     """Returns tensors of a split, once they are what the description says.
 
     Args:
         info: The description.
         file: Of the split.
         names: `images`, `labels`.
+        used: Which of the images will be looked at, int64; None: all.
 
     Raises:
         UserError: The file is missing or damaged, or holds anything else.
     """
-    require_here(info, file)
-    require_intact(info, file)
+    if "images" in names:
+        require_images(info, file, used)
+    elif is_copy(file.parent):
+        require_tables(info, file)
+    require_undamaged(info, file)
     try:
         with safe_open(file, framework="pt") as stored:
             tensors = [stored.get_tensor(name) for name in names]
@@ -219,7 +230,13 @@ def _choose(labels: Tensor, limit: int, positions: Indices | None) -> Indices | 
     return positions
 
 
-def _open_beton(info: DatasetInfo, file: Path, image_size: int, whole: bool) -> FfcvReader:
+def _open_beton(
+    info: DatasetInfo,
+    file: Path,
+    image_size: int,
+    whole: bool = False,
+    used: Indices | None = None,
+) -> FfcvReader:
     return FfcvReader(
         info,
         file,
@@ -227,6 +244,7 @@ def _open_beton(info: DatasetInfo, file: Path, image_size: int, whole: bool) -> 
         batch_size=_BATCH,
         side=0 if info.storage == "raw" else image_size,
         whole=whole,
+        used=used,
     )
 
 

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import PurePosixPath
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dynat_ray.data.info import DatasetInfo, StoredFile
 
 UNFINISHED = "unfinished.json"
@@ -34,6 +37,26 @@ def parts_of(info: DatasetInfo, file: str) -> tuple[list[str], list[StoredFile]]
 def starts_of(parts: Sequence[StoredFile]) -> list[int]:
     """Returns at which byte of the file each part begins."""
     return list(accumulate((part.bytes for part in parts[:-1]), initial=0))
+
+
+def parts_with(
+    parts: Sequence[StoredFile], starts: NDArray[np.integer], lengths: NDArray[np.integer]
+) -> set[int]:
+    """Returns the numbers of the parts that hold any of some bytes.
+
+    Args:
+        parts: Of the file, in order.
+        starts: First byte of each piece of the file, `(n,)`.
+        lengths: Bytes of each piece, at least one, `(n,)`.
+    """
+    begins = np.array(starts_of(parts), np.int64)
+    first = np.searchsorted(begins, starts.astype(np.int64), side="right") - 1
+    ends = starts.astype(np.int64) + lengths.astype(np.int64)
+    last = np.searchsorted(begins, ends, side="left") - 1
+    # How many pieces are in each part: one more where they begin, one less after they end.
+    steps = np.bincount(first, minlength=len(parts) + 1)
+    steps -= np.bincount(last + 1, minlength=len(parts) + 1)
+    return set(np.flatnonzero(np.cumsum(steps)).tolist())
 
 
 def joined(parts: Sequence[StoredFile]) -> StoredFile:

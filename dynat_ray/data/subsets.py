@@ -51,6 +51,26 @@ def stratified_split(
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
+def unevenness(labels: NDArray[np.integer], groups: NDArray[np.integer]) -> float:
+    """Returns how far groups of samples are from having classes in the same proportions.
+
+    Args:
+        labels: Class of each sample, `(N,)`.
+        groups: Group of each sample, `(N,)`.
+
+    Returns:
+        The mean square of (share of a class in a group / its share in all) - 1, which is chi-square
+        by N, without what random groups have on average: 0 for these, about G - 1 where each class
+        is in one of G groups alone.
+    """
+    counts = np.zeros((groups.max() + 1, labels.max() + 1))
+    np.add.at(counts, (groups, labels), 1)
+    counts = counts[counts.sum(axis=1) > 0][:, counts.sum(axis=0) > 0]
+    expected = counts.sum(axis=1, keepdims=True) * counts.sum(axis=0) / len(labels)
+    freedom = np.prod(np.array(counts.shape) - 1)
+    return float(((counts - expected) ** 2 / expected).sum() - freedom) / len(labels)
+
+
 def _members(labels: NDArray[np.integer], generator: np.random.Generator) -> list[Indices]:
     """Returns the positions of each class, shuffled."""
     return [generator.permutation(np.flatnonzero(labels == each)) for each in np.unique(labels)]

@@ -6,6 +6,7 @@ import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dynat_ray.atomic_files import atomic_write
-from dynat_ray.data import BatchPlan, ReadingOptions, build_loader, is_here
+from dynat_ray.data import BatchPlan, ReadingOptions, build_loader, kind_here
 from dynat_ray.errors import UserError
 from dynat_ray.report.reading import Columns, Run
 from dynat_ray.storage.links import inner_folder
@@ -169,9 +170,10 @@ def _store_pictures(run: Run, indices: NDArray[np.int64]) -> dict[int, Path]:
     if indices.max() >= run.info.counts["train"]:
         return {}  # The folder was prepared again from something else.
     try:
-        if not is_here(run.config.data.path, "train"):
+        kind = kind_here(run.config.data.path, "train", indices)
+        if kind is None:
             return {}  # Some pictures are no reason to fetch a large data set.
-        images = _read_images(run, indices)
+        images = _read_images(run, indices, kind)
     except (UserError, OSError, RuntimeError):
         # A damaged or half-copied data set is no reason to have no report.
         return {}
@@ -186,13 +188,14 @@ def _store_pictures(run: Run, indices: NDArray[np.int64]) -> dict[int, Path]:
     return files
 
 
-def _read_images(run: Run, indices: NDArray[np.int64]) -> dict[int, NDArray[np.uint8]]:
+def _read_images(
+    run: Run, indices: NDArray[np.int64], kind: Literal["auto", "ffcv", "memory"]
+) -> dict[int, NDArray[np.uint8]]:
     assert run.info is not None
     size = run.config.data.image_size or (0 if run.info.size else _LARGEST_SIDE)
     options = ReadingOptions(
         device=torch.device("cpu"),
-        # Reads a few images of a large set without decoding the others.
-        kind="memory" if "train.safetensors" in run.info.files else "auto",
+        kind=kind,
         image_size=size,
     )
     plan = BatchPlan(batch_size=len(indices), seed=0, shuffle=False)

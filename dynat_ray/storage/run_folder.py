@@ -18,6 +18,8 @@ _FIXED = (
     *("model.", "method.name", "threat.norm", "optim.name"),
     # These and the seed say which images train and which are held out.
     *("data.path", "data.limit", "data.val_fraction", "train.seed"),
+    # Within an epoch, some images would come twice and others not at all.
+    "data.node_share",
 )
 _RUN = FolderKind(
     name="run",

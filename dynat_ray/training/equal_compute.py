@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dynat_ray.config import RunConfig
 from dynat_ray.data import load_labels
-from dynat_ray.data.order import BatchPlan, EpochOrder
+from dynat_ray.data.order import BatchPlan, EpochOrder, Order
+from dynat_ray.data.part_order import PartOrder
 from dynat_ray.errors import UserError
 from dynat_ray.training.setup import split_training
 
@@ -65,10 +66,12 @@ def _pgd_at_units(config: RunConfig, epoch: int, epochs: int) -> int:
     return units * (1 + len(config.threat.norms)) if averaged else units
 
 
-def _order(config: RunConfig) -> EpochOrder:
+def _order(config: RunConfig) -> Order:
     labels = load_labels(config.data.path, "train").numpy()
     training, _ = split_training(config, labels)
     workers, _ = config.cluster.worker_range() or (1, 1)
     plan = BatchPlan(batch_size=config.train.batch_size, seed=config.train.seed, world_size=workers)
+    if config.data.node_share == "part":
+        return PartOrder(training, plan)
     extra = config.data.extra_fraction if config.data.extra_path else 0.0
     return EpochOrder(training, plan, extra_fraction=extra)

@@ -5,18 +5,23 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from dynat_ray.collectives import gather_objects, world_size
-from dynat_ray.config import DataConfig
+from dynat_ray.config import RunConfig
 from dynat_ray.data import fetch_split
 from dynat_ray.errors import UserError
 from dynat_ray.object_store import is_address
 from dynat_ray.training.agreement import SharedUserError
+from dynat_ray.training.node_share import Share, choose_share, find_shares
 from dynat_ray.training.session import Session
 
 _SECONDS_BETWEEN_MEETINGS = 20.0
 _SECONDS_BETWEEN_NOTES = 60.0
+
+# Takes what takes lines that tell how far it is.
+Fetch = Callable[[Callable[[str], None]], object]
 
 
 class _State(NamedTuple):
@@ -35,28 +40,47 @@ class _State(NamedTuple):
     error: str
 
 
-def fetch_data(data: DataConfig, session: Session) -> None:
+def fetch_data(config: RunConfig, session: Session) -> int:
     """Fetches what this machine lacks of the training data; nothing if they lie in folders.
 
-    Some machines may have all while others take hours, longer than a collective waits. So workers
-    meet a few times a minute until the last is done.
-
     Args:
-        data: Where they lie.
+        config: The run.
         session: Its notes tell how far the fetching is.
+
+    Returns:
+        Which part of every batch is this worker's: its rank, unless its machine has fetched another
+        part before.
 
     Raises:
         SharedUserError: A worker can't get them.
     """
-    if not any(map(is_address, (data.path, data.extra_path))):
-        return
+    data = config.data
+    if data.node_share == "part":
+        shares: list[Share] = []
+        workers = session.world_size
+        _on_all_machines(lambda say: shares.extend(find_shares(config, workers)), session)
+        own, used = choose_share(shares, session)
+        fetch = partial(fetch_split, data.path, "train", data.loader, used=used)
+        _on_all_machines(fetch, session)
+        return own
+    for place in filter(is_address, (data.path, data.extra_path)):
+        _on_all_machines(partial(fetch_split, place, "train", data.loader), session)
+    return session.rank
+
+
+def _on_all_machines(fetch: Fetch, session: Session) -> None:
+    """Fetches at once on all machines.
+
+    Some may have all while others take hours, longer than a collective waits. So workers meet a few
+    times a minute until the last is done.
+    """
     if world_size() == 1:
         try:
-            _fetch(data, session.note)
+            fetch(session.note)
         except UserError as error:
             raise SharedUserError(str(error)) from None
         return
-    worker = _Fetching(data)
+    worker = _Fetching(fetch)
     worker.start()
     noted = time.monotonic()
     while True:
@@ -83,21 +107,16 @@ class _Fetching(threading.Thread):
         error: Why it ended early; empty: it did not.
     """
 
-    def __init__(self, data: DataConfig) -> None:
+    def __init__(self, fetch: Fetch) -> None:
         super().__init__(daemon=True)
-        self._data = data
+        self._fetch = fetch
         self.line, self.error = "", ""
 
     def run(self) -> None:
         try:
-            _fetch(self._data, self._take)
+            self._fetch(self._take)
         except Exception as error:  # Whatever it is, the others must hear of it.
             self.error = str(error) or type(error).__name__
 
     def _take(self, line: str) -> None:
         self.line = line
-
-
-def _fetch(data: DataConfig, say: Callable[[str], None]) -> None:
-    for place in filter(None, (data.path, data.extra_path)):
-        fetch_split(place, "train", data.loader, say)

@@ -25,6 +25,7 @@ from dynat_ray.data import (
     load_labels,
     loader_kind,
     stratified_split,
+    unevenness,
 )
 from dynat_ray.errors import UserError
 from dynat_ray.methods import Method, MethodContext, build_method
@@ -35,6 +36,9 @@ from dynat_ray.training.optimisation import build_optimizer
 from dynat_ray.training.resolution import check_first_size
 from dynat_ray.training.run_writer import RunWriter
 from dynat_ray.training.session import Session
+
+# A set that is stored class by class has 1 and more, one in random order about 0.
+_MOST_UNEVEN = 0.25
 
 
 @dataclass
@@ -58,13 +62,20 @@ class TrainingSetup:
         self.writer.close()
 
 
-def build_setup(config: RunConfig, session: Session) -> TrainingSetup:
-    """Returns everything built on the worker's device; raises `UserError` for what can't be."""
+def build_setup(config: RunConfig, session: Session, share: int) -> TrainingSetup:
+    """Returns everything built on the worker's device; raises `UserError` for what can't be.
+
+    Args:
+        config: The run.
+        session: This worker's.
+        share: Which part of every batch is its own, from `fetch_data`.
+    """
     data = config.data
     info = load_info(data.path)
     labels = load_labels(data.path, "train").numpy()
     training, validation = split_training(config, labels)
-    train_loader, validation_loader = _build_loaders(config, session, training, validation)
+    plans = batch_plans(config, share, session.world_size)
+    train_loader, validation_loader = _build_loaders(config, session, plans, training, validation)
     model = _build_model(config, info)
     if config.train.activation_checkpointing:
         checkpoint_activations(model)
@@ -85,18 +96,13 @@ def build_setup(config: RunConfig, session: Session) -> TrainingSetup:
 def _build_loaders(
     config: RunConfig,
     session: Session,
+    plans: tuple[BatchPlan, BatchPlan],
     training: NDArray[np.int64],
     validation: NDArray[np.int64],
 ) -> tuple[Loader, Loader | None]:
     """Returns the loaders of both parts of the training set; None for an empty validation part."""
     data = config.data
-    plan = BatchPlan(
-        batch_size=config.train.batch_size,
-        seed=config.train.seed,
-        balance=data.balance,
-        rank=session.rank,
-        world_size=session.world_size,
-    )
+    plan, validation_plan = plans
     options = ReadingOptions(
         device=session.device,
         kind=data.loader,
@@ -114,13 +120,27 @@ def _build_loaders(
     )
     if len(validation) == 0:
         return train_loader, None
-    in_order = replace(
-        plan,
-        batch_size=config.eval.batch_size * session.world_size,
-        shuffle=False,
-        balance=False,
+    return train_loader, build_loader(data.path, "train", validation, validation_plan, options)
+
+
+def batch_plans(config: RunConfig, share: int, workers: int) -> tuple[BatchPlan, BatchPlan]:
+    """Returns how batches are made of the images that train, and of those held out for validation.
+
+    Args:
+        config: The run.
+        share: Which part of every batch is taken.
+        workers: How many parts there are.
+    """
+    plan = BatchPlan(
+        batch_size=config.train.batch_size,
+        seed=config.train.seed,
+        balance=config.data.balance,
+        node_share=config.data.node_share,
+        rank=share,
+        world_size=workers,
     )
-    return train_loader, build_loader(data.path, "train", validation, in_order, options)
+    size = config.eval.batch_size * workers
+    return plan, replace(plan, batch_size=size, shuffle=False, balance=False)
 
 
 def split_training(
@@ -156,7 +176,7 @@ def check_run(
     Returns:
         The loader that `data.loader` stands for here.
     """
-    load_labels(config.data.path, "train")
+    _check_mixing(config, load_labels(config.data.path, "train").numpy())
     model = _build_model(config, info, say)
     augmentation, method = _build_parts(config, info, model)
     _check_smallest_batch(config, model)
@@ -178,6 +198,21 @@ def check_run(
             "can't; set train.compile to false"
         )
     return loader_kind(config.data.path, config.data.loader)
+
+
+def _check_mixing(config: RunConfig, labels: NDArray[np.integer]) -> None:
+    """Raises `UserError` where workers that read parts of a set would see a few classes alone."""
+    _, workers = config.cluster.worker_range() or (2, 2)
+    if config.data.node_share == "all" or workers == 1:
+        return
+    training, _ = split_training(config, labels)
+    shares = np.arange(len(training)) * workers // len(training)
+    if unevenness(labels[training], shares) > _MOST_UNEVEN:
+        raise UserError(
+            f"the training images of {config.data.path} are stored class by class, so that with "
+            "data.node_share part a worker would see a few of the classes alone; prepare them "
+            "again with --shuffle, or set data.node_share to all"
+        )
 
 
 def _check_smallest_batch(config: RunConfig, model: Classifier) -> None:

@@ -48,10 +48,10 @@ def train(config: RunConfig, session: Session) -> None:
         StopRequested: A signal asked for the end of the run; a checkpoint is written.
     """
     torch.manual_seed(config.train.seed + session.rank)
-    fetch_data(config.data, session)
+    share = fetch_data(config, session)
     with (
         cpu_kernels(config.train.cpu_kernels),
-        closing(on_all_workers(lambda: build_setup(config, session))) as setup,
+        closing(on_all_workers(lambda: build_setup(config, session, share))) as setup,
         closing(CheckpointWriter(session, config.train.checkpoint_minutes)) as checkpoints,
     ):
         Trainer(config, session, setup, checkpoints).run()

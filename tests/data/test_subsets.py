@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dynat_ray.data import balanced_subset, stratified_split
+from dynat_ray.data import balanced_subset, stratified_split, unevenness
 
 LABELS = np.repeat([0, 1, 2, 3], [50, 30, 3, 1])
 
@@ -41,3 +41,14 @@ def test_stratified_split_of_nothing() -> None:
     first, second = stratified_split(LABELS, 0.0)
     assert len(first) == 84
     assert len(second) == 0
+
+
+@pytest.mark.parametrize("groups", [2, 4, 64])
+def test_unevenness_tells_sorted_classes_from_random_ones(groups: int) -> None:
+    labels = np.repeat(np.arange(100), 64)
+    group = np.arange(len(labels)) * groups // len(labels)
+    assert unevenness(labels, group) == pytest.approx(groups - 1, rel=0.3)
+    mixed = np.random.default_rng(0).permutation(labels)
+    assert abs(unevenness(mixed, group)) < 0.05
+    assert unevenness(labels, np.zeros(len(labels), np.int64)) == 0.0
+    assert unevenness(np.zeros(6, np.int64), np.arange(6) % 2) == 0.0

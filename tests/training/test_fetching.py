@@ -17,6 +17,11 @@ from tests.thread_workers import run_threads
 DATA = DataConfig(path="s3://bucket/set")
 
 
+def fetch_data(data: DataConfig, session: Any) -> None:
+    config: Any = SimpleNamespace(data=data)
+    assert fetching.fetch_data(config, session) == session.rank
+
+
 def session(rank: int, notes: list[str]) -> Any:
     return SimpleNamespace(rank=rank, place=f"machine-{rank}", note=notes.append)
 
@@ -36,7 +41,7 @@ def test_the_fast_wait_for_the_slow_and_say_who_that_is(monkeypatch: pytest.Monk
             time.sleep(0.01)
 
     monkeypatch.setattr(fetching, "fetch_split", fetch)
-    run_threads(lambda rank: fetching.fetch_data(DATA, session(rank, notes)), 2, monkeypatch)
+    run_threads(lambda rank: fetch_data(DATA, session(rank, notes)), 2, monkeypatch)
     assert asked == [DATA.path, DATA.path]
     assert notes[-1].endswith("of 1 that wait for data: 1 of 2 GB")
 
@@ -52,7 +57,7 @@ def test_what_one_can_not_get_all_hear_of(monkeypatch: pytest.MonkeyPatch) -> No
 
     def work(rank: int) -> None:
         with pytest.raises(SharedUserError, match="a part is missing") as caught:
-            fetching.fetch_data(DATA, session(rank, []))
+            fetch_data(DATA, session(rank, []))
         heard.append(str(caught.value))
 
     monkeypatch.setattr(fetching, "fetch_split", fetch)
@@ -63,8 +68,8 @@ def test_what_one_can_not_get_all_hear_of(monkeypatch: pytest.MonkeyPatch) -> No
 def test_one_worker_and_folders_need_no_meeting(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(fetching, "fetch_split", lambda place, *rest: asked.append(place))
-    fetching.fetch_data(DataConfig(path="data/set"), session(0, []))
+    fetch_data(DataConfig(path="data/set"), session(0, []))
     assert not asked
     extra = DataConfig(path="s3://b/set", extra_path="s3://b/extra", extra_fraction=0.5)
-    fetching.fetch_data(extra, session(0, []))
+    fetch_data(extra, session(0, []))
     assert asked == ["s3://b/set", "s3://b/extra"]

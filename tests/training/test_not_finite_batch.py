@@ -138,11 +138,12 @@ def test_it_is_named_and_stays_out_of_all_state(
     # What was saved before is intact, and the run can go on from it.
     session = LocalSession(folder, CPU)
     assert [each.name for each in session.checkpoints()] == ["epoch_0000"]
-    with trainer.closing(trainer.build_setup(config_of(case, digits, standard), session)) as setup:
-        networks = trainer.wrap(setup.model, config_of(case, digits, standard).train)
+    config = config_of(case, digits, standard)
+    with trainer.closing(trainer.build_setup(config, session, 0)) as setup:
+        networks = trainer.wrap(setup.model, config.train)
         optimizer = trainer.build_optimizer(
             setup.model,
-            config_of(case, digits, standard).optim,
+            config.optim,
             setup.method.extra,
             setup.method.extra_learning_rate_ratio,
         )

@@ -44,6 +44,7 @@ _SMALL_SIDE = 96
 _MAX_SIDE = 500
 """Longest side of images stored as JPEG."""
 _PREVIEW = "preview.png"
+_SHUFFLING_SEED = 0
 
 Positions = dict[str, Indices]
 
@@ -131,6 +132,9 @@ class _Preparation:
         with self._bar("looking", sum(map(len, chosen.values()))) as bar:
             seen = Inspection(self._source, chosen, self._options, bar.update)
         self._unreadable.include(seen.left_out)
+        if self._options.shuffle:
+            generator = np.random.default_rng(_SHUFFLING_SEED)
+            seen.chosen["train"] = generator.permutation(seen.chosen["train"])
         wanted = Wanted(
             channels=seen.channels,
             side=self._options.size or 0,
