@@ -24,14 +24,16 @@ from dynat_ray.data import (
 )
 from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.data.readers import Kind
+from dynat_ray.training.timing import LoaderTime
 
 AUGMENTATION = ("crop", "flip")
 _BATCH = 256
+_STEP_SECONDS = 0.01
 
 
 def measure(
     *,
-    path: Path | None = None,
+    path: Path | str | None = None,
     kind: Kind = "auto",
     images: int = 50_000,
     epochs: int = 10,
@@ -41,7 +43,8 @@ def measure(
     """Times whole epochs of loading and augmenting (crop, flip) in one process.
 
     Args:
-        path: Prepared folder; None: random RGB images of 32 x 32, made here.
+        path: Prepared folder, or address of one that is fetched; None: random RGB images of 32 x
+            32, made here.
         kind: Which loader.
         images: How many random images.
         epochs: Epochs to time, at least one, after a first one for start-up.
@@ -51,8 +54,8 @@ def measure(
     Returns:
         `loader` (which it was), `images`, `threads`, `startup_seconds` (first epoch),
         `images_per_second` (`median`, `min`, `max` over the epochs), `memory_bytes` (resident set
-        of the process after each epoch) and `memory_growth_bytes` (from the first timed epoch to
-        the last).
+        of the process after each epoch), `memory_growth_bytes` (from the first timed epoch to the
+        last) and `waiting` (share of an epoch that a loop waits for images whose steps take 10 ms).
     """
     threads = threads or len(os.sched_getaffinity(0))
     before = torch.get_num_threads()
@@ -61,14 +64,14 @@ def measure(
         if path is not None:
             return _measure(path, kind, epochs, threads, torch.device(device))
         with tempfile.TemporaryDirectory() as folder:
-            made = _random_images(Path(folder), images)
+            made = random_images(Path(folder), images)
             return _measure(made, kind, epochs, threads, torch.device(device))
     finally:
         torch.set_num_threads(before)
 
 
 def _measure(
-    path: Path, kind: Kind, epochs: int, threads: int, device: torch.device
+    path: Path | str, kind: Kind, epochs: int, threads: int, device: torch.device
 ) -> dict[str, Any]:
     info = load_info(path)
     count = info.counts["train"]
@@ -90,6 +93,7 @@ def _measure(
             speeds.append(count / _epoch(loader, augmentation, epoch, info.num_classes))
             memory.append(_resident_bytes())
             progress.done(f"epoch {epoch} of {epochs}  {speeds[-1]:,.0f} images/s")
+        waiting = _waiting(loader, augmentation, epochs + 1, info.num_classes)
     finally:
         loader.close()
     return {
@@ -104,6 +108,7 @@ def _measure(
         },
         "memory_bytes": memory,
         "memory_growth_bytes": memory[-1] - memory[0],
+        "waiting": waiting,
     }
 
 
@@ -116,7 +121,17 @@ def _epoch(loader: Loader, augmentation: Augmentation, epoch: int, classes: int)
     return time.perf_counter() - began
 
 
-def _random_images(folder: Path, count: int) -> Path:
+def _waiting(loader: Loader, augmentation: Augmentation, epoch: int, classes: int) -> float:
+    """Runs an epoch with pauses for steps; returns the share of its time that went into waiting."""
+    began, waited = time.perf_counter(), LoaderTime()
+    for batch in waited.over(loader.iterate(epoch)):
+        augmentation(batch.images, batch.labels, batch.indices, epoch, classes)
+        time.sleep(_STEP_SECONDS)
+    return waited.take() / (time.perf_counter() - began)
+
+
+def random_images(folder: Path, count: int) -> Path:
+    """Prepares random RGB images of 32 x 32 in a folder; returns the data set's."""
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     np.savez(folder / "random.npz", image=pixels, label=np.arange(count) % 10)

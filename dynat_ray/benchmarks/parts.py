@@ -52,9 +52,11 @@ def _profile(options: Namespace) -> dict[str, Any]:
 
 
 def _loader(options: Namespace) -> dict[str, Any]:
-    from dynat_ray.benchmarks import loader_time
+    from dynat_ray.benchmarks import loader_rows
 
-    return loader_time.measure(path=options.data, device=options.device)
+    found = loader_rows.measure(path=options.data, device=options.device)
+    print(loader_rows.table(found["rows"]), end="")
+    return found
 
 
 def _attack(options: Namespace) -> dict[str, Any]:
