@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from dynat_ray.config import DataConfig, RunConfig
-from dynat_ray.data import load_info, load_labels
+from dynat_ray.data import load_info, load_split
 from dynat_ray.data.preparing import part_sending, prepare_dataset
 from dynat_ray.errors import UserError
 from dynat_ray.models import load_model
@@ -197,6 +197,10 @@ def test_images_that_are_stored_class_by_class_are_refused_until_they_are_shuffl
     check_run(override(config, {"data.node_share": "all"}), load_info(tmp_path / "sorted"))
     info = prepare_dataset(source, tmp_path / "mixed", progress=False, shuffle=True)
     assert "--shuffle" in info.command("DIR")
-    mixed = load_labels(tmp_path / "mixed", "train")
-    assert mixed.bincount().tolist() == [30] * 10
+    before, after = (
+        [(image.numpy().tobytes(), int(label)) for image, label in zip(*split, strict=True)]
+        for split in (load_split(tmp_path / name, "train") for name in ("sorted", "mixed"))
+    )
+    assert after != before
+    assert sorted(after) == sorted(before)
     check_run(override(config, {"data.path": str(tmp_path / "mixed")}), info)
