@@ -58,8 +58,8 @@ class DataConfig(Section, section="data"):
             in four steps. 0: their own from the beginning.
         size_growth: Part of the run, in (0, 1], after which they have it.
         loader_threads: CPU threads that decode, per worker.
-        node_share: `all`, or `part`: every machine reads, and from a store fetches, a part of the
-            training images alone, the same in every epoch; the order is drawn within parts.
+        node_share: `all`, or `part`: a machine reads (and fetches) a part of the training images
+            alone, the same in every epoch; the order is drawn within parts.
     """
 
     path: str = ""
@@ -83,10 +83,9 @@ class DataConfig(Section, section="data"):
         if self.extra_fraction > 0 and not self.extra_path:
             raise UserError("data.extra_fraction is set, but data.extra_path names no folder")
         if self.node_share == "part" and (self.balance or self.extra_fraction > 0):
-            other = "data.balance" if self.balance else "data.extra_fraction"
+            other = "balance" if self.balance else "extra_fraction"
             raise UserError(
-                f"data.node_share is part, but {other} draws from all images in every epoch; leave "
-                "out one of them"
+                f"data.node_share is part, but data.{other} draws from all images; change one"
             )
 
 
@@ -327,6 +326,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require_possible(max(self.eval.eps_curve, default=0.0), self.threat.norm, "eval.eps_curve")
+        held_out = self.data.val_fraction > 0
+        if self.eval.beside and (self.data.node_share == "part" or not held_out):
+            why = "data.node_share is part" if held_out else "data.val_fraction is 0"
+            raise UserError(f"eval.beside is true, but {why}: it has no images; change one")
         _, most = self.cluster.worker_range() or (1, 1)
         self.smallest_share(most)
 

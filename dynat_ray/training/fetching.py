@@ -9,7 +9,7 @@ from functools import partial
 from typing import NamedTuple
 
 from dynat_ray.collectives import gather_objects, world_size
-from dynat_ray.config import RunConfig
+from dynat_ray.config import DataConfig, RunConfig
 from dynat_ray.data import fetch_split
 from dynat_ray.errors import UserError
 from dynat_ray.object_store import is_address
@@ -63,9 +63,23 @@ def fetch_data(config: RunConfig, session: Session) -> int:
         fetch = partial(fetch_split, data.path, "train", data.loader, used=used)
         _on_all_machines(fetch, session)
         return own
-    for place in filter(is_address, (data.path, data.extra_path)):
-        _on_all_machines(partial(fetch_split, place, "train", data.loader), session)
+    if any(map(is_address, (data.path, data.extra_path))):
+        _on_all_machines(partial(fetch_here, data), session)
     return session.rank
+
+
+def fetch_here(data: DataConfig, say: Callable[[str], None]) -> None:
+    """Fetches what this machine lacks of all training data, whatever other machines do.
+
+    Args:
+        data: Where they lie.
+        say: Takes lines that tell how far it is.
+
+    Raises:
+        UserError: They can't be had.
+    """
+    for place in filter(None, (data.path, data.extra_path)):
+        fetch_split(place, "train", data.loader, say)
 
 
 def _on_all_machines(fetch: Fetch, session: Session) -> None:

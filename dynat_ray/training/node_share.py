@@ -14,7 +14,7 @@ from dynat_ray.data import bytes_to_fetch, load_labels
 from dynat_ray.data.part_order import PartOrder
 from dynat_ray.data.subsets import Indices
 from dynat_ray.training.session import Session
-from dynat_ray.training.setup import batch_plans, split_training
+from dynat_ray.training.setup import split_training, training_plan, validation_plan
 
 
 class Share(NamedTuple):
@@ -40,15 +40,14 @@ def find_shares(config: RunConfig, workers: int) -> list[Share]:
         UserError: As `dynat_ray.data.load_labels`.
     """
     data = config.data
-    parts = split_training(config, load_labels(data.path, "train").numpy())
+    training, validation = split_training(config, load_labels(data.path, "train").numpy())
     samples = []
     for number in range(workers):
-        orders = [
-            PartOrder(indices, plan)
-            for indices, plan in zip(parts, batch_plans(config, number, workers), strict=True)
-            if len(indices)
-        ]
-        samples.append(np.concatenate([order.own for order in orders]))
+        own = PartOrder(training, training_plan(config, number, workers)).own
+        if len(validation):
+            held_out = PartOrder(validation, validation_plan(config, number, workers)).own
+            own = np.concatenate([own, held_out])
+        samples.append(own)
     lacking = bytes_to_fetch(data.path, "train", data.loader, samples)
     return [Share(*each) for each in zip(samples, lacking, strict=True)]
 

@@ -16,8 +16,10 @@ from typing import Any, Protocol
 import torch
 
 from dynat_ray.atomic_files import publish_folder
+from dynat_ray.config import RunConfig
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_folders
 from dynat_ray.storage.links import inner_folder
+from dynat_ray.training.validation import Validating
 
 CHECKPOINTS_KEPT = 2
 
@@ -82,6 +84,16 @@ class Session(Protocol):
         """
         ...
 
+    def validating(self, config: RunConfig) -> Validating | None:
+        """Returns who validates beside training, on a place of its own; None: there is none.
+
+        Rank 0 asks once.
+
+        Args:
+            config: The run.
+        """
+        ...
+
     def files_kept(self) -> None:
         """Returns when the files in the run's folder are where the run is kept.
 
@@ -127,6 +139,10 @@ class LocalSession:
         publish_folder(folder, inner_folder(self.run_folder, CHECKPOINTS) / name)
         for old in self.checkpoints()[CHECKPOINTS_KEPT:]:
             shutil.rmtree(old)
+
+    def validating(self, config: RunConfig) -> Validating | None:
+        """One process has no other place: training waits."""
+        return None
 
     def files_kept(self) -> None:
         """They are kept where they are written."""

@@ -74,9 +74,18 @@ def build_setup(config: RunConfig, session: Session, share: int) -> TrainingSetu
     info = load_info(data.path)
     labels = load_labels(data.path, "train").numpy()
     training, validation = split_training(config, labels)
-    plans = batch_plans(config, share, session.world_size)
-    train_loader, validation_loader = _build_loaders(config, session, plans, training, validation)
-    model = _build_model(config, info)
+    workers = session.world_size
+    train_loader = _build_train_loader(
+        config, training, training_plan(config, share, workers), session.device
+    )
+    validation_loader = (
+        build_validation_loader(
+            config, validation, device=session.device, rank=share, world_size=workers
+        )
+        if len(validation)
+        else None
+    )
+    model = build_network(config, info)
     if config.train.activation_checkpointing:
         checkpoint_activations(model)
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
@@ -93,54 +102,69 @@ def build_setup(config: RunConfig, session: Session, share: int) -> TrainingSetu
     )
 
 
-def _build_loaders(
-    config: RunConfig,
-    session: Session,
-    plans: tuple[BatchPlan, BatchPlan],
-    training: NDArray[np.int64],
-    validation: NDArray[np.int64],
-) -> tuple[Loader, Loader | None]:
-    """Returns the loaders of both parts of the training set; None for an empty validation part."""
-    data = config.data
-    plan, validation_plan = plans
-    options = ReadingOptions(
-        device=session.device,
-        kind=data.loader,
-        threads=data.loader_threads,
-        channels_last=config.train.channels_last,
-        image_size=data.image_size,
-    )
-    train_loader = build_loader(
-        data.path,
-        "train",
-        training,
-        plan,
-        replace(options, resized_crop="resized-crop" in data.augment),
-        ExtraImages(data.extra_path, data.extra_fraction) if data.extra_path else None,
-    )
-    if len(validation) == 0:
-        return train_loader, None
-    return train_loader, build_loader(data.path, "train", validation, validation_plan, options)
-
-
-def batch_plans(config: RunConfig, share: int, workers: int) -> tuple[BatchPlan, BatchPlan]:
-    """Returns how batches are made of the images that train, and of those held out for validation.
+def training_plan(config: RunConfig, rank: int, world_size: int) -> BatchPlan:
+    """Returns how the images that train make batches, and which share of these is a worker's.
 
     Args:
         config: The run.
-        share: Which part of every batch is taken.
-        workers: How many parts there are.
+        rank: Number of the share.
+        world_size: How many shares there are.
     """
-    plan = BatchPlan(
+    return BatchPlan(
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         balance=config.data.balance,
         node_share=config.data.node_share,
-        rank=share,
-        world_size=workers,
+        rank=rank,
+        world_size=world_size,
     )
-    size = config.eval.batch_size * workers
-    return plan, replace(plan, batch_size=size, shuffle=False, balance=False)
+
+
+def validation_plan(config: RunConfig, rank: int, world_size: int) -> BatchPlan:
+    """Returns the same of the images held out for validation, which come in their order."""
+    plan = training_plan(config, rank, world_size)
+    size = config.eval.batch_size * world_size
+    return replace(plan, batch_size=size, shuffle=False, balance=False)
+
+
+def _build_train_loader(
+    config: RunConfig, training: NDArray[np.int64], plan: BatchPlan, device: torch.device
+) -> Loader:
+    data = config.data
+    options = replace(_reading_options(config, device), resized_crop="resized-crop" in data.augment)
+    extra = ExtraImages(data.extra_path, data.extra_fraction) if data.extra_path else None
+    return build_loader(data.path, "train", training, plan, options, extra)
+
+
+def build_validation_loader(
+    config: RunConfig,
+    held_out: NDArray[np.int64],
+    *,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Loader:
+    """Returns a loader of a worker's part of the images held out for validation, in their order.
+
+    Args:
+        config: The run.
+        held_out: Positions of all of them in the training set, from `split_training`.
+        device: Where images go.
+        rank: Number of the part.
+        world_size: How many share them.
+    """
+    plan = validation_plan(config, rank, world_size)
+    return build_loader(config.data.path, "train", held_out, plan, _reading_options(config, device))
+
+
+def _reading_options(config: RunConfig, device: torch.device) -> ReadingOptions:
+    return ReadingOptions(
+        device=device,
+        kind=config.data.loader,
+        threads=config.data.loader_threads,
+        channels_last=config.train.channels_last,
+        image_size=config.data.image_size,
+    )
 
 
 def split_training(
@@ -177,7 +201,7 @@ def check_run(
         The loader that `data.loader` stands for here.
     """
     _check_mixing(config, load_labels(config.data.path, "train").numpy())
-    model = _build_model(config, info, say)
+    model = build_network(config, info, say)
     augmentation, method = _build_parts(config, info, model)
     _check_smallest_batch(config, model)
     if config.data.first_image_size:
@@ -231,9 +255,19 @@ def _check_smallest_batch(config: RunConfig, model: Classifier) -> None:
         ) from None
 
 
-def _build_model(
+def build_network(
     config: RunConfig, info: DatasetInfo, say: Callable[[str], None] | None = None
 ) -> Classifier:
+    """Returns the run's network on the CPU with its first weights, the same on all workers.
+
+    Args:
+        config: The run.
+        info: Of its data set.
+        say: Takes sentences that a user should know of these weights.
+
+    Raises:
+        UserError: There is none such.
+    """
     if config.model.pretrained and config.model.init_from:
         raise UserError("model.pretrained and model.init_from exclude each other; give one")
     # The same first weights on all workers, whatever their other random numbers are.

@@ -177,6 +177,8 @@ def test_what_does_not_go_together_is_refused(part_config: RunConfig, tmp_path: 
             DataConfig(node_share="part", **other)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"data\.node_share.*some"):
         DataConfig(node_share="some")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"eval\.beside is true, but data\.node_share is part"):
+        override(part_config, {"eval.beside": True})
     open_run_folder(tmp_path / "run", part_config, resume=False)
     changed = override(part_config, {"data.node_share": "all"})
     with pytest.raises(UserError, match=r"data\.node_share"):
