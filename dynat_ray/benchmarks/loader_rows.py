@@ -4,72 +4,86 @@ from __future__ import annotations
 
 import os
 import shutil
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from dynat_ray.benchmarks import loader_time
+import numpy as np
+import torch
+
+from dynat_ray.benchmarks.loader_time import AUGMENTATION, BATCH, random_images, run_epoch
 from dynat_ray.benchmarks.loopback_store import loopback_store
-from dynat_ray.data import fetch_split, load_info
+from dynat_ray.benchmarks.turns import cpu_threads, in_turn
+from dynat_ray.data import (
+    Augmentation,
+    BatchPlan,
+    Loader,
+    ReadingOptions,
+    build_loader,
+    fetch_split,
+    load_info,
+)
 from dynat_ray.data.info import DESCRIPTION
 from dynat_ray.data.preparing.part_sending import PartSender
+from dynat_ray.data.readers import Kind
+from dynat_ray.training.timing import LoaderTime
 
-SECONDS_PER_REQUEST = 0.02
+_SECONDS_PER_REQUEST = 0.02
+_SECONDS_PER_STEP = 0.01
 
 
 def measure(
     *,
     path: Path | None = None,
     images: int = 50_000,
-    epochs: int = 10,
+    rounds: int = 3,
     threads: int = 0,
     device: str = "cpu",
-) -> dict[str, Any]:
-    """Times each loader over the same images.
+) -> dict[str, dict[str, Any]]:
+    """Times epochs of each loader over the same images, in turn, in one process.
 
     Args:
         path: Prepared folder; None: random RGB images of 32 x 32, made here.
         images: How many random images.
-        epochs: Epochs to time of each, at least one, after a first one.
-        threads: See `loader_time.measure`.
+        rounds: Epochs of each, at least one, after a first one for start-up.
+        threads: CPU threads, both of PyTorch and for decoding; 0: all cores.
         device: Where batches go.
 
     Returns:
-        What `loader_time.measure` returns for `auto`, and `rows`: the same by name, of `ffcv`,
-        `memory` and `staged`, which is `auto` out of a store on this machine that lets each request
-        wait 20 ms, and also has `fetch_seconds` and `fetched_bytes`. `ffcv` is left out without
-        FFCV, `memory` where there are no tensors, `staged` without moto.
+        By name: `ffcv`; `memory`, where there are tensors; and `staged`, the first of these out of
+        a store on this machine that lets each request wait 20 ms. Without FFCV there is no `ffcv`,
+        without moto no `staged`. Of each `images_per_second` (`median`, `min`, `max` over the
+        epochs) and `waiting`, the share of its time that a loop waits for images whose steps take
+        10 ms; of `staged` also `fetch_seconds` and `fetched_bytes`.
     """
-    with tempfile.TemporaryDirectory() as made:
-        folder = path or loader_time.random_images(Path(made), images)
-        time_loader = partial(loader_time.measure, epochs=epochs, threads=threads, device=device)
-        found = time_loader(path=folder)
-        return found | {"rows": _rows(folder, found, time_loader)}
-
-
-def _rows(
-    folder: Path, local: dict[str, Any], time_loader: Callable[..., dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    rows = {str(local["loader"]): local}
-    if "train.safetensors" in load_info(folder).files and "memory" not in rows:
-        rows["memory"] = time_loader(path=folder, kind="memory")
-    try:
-        with loopback_store(SECONDS_PER_REQUEST) as store, _empty_cache() as cache:
-            _send(folder, f"{store}/set")
-            began = time.perf_counter()
-            fetch_split(f"{store}/set", "train", "auto")
-            seconds = time.perf_counter() - began
-            files = [*cache.rglob("train.beton"), *cache.rglob("train.safetensors")]
-            rows["staged"] = time_loader(path=f"{store}/set") | {
-                "fetch_seconds": seconds,
-                "fetched_bytes": sum(file.stat().st_size for file in files),
-            }
-    except ModuleNotFoundError as error:
-        print(f"staged is left out: the package {error.name} is not installed", flush=True)
+    with ExitStack() as stack:
+        made = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = path or random_images(made, images)
+        options = {"threads": stack.enter_context(cpu_threads(threads)), "device": device}
+        loaders = {loader.kind: loader for loader in [_open(folder, "auto", **options)]}
+        if "memory" not in loaders and "train.safetensors" in load_info(folder).files:
+            loaders["memory"] = _open(folder, "memory", **options)
+        staged = {}
+        try:
+            address = f"{stack.enter_context(loopback_store(_SECONDS_PER_REQUEST))}/set"
+        except ModuleNotFoundError as error:
+            print(f"staged is left out: the package {error.name} is not installed", flush=True)
+        else:
+            cache = stack.enter_context(_empty_cache())
+            _send(folder, address)
+            staged = _fetch(address, cache)
+            loaders["staged"] = _open(address, "auto", **options)
+        for loader in loaders.values():
+            stack.callback(loader.close)
+        rows = _rows(loaders, load_info(folder).num_classes, rounds)
+    if staged:
+        rows["staged"] |= staged
     return rows
 
 
@@ -86,6 +100,55 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return "".join(lines)
 
 
+def _open(place: Path | str, kind: Kind, *, threads: int, device: str) -> Loader:
+    return build_loader(
+        place,
+        "train",
+        np.arange(load_info(place).counts["train"]),
+        BatchPlan(batch_size=BATCH, seed=0),
+        ReadingOptions(device=torch.device(device), kind=kind, threads=threads),
+    )
+
+
+def _rows(loaders: Mapping[str, Loader], classes: int, rounds: int) -> dict[str, dict[str, Any]]:
+    augmentation, epochs = Augmentation(list(AUGMENTATION), seed=0), count()
+
+    def load(loader: Loader) -> float:
+        return run_epoch(loader, augmentation, next(epochs), classes)
+
+    def wait(loader: Loader) -> float:
+        epoch, waiting = next(epochs), LoaderTime()
+        for batch in waiting.over(loader.iterate(epoch)):
+            augmentation(batch.images, batch.labels, batch.indices, epoch, classes)
+            time.sleep(_SECONDS_PER_STEP)
+        return waiting.take()
+
+    for loader in loaders.values():
+        load(loader)
+    seconds, waited = (
+        in_turn(
+            what,
+            {name: partial(call, loader) for name, loader in loaders.items()},
+            rounds,
+            first_in_turn=True,
+        )
+        for what, call in (("loading", load), ("waiting", wait))
+    )
+    rows = {}
+    for name, loader in loaders.items():
+        speeds = [loader.samples / each for each in seconds[name]]
+        worked = loader.steps * _SECONDS_PER_STEP
+        rows[name] = {
+            "images_per_second": {
+                "median": statistics.median(speeds),
+                "min": min(speeds),
+                "max": max(speeds),
+            },
+            "waiting": statistics.median(each / (each + worked) for each in waited[name]),
+        }
+    return rows
+
+
 def _send(folder: Path, address: str) -> None:
     """Puts a prepared folder into a store, in parts."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -97,6 +160,17 @@ def _send(folder: Path, address: str) -> None:
             for name in info.files:
                 sender.send_file(copy / name)
             sender.finish(copy, info)
+
+
+def _fetch(address: str, cache: Path) -> dict[str, float]:
+    began = time.perf_counter()
+    fetch_split(address, "train", "auto")
+    seconds = time.perf_counter() - began
+    files = [*cache.rglob("train.beton"), *cache.rglob("train.safetensors")]
+    return {
+        "fetch_seconds": seconds,
+        "fetched_bytes": sum(file.stat().st_size for file in files),
+    }
 
 
 @contextmanager

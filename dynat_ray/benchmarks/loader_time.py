@@ -24,16 +24,14 @@ from dynat_ray.data import (
 )
 from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.data.readers import Kind
-from dynat_ray.training.timing import LoaderTime
 
 AUGMENTATION = ("crop", "flip")
-_BATCH = 256
-_STEP_SECONDS = 0.01
+BATCH = 256
 
 
 def measure(
     *,
-    path: Path | str | None = None,
+    path: Path | None = None,
     kind: Kind = "auto",
     images: int = 50_000,
     epochs: int = 10,
@@ -43,8 +41,7 @@ def measure(
     """Times whole epochs of loading and augmenting (crop, flip) in one process.
 
     Args:
-        path: Prepared folder, or address of one that is fetched; None: random RGB images of 32 x
-            32, made here.
+        path: Prepared folder; None: random RGB images of 32 x 32, made here.
         kind: Which loader.
         images: How many random images.
         epochs: Epochs to time, at least one, after a first one for start-up.
@@ -54,8 +51,8 @@ def measure(
     Returns:
         `loader` (which it was), `images`, `threads`, `startup_seconds` (first epoch),
         `images_per_second` (`median`, `min`, `max` over the epochs), `memory_bytes` (resident set
-        of the process after each epoch), `memory_growth_bytes` (from the first timed epoch to the
-        last) and `waiting` (share of an epoch that a loop waits for images whose steps take 10 ms).
+        of the process after each epoch) and `memory_growth_bytes` (from the first timed epoch to
+        the last).
     """
     threads = threads or len(os.sched_getaffinity(0))
     before = torch.get_num_threads()
@@ -71,7 +68,7 @@ def measure(
 
 
 def _measure(
-    path: Path | str, kind: Kind, epochs: int, threads: int, device: torch.device
+    path: Path, kind: Kind, epochs: int, threads: int, device: torch.device
 ) -> dict[str, Any]:
     info = load_info(path)
     count = info.counts["train"]
@@ -80,20 +77,19 @@ def _measure(
         path,
         "train",
         np.arange(count),
-        BatchPlan(batch_size=_BATCH, seed=0),
+        BatchPlan(batch_size=BATCH, seed=0),
         ReadingOptions(device=device, kind=kind, threads=threads),
     )
     augmentation = Augmentation(list(AUGMENTATION), seed=0)
     try:
-        _epoch(loader, augmentation, 0, info.num_classes)
+        run_epoch(loader, augmentation, 0, info.num_classes)
         startup = time.perf_counter() - began
         progress = Progress("loader", epochs)
         speeds, memory = [], []
         for epoch in range(1, epochs + 1):
-            speeds.append(count / _epoch(loader, augmentation, epoch, info.num_classes))
+            speeds.append(count / run_epoch(loader, augmentation, epoch, info.num_classes))
             memory.append(_resident_bytes())
             progress.done(f"epoch {epoch} of {epochs}  {speeds[-1]:,.0f} images/s")
-        waiting = _waiting(loader, augmentation, epochs + 1, info.num_classes)
     finally:
         loader.close()
     return {
@@ -108,26 +104,16 @@ def _measure(
         },
         "memory_bytes": memory,
         "memory_growth_bytes": memory[-1] - memory[0],
-        "waiting": waiting,
     }
 
 
-def _epoch(loader: Loader, augmentation: Augmentation, epoch: int, classes: int) -> float:
+def run_epoch(loader: Loader, augmentation: Augmentation, epoch: int, classes: int) -> float:
     """Runs an epoch; returns its seconds."""
     began = time.perf_counter()
     for batch in loader.iterate(epoch):
         last = augmentation(batch.images, batch.labels, batch.indices, epoch, classes)
     last.images[0, 0, 0, 0].item()  # Waits for the device.
     return time.perf_counter() - began
-
-
-def _waiting(loader: Loader, augmentation: Augmentation, epoch: int, classes: int) -> float:
-    """Runs an epoch with pauses for steps; returns the share of its time that went into waiting."""
-    began, waited = time.perf_counter(), LoaderTime()
-    for batch in waited.over(loader.iterate(epoch)):
-        augmentation(batch.images, batch.labels, batch.indices, epoch, classes)
-        time.sleep(_STEP_SECONDS)
-    return waited.take() / (time.perf_counter() - began)
 
 
 def random_images(folder: Path, count: int) -> Path:
