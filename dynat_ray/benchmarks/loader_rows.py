@@ -65,10 +65,12 @@ def measure(
     with ExitStack() as stack:
         made = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder = path or random_images(made, images)
-        options = {"threads": stack.enter_context(cpu_threads(threads)), "device": device}
-        loaders = {loader.kind: loader for loader in [_open(folder, "auto", **options)]}
+        threads = stack.enter_context(cpu_threads(threads))
+        open_loader = partial(_open, threads=threads, device=device)
+        first = open_loader(folder, "auto")
+        loaders = {first.kind: first}
         if "memory" not in loaders and "train.safetensors" in load_info(folder).files:
-            loaders["memory"] = _open(folder, "memory", **options)
+            loaders["memory"] = open_loader(folder, "memory")
         staged = {}
         try:
             address = f"{stack.enter_context(loopback_store(_SECONDS_PER_REQUEST))}/set"
@@ -78,7 +80,7 @@ def measure(
             cache = stack.enter_context(_empty_cache())
             _send(folder, address)
             staged = _fetch(address, cache)
-            loaders["staged"] = _open(address, "auto", **options)
+            loaders["staged"] = open_loader(address, "auto")
         for loader in loaders.values():
             stack.callback(loader.close)
         rows = _rows(loaders, load_info(folder).num_classes, rounds)
