@@ -318,6 +318,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require_possible(max(self.eval.eps_curve, default=0.0), self.threat.norm, "eval.eps_curve")
+        if self.eval.beside and self.data.val_fraction == 0:
+            raise UserError(
+                "eval.beside is true, but data.val_fraction is 0, so that there are no images to "
+                "measure on; give data.val_fraction, or leave out eval.beside"
+            )
         _, most = self.cluster.worker_range() or (1, 1)
         self.smallest_share(most)
 

@@ -20,6 +20,7 @@ class EvalConfig(Section, section="eval"):
             `[0, 2/255, 4/255]`. The mean over these and `threat.eps` is the expected robustness.
         second_stage: Of APGD's survivors those that `autoattack-sampled` tries further; 0: all.
         every_epochs: Epochs between two measurements on the validation split.
+        beside: Measure there on a place of its own (a GPU more, or CPUs) while training goes on.
         steps: PGD steps of that measurement.
         batch_size: Images per forward pass when evaluating.
     """
@@ -29,5 +30,6 @@ class EvalConfig(Section, section="eval"):
     eps_curve: list[NonNegative] = field(default_factory=list)
     second_stage: NonNegativeInt = 200
     every_epochs: PositiveInt = 1
+    beside: bool = False
     steps: PositiveInt = 10
     batch_size: PositiveInt = 256

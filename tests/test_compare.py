@@ -61,6 +61,7 @@ def test_all_are_all_and_the_standard_model_comes_first() -> None:
         (["--equal", "epochs", "--train.compute", "100"], "exclude each other"),
         (["--train.epochs", "3", "--train.compute", "100"], "train.epochs and train.compute"),
         (["--equal", "time"], "--equal"),
+        (["--methods", "trades", "--eval.beside", "true"], "eval.beside"),
     ],
 )
 def test_mistakes_are_said_at_once(tmp_path: Path, arguments: list[str], words: str) -> None:

@@ -28,6 +28,7 @@ SPACE = str(Path(__file__).parents[1] / "tune_spaces" / "dynat.yaml")
         ([SPACE, "--trials", "2", "--method.skew_coeff", "1"], "did you mean method.skew_coef"),
         ([SPACE, "--trials", "2", "--method.name", "trades"], "unknown setting 'method"),
         ([SPACE, "--trials", "2", "--data.val_fraction", "0"], "held-out"),
+        ([SPACE, "--trials", "2", "--eval.beside", "true"], "eval.beside"),
     ],
 )
 def test_mistakes(arguments: list[str], words: str) -> None:

@@ -28,6 +28,7 @@ RUN_BYTES = 1_200_000_000
 _BYTES_OF_OTHERS = 1_500_000_000
 HEAD_TASKS_SHARE = 0.1
 """Of the head's memory, for what `dynat_ray.distributed.head_tasks` does there."""
+_VALIDATES = " (one of them to validate: eval.beside)"
 _KIND = re.compile(r"(\d+)x(?:CPU=(\d+))(?:,GPU=(\d+))?")
 
 
@@ -131,23 +132,26 @@ def may_grow() -> bool:
     return bool(os.environ.get(LIMITS, "").strip()) or starts_nodes()
 
 
-def require_places(workers: int, cpus_per_worker: int, gpu: bool) -> None:
+def require_places(
+    workers: int, cpus_per_worker: int, gpu: bool, *, one_validates: bool = False
+) -> None:
     """Raises `UserError` if the cluster can never run so many workers.
 
     Args:
         workers: Side by side.
         cpus_per_worker: CPU cores each.
         gpu: A GPU each.
+        one_validates: One of them does not train, as `eval.beside` wants it.
     """
     there = places(cpus_per_worker, gpu)
     if workers <= there or grows_unknown():
         return
     what = f"{cpus_per_worker} CPU{'s' * (cpus_per_worker > 1)}" + " and a GPU" * gpu
     raise UserError(
-        f"{workers} workers with {what} each were asked for, but the nodes of this cluster have "
-        f"room for {there} (a worker can't be spread over several): set cluster.workers, "
-        "cluster.cpus_per_worker or cluster.gpu otherwise; what nodes may come is said in "
-        f"{LIMITS} on its head"
+        f"{workers} workers with {what} each were asked for{_VALIDATES * one_validates}, but the "
+        f"nodes of this cluster have room for {there} (a worker can't be spread over several): set "
+        "cluster.workers, cluster.cpus_per_worker or cluster.gpu otherwise; what nodes may come is "
+        f"said in {LIMITS} on its head"
     )
 
 

@@ -139,6 +139,10 @@ def compare(
 
 def _checked(common: RunConfig, runs: Sequence[ComparedRun]) -> tuple[RunConfig, list[ComparedRun]]:
     """Returns all with absolute paths; raises `UserError` for what can't work."""
+    if common.eval.beside:
+        raise UserError(
+            "eval.beside is true, but a comparison uses every place for runs; leave it out"
+        )
     # What a run waits for is not there yet; its own check comes when it starts.
     for each in {one.label: one for one in runs if not one.after}.values():
         first, _, _ = resolve(each.config)

@@ -72,8 +72,12 @@ class Workers(NamedTuple):
         return {"workers": count, "device": "cuda" if self.gpu else "cpu"}
 
 
-def resolve_workers(cluster: ClusterConfig) -> Workers:
+def resolve_workers(cluster: ClusterConfig, *, beside: bool = False) -> Workers:
     """Returns how many workers a run has on this cluster, and whether each has a GPU.
+
+    Args:
+        cluster: What was asked for.
+        beside: Another place like a worker's is needed, for validation.
 
     Raises:
         UserError: The cluster has no room for them, now or later.
@@ -82,10 +86,10 @@ def resolve_workers(cluster: ClusterConfig) -> Workers:
     gpu = has_gpus() if cluster.gpu == "auto" else cluster.gpu
     wanted = cluster.worker_range()
     if wanted is None:
-        fitting = max(1, places(cluster.cpus_per_worker, gpu))
+        fitting = max(1, places(cluster.cpus_per_worker, gpu) - beside)
         wanted = (fitting, fitting) if gpu else (min(2, fitting),) * 2
     # An elastic run starts with the workers that there are.
-    require_places(wanted[0], cluster.cpus_per_worker, gpu)
+    require_places(wanted[0] + beside, cluster.cpus_per_worker, gpu, one_validates=beside)
     return Workers(*wanted, gpu)
 
 
@@ -111,7 +115,7 @@ def fit(
         Stopped: The command received a signal, and a checkpoint is written.
     """
     connect()
-    workers = resolve_workers(config.cluster)
+    workers = resolve_workers(config.cluster, beside=config.eval.beside)
     config.smallest_share(workers.most)
     mirror = Mirror.of(run_folder)
     if mirror is not None:
@@ -129,7 +133,8 @@ def fit(
         nullcontext() if mirror is None else Follower(mirror),
     ):
         note = partial(add_note, run_folder) if mirror is None else _print_note
-        work = partial(_until_its_end, trainer, config.cluster, workers, note)
+        places_needed = workers.fewest + config.eval.beside
+        work = partial(_until_its_end, trainer, config.cluster, places_needed, workers.gpu, note)
         end = until_stopped(work, stop, lambda: watch.hopeless)
     if end.error:
         raise UserError(end.error)
@@ -210,16 +215,17 @@ def _train_options(
 def _until_its_end(
     trainer: Callable[[], Any],
     cluster: ClusterConfig,
-    workers: Workers,
+    places_needed: int,
+    gpu: bool,
     note: Callable[[str], None],
 ) -> TrainingEnd:
     """Trains, and again after whatever a restart may help against; raises what it may not."""
     restarts, minutes = Restarts(cluster), cluster.start_minutes
     while True:
         wait_for_nodes(
-            workers.fewest,
+            places_needed,
             cluster.cpus_per_worker,
-            workers.gpu,
+            gpu,
             minutes=minutes,
         )
         try:

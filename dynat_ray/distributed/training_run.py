@@ -70,7 +70,7 @@ def run(
     config, info, loader = resolve(config)
     connect()
     require_shared_storage(out_given)
-    workers = resolve_workers(config.cluster)
+    workers = resolve_workers(config.cluster, beside=config.eval.beside)
     changed = open_run_folder(folder, config, resume=resume)
     mirror = Mirror.of(folder)
     require_everywhere([config.data.path, *([] if mirror else [folder / "config.yaml"])])

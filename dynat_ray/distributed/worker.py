@@ -17,6 +17,7 @@ import torch
 from ray.train import CheckpointUploadMode as Upload
 
 from dynat_ray.atomic_files import atomic_folder
+from dynat_ray.config import RunConfig
 from dynat_ray.distributed.notices import WorkerNotices
 from dynat_ray.distributed.placement_groups import GROUP, current_group
 from dynat_ray.distributed.progress import add_note
@@ -24,6 +25,7 @@ from dynat_ray.distributed.ray_internals import silence_reports
 from dynat_ray.distributed.run_gauges import RunGauges
 from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.distributed.training_end import TrainingEnd
+from dynat_ray.distributed.validation_place import ValidationPlace
 from dynat_ray.storage.background_push import BackgroundPush
 from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_folders
 from dynat_ray.storage.mirror import Mirror
@@ -93,6 +95,9 @@ class RaySession:
             for file in Path(checkpoint.path).iterdir():
                 shutil.copyfile(file, new / file.name)
         return ray.train.Checkpoint.from_directory(kept)
+
+    def validating(self, config: RunConfig) -> ValidationPlace:
+        return ValidationPlace(config, gpu=self.device.type == "cuda")
 
     def files_kept(self) -> None:
         if self._sending is not None:

@@ -138,6 +138,11 @@ def check_space(space: Space, default: RunConfig) -> None:
         raise UserError(
             "data.val_fraction is 0; a search needs held-out images to judge its trials by"
         )
+    if default.eval.beside:
+        raise UserError(
+            "eval.beside is true, but a search judges each epoch before the next, and uses every "
+            "place for trials; leave it out"
+        )
     workers = default.cluster.worker_range()
     if workers is not None and workers[0] != workers[1]:
         raise UserError(

@@ -41,18 +41,21 @@ class CheckpointClock:
         self._steps = 0
         self._next_look = min(_FIRST_LOOK, _STEPS_BETWEEN_LOOKS)
 
-    def agree(self, own_notice: Callable[[], Notice], busy: bool) -> tuple[Notice, bool]:
+    def agree(
+        self, own_notice: Callable[[], Notice], busy: bool, *, at_once: bool = False
+    ) -> tuple[Notice, bool]:
         """Lets the workers agree, now and then; every worker must ask after every step.
 
         Args:
             own_notice: Returns the notice that this worker has.
             busy: Whether it is still writing a checkpoint.
+            at_once: They agree now, whatever was asked since they last did.
 
         Returns:
             What all workers do now, and whether it is known that none of them is busy.
         """
         self._steps += 1
-        if self._steps < self._next_look:
+        if self._steps < self._next_look and not at_once:
             return Notice.NOTHING, False
         now = time.monotonic()
         own = own_notice()

@@ -25,6 +25,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "best_score": (list,),
     "best_epoch": (int,),
     "best_weights": (dict,),
+    "waiting": (list,),
     "model": (dict,),
     "average": (dict, NoneType),
     "optimizer": (dict,),
@@ -69,6 +70,7 @@ def is_well_formed(state: object) -> bool:
         and math.isfinite(state["elapsed"])
         and len(best) == 2
         and all(isinstance(score, int | float) for score in best)
+        and all(map(_is_waiting_epoch, state["waiting"]))
         and (state["record"] is None or _is_record(state["record"]))
         and len(state["random"]) > 0
         and all(isinstance(each, dict) and "cpu" in each for each in state["random"])
@@ -105,7 +107,20 @@ def require_alike(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -
         for name in weights.keys() | wanted.keys()
         if name not in weights or name not in wanted or weights[name].shape != wanted[name].shape
     ]:
-        raise ValueError(f"the best weights differ at {different[0]!r:.100}")
+        raise ValueError(f"weights that it keeps differ at {different[0]!r:.100}")
+
+
+def _is_waiting_epoch(epoch: object) -> bool:
+    if not isinstance(epoch, dict) or epoch.keys() != {"line", "weights"}:
+        return False
+    line, weights = epoch["line"], epoch["weights"]
+    return (
+        isinstance(line, dict)
+        and isinstance(line.get("epoch"), int)
+        and all(isinstance(value, str | int | float | NoneType) for value in line.values())
+        and isinstance(weights, dict)
+        and all(isinstance(value, Tensor) for value in weights.values())
+    )
 
 
 def _is_record(record: dict[str, Any]) -> bool:

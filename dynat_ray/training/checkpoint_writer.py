@@ -53,16 +53,19 @@ class CheckpointWriter:
         self._pool = ThreadPoolExecutor(max_workers=1)
         self._begun: _Begun | None = None
 
-    def look(self) -> Notice:
+    def look(self, *, at_once: bool = False) -> Notice:
         """Returns whether a checkpoint is to be begun; every worker must ask after every step.
 
         If what was begun before is written, it is handed over.
+
+        Args:
+            at_once: Look now; else now and then, since workers have to agree.
 
         Raises:
             SharedUserError: The disk is full or read-only.
         """
         busy = self._begun is not None and not self._begun.written.done()
-        notice, all_idle = self._clock.agree(self._session.notice, busy)
+        notice, all_idle = self._clock.agree(self._session.notice, busy, at_once=at_once)
         if all_idle:
             self.hand_over()
         return notice

@@ -52,7 +52,7 @@ def fetch_data(data: DataConfig, session: Session) -> None:
         return
     if world_size() == 1:
         try:
-            _fetch(data, session.note)
+            fetch_here(data, session.note)
         except UserError as error:
             raise SharedUserError(str(error)) from None
         return
@@ -90,7 +90,7 @@ class _Fetching(threading.Thread):
 
     def run(self) -> None:
         try:
-            _fetch(self._data, self._take)
+            fetch_here(self._data, self._take)
         except Exception as error:  # Whatever it is, the others must hear of it.
             self.error = str(error) or type(error).__name__
 
@@ -98,6 +98,15 @@ class _Fetching(threading.Thread):
         self.line = line
 
 
-def _fetch(data: DataConfig, say: Callable[[str], None]) -> None:
+def fetch_here(data: DataConfig, say: Callable[[str], None]) -> None:
+    """Fetches what this machine lacks of the training data, whatever other machines do.
+
+    Args:
+        data: Where they lie.
+        say: Takes lines that tell how far it is.
+
+    Raises:
+        UserError: They can't be had.
+    """
     for place in filter(None, (data.path, data.extra_path)):
         fetch_split(place, "train", data.loader, say)

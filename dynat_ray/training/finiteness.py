@@ -31,6 +31,7 @@ _COMPUTED = {
     "carried": "the carried perturbations'",
     "record": "the samples' record's",
     "best_weights": "the best model's",
+    "waiting": "an epoch that waits for validation:",
 }
 
 

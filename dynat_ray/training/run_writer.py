@@ -32,21 +32,33 @@ class RunWriter:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._samples: Future[None] | None = None
 
-    def write(self, line: dict[str, Any], record: EpochRecord) -> None:
-        """Writes an epoch's metrics, and begins to write its samples.
+    def write_metrics(self, line: dict[str, Any]) -> None:
+        """Writes an epoch's metrics.
 
         Args:
-            line: The epoch's metrics.
+            line: What `metrics.jsonl` is to say of it.
+
+        Raises:
+            UserError: The folder can't be written.
+        """
+        try:
+            write_metrics(self._folder / "metrics.jsonl", line)
+        except OSError as error:
+            raise self._error(error) from error
+
+    def write_samples(self, epoch: int, record: EpochRecord) -> None:
+        """Begins to write an epoch's samples.
+
+        Args:
+            epoch: Its number, from 0.
             record: Its samples; nobody changes them any more.
 
         Raises:
             UserError: The folder can't be written, or could not since the last call.
         """
         self.wait()
-        epoch = line["epoch"]
         try:
             file = inner_folder(self._folder, "samples") / f"epoch_{epoch:04d}.parquet"
-            write_metrics(self._folder / "metrics.jsonl", line)
         except OSError as error:
             raise self._error(error) from error
         self._samples = self._thread.submit(record.write, file, self._training_samples)

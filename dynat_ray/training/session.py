@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dynat_ray.atomic_files import publish_folder
+from dynat_ray.config import RunConfig
 from dynat_ray.storage.checkpoint_names import (
     CHECKPOINTS,
     CHECKPOINTS_KEPT,
@@ -23,6 +24,8 @@ from dynat_ray.storage.links import inner_folder
 
 if TYPE_CHECKING:
     import torch
+
+    from dynat_ray.training.validation import Validating
 
 
 class Notice(IntEnum):
@@ -85,6 +88,16 @@ class Session(Protocol):
         """
         ...
 
+    def validating(self, config: RunConfig) -> Validating | None:
+        """Returns who validates beside training, on a place of its own; None: there is none.
+
+        Rank 0 asks once.
+
+        Args:
+            config: The run.
+        """
+        ...
+
     def files_kept(self) -> None:
         """Returns when the files in the run's folder are where the run is kept.
 
@@ -130,6 +143,10 @@ class LocalSession:
         publish_folder(folder, inner_folder(self.run_folder, CHECKPOINTS) / name)
         for old in self.checkpoints()[CHECKPOINTS_KEPT:]:
             shutil.rmtree(old)
+
+    def validating(self, config: RunConfig) -> Validating | None:
+        """One process has no other place: training waits."""
+        return None
 
     def files_kept(self) -> None:
         """They are kept where they are written."""

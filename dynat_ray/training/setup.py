@@ -64,8 +64,19 @@ def build_setup(config: RunConfig, session: Session) -> TrainingSetup:
     info = load_info(data.path)
     labels = load_labels(data.path, "train").numpy()
     training, validation = split_training(config, labels)
-    train_loader, validation_loader = _build_loaders(config, session, training, validation)
-    model = _build_model(config, info)
+    train_loader = _build_train_loader(config, session, training)
+    validation_loader = (
+        build_validation_loader(
+            config,
+            validation,
+            device=session.device,
+            rank=session.rank,
+            world_size=session.world_size,
+        )
+        if len(validation)
+        else None
+    )
+    model = build_network(config, info)
     if config.train.activation_checkpointing:
         checkpoint_activations(model)
     memory_format = torch.channels_last if config.train.channels_last else torch.contiguous_format
@@ -82,13 +93,7 @@ def build_setup(config: RunConfig, session: Session) -> TrainingSetup:
     )
 
 
-def _build_loaders(
-    config: RunConfig,
-    session: Session,
-    training: NDArray[np.int64],
-    validation: NDArray[np.int64],
-) -> tuple[Loader, Loader | None]:
-    """Returns the loaders of both parts of the training set; None for an empty validation part."""
+def _build_train_loader(config: RunConfig, session: Session, training: NDArray[np.int64]) -> Loader:
     data = config.data
     plan = BatchPlan(
         batch_size=config.train.batch_size,
@@ -97,30 +102,49 @@ def _build_loaders(
         rank=session.rank,
         world_size=session.world_size,
     )
-    options = ReadingOptions(
-        device=session.device,
-        kind=data.loader,
-        threads=data.loader_threads,
-        channels_last=config.train.channels_last,
-        image_size=data.image_size,
+    options = replace(
+        _reading_options(config, session.device), resized_crop="resized-crop" in data.augment
     )
-    train_loader = build_loader(
-        data.path,
-        "train",
-        training,
-        plan,
-        replace(options, resized_crop="resized-crop" in data.augment),
-        ExtraImages(data.extra_path, data.extra_fraction) if data.extra_path else None,
-    )
-    if len(validation) == 0:
-        return train_loader, None
-    in_order = replace(
-        plan,
-        batch_size=config.eval.batch_size * session.world_size,
+    extra = ExtraImages(data.extra_path, data.extra_fraction) if data.extra_path else None
+    return build_loader(data.path, "train", training, plan, options, extra)
+
+
+def build_validation_loader(
+    config: RunConfig,
+    held_out: NDArray[np.int64],
+    *,
+    device: torch.device,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Loader:
+    """Returns a loader of a worker's part of the images held out for validation, in their order.
+
+    Args:
+        config: The run.
+        held_out: Positions of all of them in the training set, from `split_training`.
+        device: Where images go.
+        rank: The worker's number.
+        world_size: How many share them.
+    """
+    plan = BatchPlan(
+        batch_size=config.eval.batch_size * world_size,
+        seed=config.train.seed,
         shuffle=False,
         balance=False,
+        rank=rank,
+        world_size=world_size,
     )
-    return train_loader, build_loader(data.path, "train", validation, in_order, options)
+    return build_loader(config.data.path, "train", held_out, plan, _reading_options(config, device))
+
+
+def _reading_options(config: RunConfig, device: torch.device) -> ReadingOptions:
+    return ReadingOptions(
+        device=device,
+        kind=config.data.loader,
+        threads=config.data.loader_threads,
+        channels_last=config.train.channels_last,
+        image_size=config.data.image_size,
+    )
 
 
 def split_training(
@@ -157,7 +181,7 @@ def check_run(
         The loader that `data.loader` stands for here.
     """
     load_labels(config.data.path, "train")
-    model = _build_model(config, info, say)
+    model = build_network(config, info, say)
     augmentation, method = _build_parts(config, info, model)
     _check_smallest_batch(config, model)
     if config.data.first_image_size:
@@ -196,9 +220,19 @@ def _check_smallest_batch(config: RunConfig, model: Classifier) -> None:
         ) from None
 
 
-def _build_model(
+def build_network(
     config: RunConfig, info: DatasetInfo, say: Callable[[str], None] | None = None
 ) -> Classifier:
+    """Returns the run's network on the CPU with its first weights, the same on all workers.
+
+    Args:
+        config: The run.
+        info: Of its data set.
+        say: Takes sentences that a user should know of these weights.
+
+    Raises:
+        UserError: There is none such.
+    """
     if config.model.pretrained and config.model.init_from:
         raise UserError("model.pretrained and model.init_from exclude each other; give one")
     # The same first weights on all workers, whatever their other random numbers are.

@@ -41,6 +41,20 @@ class BestModel:
 
 
 @dataclass
+class WaitingEpoch:
+    """An epoch that is trained, and whose line in the metrics waits for its validation.
+
+    Attributes:
+        line: What is known of it already.
+        weights: What is to be validated: state of the evaluated network, on the CPU; empty where
+            nothing is.
+    """
+
+    line: dict[str, Any]
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
 class Progress:
     """Where a run is.
 
@@ -52,7 +66,8 @@ class Progress:
         units: Units of compute that all workers have spent (`dynat_ray.forward_units`).
         units_before: Those that were spent when the epoch began.
         elapsed: Seconds of training done, restarts left out.
-        best: The best model so far.
+        best: The best model so far, on rank 0.
+        waiting: Epochs whose validation is not done, oldest first, on rank 0.
         most_attacked: Largest share of samples, in percent, that an epoch's attacks have changed.
         attacks_stopped: The user was told that there are none any more.
     """
@@ -65,6 +80,7 @@ class Progress:
     units_before: int = 0
     elapsed: float = 0.0
     best: BestModel = field(default_factory=BestModel)
+    waiting: list[WaitingEpoch] = field(default_factory=list)
     most_attacked: float = 0.0
     attacks_stopped: bool = False
 
@@ -90,6 +106,7 @@ def collect_state(
         "best_score": list(progress.best.score),
         "best_epoch": progress.best.epoch,
         "best_weights": progress.best.weights,
+        "waiting": [vars(each) for each in progress.waiting],
         "most_attacked": progress.most_attacked,
         "attacks_stopped": progress.attacks_stopped,
         "model": networks.core.state_dict(),
@@ -171,8 +188,9 @@ def _restore_weights(
     method.extra.load_state_dict(state["extra"])
     if carried is not None and state["carried"] is not None:
         carried.load_state_dict(state["carried"])
-    if state["best_weights"]:
-        require_alike(state["best_weights"], networks.evaluated.state_dict())
+    kept = [state["best_weights"], *(each["weights"] for each in state["waiting"])]
+    for weights in filter(None, kept):
+        require_alike(weights, networks.evaluated.state_dict())
 
 
 def _restore_random_state(states: list[dict[str, Tensor]], rank: int, device: torch.device) -> None:
@@ -194,6 +212,7 @@ def _progress_of(state: dict[str, Any]) -> Progress:
         units_before=state["units_before"],
         elapsed=state["elapsed"],
         best=BestModel(tuple(state["best_score"]), state["best_epoch"], state["best_weights"]),
+        waiting=[WaitingEpoch(each["line"], each["weights"]) for each in state["waiting"]],
         most_attacked=float(state.get("most_attacked", 0.0)),
         attacks_stopped=bool(state.get("attacks_stopped", False)),
     )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dynat_ray.acceleration.switch import cpu_kernels
+from dynat_ray.collectives import max_over_workers
 from dynat_ray.config import RunConfig
 from dynat_ray.data import Batch, RawBatch
 from dynat_ray.hardware import device_name, peak_memory_bytes
@@ -21,19 +22,22 @@ from dynat_ray.training.attack_watch import AttackWatch
 from dynat_ray.training.checkpoint_writer import CheckpointWriter
 from dynat_ray.training.course import Course
 from dynat_ray.training.device import usable_precision
+from dynat_ray.training.epoch_validation import EpochValidation
 from dynat_ray.training.fetching import fetch_data
 from dynat_ray.training.final_models import save_models
-from dynat_ray.training.finiteness import ADVICE, FiniteWatch, require_finite_state
+from dynat_ray.training.finiteness import FiniteWatch, require_finite_state
 from dynat_ray.training.optimisation import build_optimizer, learning_rate, set_learning_rate
 from dynat_ray.training.resolution import shrunk
 from dynat_ray.training.resuming import resume
 from dynat_ray.training.session import Notice, Session
 from dynat_ray.training.setup import TrainingSetup, build_setup
-from dynat_ray.training.state import BestModel, collect_state, weights_on_cpu
+from dynat_ray.training.state import collect_state
 from dynat_ray.training.step import Stepper, wrap
 from dynat_ray.training.telemetry import EpochRecord, SampleLog
 from dynat_ray.training.timing import LoaderTime, find_slow_worker
-from dynat_ray.training.validation import ValidationAccuracy, validate
+
+# Epochs that may wait for their validation beside training; their weights are in rank 0's memory.
+_MOST_WAITING = 3
 
 
 def train(config: RunConfig, session: Session) -> None:
@@ -93,6 +97,7 @@ class Trainer:
         length = RunLength.of(config.train)
         self.course = Course(length, self.progress, setup.train_loader, session.device)
         self._epochs_done = self.course.epochs
+        self.validation = EpochValidation(config, session, setup, self.networks, self.progress)
         self._finite = FiniteWatch(0)
         self._attacks = AttackWatch(config, setup.info.num_classes)
         self._loader_time = LoaderTime()
@@ -104,6 +109,8 @@ class Trainer:
         try:
             while not self.course.now.over:
                 self.end_epoch(self.train_epoch())
+            while (notice := self._wait_for_validation(most=0)) >= Notice.SAVE:
+                self.checkpoints.comply(notice)
         except SharedUserError:
             # What was saved before the mistake is worth keeping.
             self.checkpoints.hand_over(wait=True)
@@ -170,13 +177,12 @@ class Trainer:
         """
         progress, config = self.progress, self.config
         last = self.course.now.over
-        accuracy = self._validate(last)
-        is_best = accuracy is not None and self._keep_if_best(accuracy)
-        line = {} if record is None else self._metrics_line(record, accuracy, is_best)
-        on_all_workers(lambda: self._write_epoch(line, record))
+        line = {} if record is None else self._metrics_line(record)
+        self.validation.end_epoch(line, last=last)
+        on_all_workers(lambda: self._write_epoch(record))
         if self.session.rank == 0:
             record_acceleration(self.session, self.networks)
-        notice = self.checkpoints.look()
+        notice = self._wait_for_validation(most=_MOST_WAITING)
         due = progress.epoch % config.train.checkpoint_epochs == 0
         if last or due or notice != Notice.NOTHING:
             self._begin_checkpoint(line)
@@ -240,31 +246,25 @@ class Trainer:
         self.setup.writer.wait()
         self.session.files_kept()
 
-    def _validate(self, last: bool) -> ValidationAccuracy | None:
-        loader = self.setup.validation_loader
-        if loader is None or not (last or self.progress.epoch % self.config.eval.every_epochs == 0):
-            return None
-        accuracy = validate(self.networks.evaluated, loader, self.config)
-        if accuracy.undefined:
-            raise SharedUserError(
-                f"the logits of {accuracy.undefined} of {accuracy.images} validation images are "
-                f"not finite after epoch {self.progress.epoch - 1}; {ADVICE}"
-            )
-        return accuracy
+    def _wait_for_validation(self, *, most: int) -> Notice:
+        """Returns when at most so many epochs wait for theirs, or a notice asks for a checkpoint.
 
-    def _keep_if_best(self, accuracy: ValidationAccuracy) -> bool:
-        """Keeps the weights if none before were better; returns whether."""
-        progress = self.progress
-        score = self.setup.method.score(accuracy.clean, accuracy.robust)
-        is_best = score > progress.best.score
-        if is_best:
-            weights = weights_on_cpu(self.networks.evaluated)
-            progress.best = BestModel(score, progress.epoch - 1, weights)
-        return is_best
+        Returns:
+            The notice.
+        """
+        notice = self.checkpoints.look()
+        while notice < Notice.SAVE and self._are_waiting(most):
+            notice = self.checkpoints.look(at_once=True)
+        return notice
 
-    def _metrics_line(
-        self, record: EpochRecord, accuracy: ValidationAccuracy | None, is_best: bool
-    ) -> dict[str, Any]:
+    def _are_waiting(self, most: int) -> bool:
+        """Returns, alike on all workers, whether more epochs wait; if so, a second later."""
+        more = self.validation.waiting > most
+        on_all_workers(lambda: self._write_finished(1.0 if more else 0.0))
+        return bool(max_over_workers(torch.tensor(int(more), device=self.session.device)))
+
+    def _metrics_line(self, record: EpochRecord) -> dict[str, Any]:
+        """Returns what the metrics say of an epoch that is not validated yet."""
         progress, session = self.progress, self.session
         return {
             "epoch": progress.epoch - 1,
@@ -275,8 +275,8 @@ class Trainer:
             "loss": record.loss,
             "train_clean_accuracy": record.clean_accuracy(),
             "train_robust_accuracy": record.robust_accuracy(),
-            "validation_clean_accuracy": accuracy.clean if accuracy else None,
-            "validation_robust_accuracy": accuracy.robust if accuracy else None,
+            "validation_clean_accuracy": None,
+            "validation_robust_accuracy": None,
             "attacked_share": record.attacked_share(),
             "mean_eps": record.attacked_mean("eps"),
             "mean_attack_steps": record.attacked_mean("attack_steps"),
@@ -290,14 +290,18 @@ class Trainer:
             "workers": session.world_size,
             "device_name": device_name(session.device),
             "precision": usable_precision(self.config.train.precision, session.device),
-            "best": is_best,
+            "best": False,
         }
 
-    def _write_epoch(self, line: dict[str, Any], record: EpochRecord | None) -> bool:
-        """Writes an epoch's files on rank 0, which has the record."""
-        if record is None:
-            return True
-        self.setup.writer.write(line, record)
+    def _write_epoch(self, record: EpochRecord | None) -> bool:
+        """Writes an epoch's samples on rank 0, which has them, and all metrics that are whole."""
+        if record is not None:
+            self.setup.writer.write_samples(self.progress.epoch - 1, record)
+        return self._write_finished()
+
+    def _write_finished(self, seconds: float = 0.0) -> bool:
+        for line in self.validation.finished(seconds):
+            self.setup.writer.write_metrics(line)
         return True
 
     def _note_precision(self) -> None:

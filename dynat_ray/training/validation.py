@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -36,6 +38,22 @@ class ValidationAccuracy:
     robust: float
     images: int
     undefined: int
+
+
+class Validating(Protocol):
+    """Who validates weights while training goes on."""
+
+    def begin(self, weights: dict[str, Tensor]) -> Future[ValidationAccuracy]:
+        """Begins to validate, after whatever was begun before; returns what it will give.
+
+        Args:
+            weights: State of a network of the run; nobody changes it any more.
+        """
+        ...
+
+    def problem(self) -> str:
+        """Returns why nothing is validated, after a while of patience; empty: it is, or may be."""
+        ...
 
 
 def validate(network: nn.Module, loader: Loader, config: RunConfig) -> ValidationAccuracy:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
 from dynat_ray.settings import override
-from dynat_ray.training import trainer
+from dynat_ray.training import epoch_validation, trainer
 from dynat_ray.training.agreement import SharedUserError
 from dynat_ray.training.checkpoint import read_checkpoint, write_checkpoint
 from dynat_ray.training.finiteness import (
@@ -293,8 +293,8 @@ def test_a_validation_that_is_not_finite_ends_the_run(
         finally:
             handle.remove()
 
-    validated = trainer.validate
-    monkeypatch.setattr(trainer, "validate", validate)
+    validated = epoch_validation.validate
+    monkeypatch.setattr(epoch_validation, "validate", validate)
     with pytest.raises(
         SharedUserError,
         match="^the logits of 20 of 20 validation images are not finite after epoch 0;",

@@ -15,7 +15,7 @@ from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
 from dynat_ray.settings import override
 from dynat_ray.storage.metrics import read_metrics
-from dynat_ray.training import telemetry, trainer
+from dynat_ray.training import epoch_validation, telemetry
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.trainer import train
 
@@ -37,7 +37,7 @@ def test_training_goes_on_meanwhile_and_its_checkpoint_waits(
 ) -> None:
     """No row of the first epoch is written until the second one's steps are done."""
     disk, there = threading.Event(), []
-    write, validate = telemetry.EpochRecord.write, trainer.validate
+    write, validate = telemetry.EpochRecord.write, epoch_validation.validate
 
     def slow(self: telemetry.EpochRecord, file: Path, training_samples: int) -> None:
         assert disk.wait(60)
@@ -50,7 +50,7 @@ def test_training_goes_on_meanwhile_and_its_checkpoint_waits(
         return validate(*given)
 
     monkeypatch.setattr(telemetry.EpochRecord, "write", slow)
-    monkeypatch.setattr(trainer, "validate", look)
+    monkeypatch.setattr(epoch_validation, "validate", look)
     train(override(small_config, {"train.epochs": 2}), LocalSession(tmp_path, CPU))
     # Neither rows nor checkpoint: a run that dies now does the epoch again.
     assert there == [([], []), ([], [])]
@@ -102,7 +102,7 @@ def test_files_are_sent_while_training_goes_on_and_before_their_checkpoint(
             assert store.wait(60)
             sent.append((list(samples(tmp_path)), names(tmp_path)))
 
-    validate = trainer.validate
+    validate = epoch_validation.validate
 
     def look(*given: Any) -> Any:
         there.append((list(sent), names(tmp_path)))
@@ -110,7 +110,7 @@ def test_files_are_sent_while_training_goes_on_and_before_their_checkpoint(
             store.set()
         return validate(*given)
 
-    monkeypatch.setattr(trainer, "validate", look)
+    monkeypatch.setattr(epoch_validation, "validate", look)
     train(override(small_config, {"train.epochs": 2}), Mirrored(tmp_path, CPU))
     assert there == [([], []), ([], [])]
     first, second = "epoch_0000.parquet", "epoch_0001.parquet"
