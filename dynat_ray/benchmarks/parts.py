@@ -98,7 +98,7 @@ def _stopping(options: Namespace) -> dict[str, Any]:
         raise UserError("'stopping' needs a trained run: give --run RUN")
     from dynat_ray.benchmarks import stopping
     from dynat_ray.benchmarks.turns import in_environment
-    from dynat_ray.training.device import KEEP_FREED_MEMORY
+    from dynat_ray.training.freed_memory import KEEP_FREED_MEMORY
 
     # As workers train.
     variables = KEEP_FREED_MEMORY if options.device == "cpu" else {}

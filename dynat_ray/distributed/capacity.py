@@ -19,8 +19,15 @@ from dynat_ray.distributed.ray_internals import HEAD_NODE, starts_nodes
 from dynat_ray.errors import UserError
 
 LIMITS = "DYNAT_RAY_CLUSTER_LIMITS"
-# What a run's own process on the head and its training's controller were seen to take.
-_BYTES_PER_RUN = 900_000_000
+# What runs were seen to take of the head's memory, in processes that nobody shares with them: Ray
+# Train's controller and its helpers 0.6 GB, a run's own process the rest.
+TRIAL_BYTES = 800_000_000
+RUN_BYTES = 1_200_000_000
+"""Its own process evaluates, so that it has PyTorch; a trial's has not."""
+# The command, and Ray itself.
+_BYTES_OF_OTHERS = 1_500_000_000
+HEAD_TASKS_SHARE = 0.1
+"""Of the head's memory, for what `dynat_ray.distributed.head_tasks` does there."""
 _VALIDATES = " (one of them to validate: eval.beside)"
 _KIND = re.compile(r"(\d+)x(?:CPU=(\d+))(?:,GPU=(\d+))?")
 
@@ -148,7 +155,9 @@ def require_places(
     )
 
 
-def side_by_side(workers: int, cpus_per_worker: int, gpu: bool) -> int:
+def side_by_side(
+    workers: int, cpus_per_worker: int, gpu: bool, head_bytes: int = TRIAL_BYTES
+) -> int:
     """Returns how many runs fit on the cluster at once, or on what it may grow to.
 
     Each has a group of workers, and processes of its own on the head.
@@ -157,12 +166,15 @@ def side_by_side(workers: int, cpus_per_worker: int, gpu: bool) -> int:
         workers: Of one group.
         cpus_per_worker: CPU cores each.
         gpu: A GPU each.
+        head_bytes: Of the head's memory, for each run.
     """
     groups = places(cpus_per_worker, gpu) // workers
-    return min(max(groups, 1) if grows_unknown() else groups, _runs_on_head())
+    free = (1 - HEAD_TASKS_SHARE) * head_memory() - _BYTES_OF_OTHERS
+    on_head = max(1, int(free // head_bytes))
+    return min(max(groups, 1) if grows_unknown() else groups, on_head)
 
 
-def _runs_on_head() -> int:
-    """Returns how many runs' own processes the head's memory holds."""
+def head_memory() -> float:
+    """Returns how many bytes of memory Ray says that the head has."""
     heads = [node["Resources"] for node in ray.nodes() if HEAD_NODE in node["Resources"]]
-    return max(1, int(heads[0].get("memory", 0) // _BYTES_PER_RUN)) if heads else 1
+    return float(heads[0].get("memory", 0)) if heads else 0.0

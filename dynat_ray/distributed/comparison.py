@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dynat_ray.distributed.capacity import side_by_side
+from dynat_ray.distributed.capacity import RUN_BYTES, side_by_side
 from dynat_ray.distributed.cluster import connect, require_shared_storage
 from dynat_ray.shown_text import shown_text
 from dynat_ray.storage.json_file import read_json
@@ -106,7 +106,8 @@ def compare(
     connect()
     require_shared_storage(out_given)
     workers = resolve_workers(common.cluster)
-    slots = side_by_side(workers.fewest, common.cluster.cpus_per_worker, workers.gpu)
+    cpus = common.cluster.cpus_per_worker
+    slots = side_by_side(workers.fewest, cpus, workers.gpu, RUN_BYTES)
     _open(folder, common, resume=resume)
     seeds: dict[str, list[int]] = {}
     for each in runs:

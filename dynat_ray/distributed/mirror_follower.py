@@ -15,15 +15,21 @@ _METRICS = "metrics.jsonl"
 _SAMPLES = "samples"
 
 
-def fetch_measured(run_folder: Path) -> None:
-    """Fetches metrics, notes and samples of a run whose workers write to a store, if it answers.
+def fetch_metrics(run_folder: Path) -> None:
+    """Fetches metrics and notes of a run whose workers write to a store, if it answers.
 
     Who ends such a run from outside has to: its own process can't any more.
     """
-    mirror, samples = Mirror.of(run_folder), Mirror.of(run_folder / _SAMPLES)
-    if mirror is not None and samples is not None:
+    if mirror := Mirror.of(run_folder):
         with suppress(UserError):
             mirror.pull(only=(_METRICS, NOTES))
+
+
+def fetch_measured(run_folder: Path) -> None:
+    """Fetches samples, too, of which there are many."""
+    fetch_metrics(run_folder)
+    if samples := Mirror.of(run_folder / _SAMPLES):
+        with suppress(UserError):
             samples.pull()
 
 

@@ -15,10 +15,8 @@ from types import FrameType
 from typing import Any
 
 import ray.train
-from ray.train.torch import TorchConfig
 
-from dynat_ray.distributed.ray_internals import open_store_with, preemption_info
-from dynat_ray.distributed.rendezvous import listen_on_little, node_address, open_store
+from dynat_ray.distributed.ray_internals import preemption_info
 from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.training.session import Notice
 
@@ -26,8 +24,6 @@ _SIGTERM_STATUS = 128 + signal.SIGTERM  # What a shell calls the exit of a proce
 _SECONDS_BETWEEN_POLLS = 0.5
 # A worker that received SIGTERM ends then at the latest, whatever it is in the middle of.
 _GRACE_SECONDS = 120.0
-# Ray's way to set up the process group of PyTorch; its static type is none that can be extended.
-_TorchBackend: Any = TorchConfig().backend_cls
 
 
 class _WorkerSignal:
@@ -36,8 +32,8 @@ class _WorkerSignal:
     received = False
 
 
-def _listen_to_sigterm() -> None:
-    """Runs on a worker's main thread, where alone signals can be listened to."""
+def listen_to_sigterm() -> None:
+    """Makes a worker listen to SIGTERM; on its main thread, where alone that can be done."""
 
     def receive(number: int, frame: FrameType | None) -> None:
         if not _WorkerSignal.received:
@@ -47,29 +43,6 @@ def _listen_to_sigterm() -> None:
             last.start()
 
     signal.signal(signal.SIGTERM, receive)
-
-
-class _ListeningBackend(_TorchBackend):
-    def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        machines = set(worker_group.execute(node_address))
-        worker_group.execute(listen_on_little, one_machine=len(machines) == 1)
-        open_store_with(open_store)
-        super().on_start(worker_group, backend_config)
-
-    def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
-        super().on_training_start(worker_group, backend_config)
-        worker_group.execute(_listen_to_sigterm)
-
-
-class ListeningTorch(TorchConfig):
-    """PyTorch's process group, on workers that a SIGTERM does not end at once.
-
-    It listens on loopback where all workers are on one machine.
-    """
-
-    @property
-    def backend_cls(self) -> type[_ListeningBackend]:
-        return _ListeningBackend
 
 
 class FlagDown(ray.train.UserCallback):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -151,15 +150,12 @@ def silence_reports() -> None:
     context.logger.setLevel(logging.CRITICAL)
 
 
-def open_store_with(opener: Callable[[], tuple[str, int]]) -> None:
-    """Has the first worker of a training open the store of its process group with `opener`.
+def data_parallel_trainer() -> Any:
+    """Returns Ray Train's trainer for any process group.
 
-    Ray Train itself asks that worker for its address and a port that is free, and PyTorch then
-    opens the store there, on all interfaces; `TorchConfig` takes no store.
-
-    Args:
-        opener: Runs on that worker; returns address and port of the store.
+    `ray.train.torch.TorchTrainer` is the same with a public name, and imports PyTorch; the name in
+    `ray.train.data_parallel_trainer` is that of an older API.
     """
-    import ray.train.torch.config
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    ray.train.torch.config.get_address_and_port = opener
+    return DataParallelTrainer

@@ -1,4 +1,8 @@
-"""A training run through Ray Train: start the workers, follow them, collect what they say."""
+"""A training run through Ray Train: start the workers, follow them, collect what they say.
+
+Neither the process that does so nor Ray Train's controller needs PyTorch, whose memory the head
+would need for each run: only workers import it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dynat_ray.distributed.capacity import has_gpus, places, require_places
 from dynat_ray.distributed.cluster import connect
@@ -17,26 +21,25 @@ from dynat_ray.distributed.cluster import connect
 # isort: split
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
-from ray.train.torch import TorchTrainer
 
 import dynat_ray.config as settings
 from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.distributed.graceful_stop import until_stopped
 from dynat_ray.distributed.mirror_follower import Follower
-from dynat_ray.distributed.notices import FlagDown, ListeningTorch
+from dynat_ray.distributed.notices import FlagDown
 from dynat_ray.distributed.place_watch import PlaceWatch
+from dynat_ray.distributed.process_group import ProcessGroup
 from dynat_ray.distributed.progress import ProgressPrinter, add_note
+from dynat_ray.distributed.ray_internals import data_parallel_trainer
 from dynat_ray.distributed.restarts import Restarts
 from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.distributed.training_end import TrainingEnd
 from dynat_ray.distributed.waiting_for_nodes import wait_for_nodes
-from dynat_ray.distributed.worker import run_worker
 from dynat_ray.errors import Stopped, UserError, disk_error
 from dynat_ray.shown_text import shown_text
-from dynat_ray.storage.checkpoint_names import CHECKPOINTS
+from dynat_ray.storage.checkpoint_names import CHECKPOINTS, CHECKPOINTS_KEPT
 from dynat_ray.storage.mirror import Mirror
-from dynat_ray.training.device import KEEP_FREED_MEMORY
-from dynat_ray.training.session import CHECKPOINTS_KEPT
+from dynat_ray.training.freed_memory import KEEP_FREED_MEMORY
 
 # A run on fewer nodes than it may have looks for more this often; each change costs a restart.
 _SECONDS_BETWEEN_RESIZES = 60.0
@@ -146,22 +149,28 @@ def _trainer(
     own: StopFlag,
     workers: Workers,
     callbacks: Sequence[UserCallback],
-) -> TorchTrainer:
-    return TorchTrainer(
-        # Ray's static types are those of its older API.
-        run_worker,  # type: ignore[arg-type]
+) -> Any:
+    """Returns what trains when its `fit` is called."""
+    return data_parallel_trainer()(
+        _run_worker,
         train_loop_config={
             "run_folder": str(run_folder),
             "address": "" if mirror is None else mirror.address,
             "stop_flag": own.name,
             "training": own.training,
         },
-        torch_config=ListeningTorch(timeout_s=_COLLECTIVE_TIMEOUT),
+        backend_config=ProcessGroup(workers.gpu, _COLLECTIVE_TIMEOUT),
         scaling_config=_scaling(config.cluster, workers),
         run_config=_train_options(
             config.cluster, workers, run_folder, mirror, [*callbacks, FlagDown(own)]
         ),
     )
+
+
+def _run_worker(arguments: dict[str, str]) -> TrainingEnd:
+    from dynat_ray.distributed.worker import run_worker
+
+    return run_worker(arguments)
 
 
 def _seconds_between_polls(workers: int) -> float:
@@ -204,7 +213,7 @@ def _train_options(
 
 
 def _until_its_end(
-    trainer: Callable[[], TorchTrainer],
+    trainer: Callable[[], Any],
     cluster: ClusterConfig,
     places_needed: int,
     gpu: bool,
@@ -221,7 +230,8 @@ def _until_its_end(
         )
         try:
             result = trainer().fit()
-            return result.return_value or TrainingEnd()  # type: ignore[attr-defined]
+            end: TrainingEnd = result.return_value or TrainingEnd()
+            return end
         except ray.train.TrainingFailedError as error:
             sentence = restarts.allow(error)
             if not sentence:

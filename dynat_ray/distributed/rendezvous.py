@@ -3,16 +3,24 @@
 PyTorch's store listens on every interface, gloo and NCCL on that of the machine's name, and none of
 them asks who connects. Workers that share a machine need its loopback alone; on several machines
 the store listens on the address by which Ray knows its machine.
+
+Workers call what is here, and Ray Train's controller has it called: so PyTorch is imported where it
+is used.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 # isort: split
+import ray.train
 import ray.util
-from torch.distributed import TCPStore
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore
 
 _LOOPBACK = "127.0.0.1"
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -44,6 +52,8 @@ def open_store() -> tuple[str, int]:
     Returns:
         The address and the port that all workers give to PyTorch.
     """
+    from torch.distributed import TCPStore
+
     address = os.environ[_ADDRESS]
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     place = socket.socket(family, socket.SOCK_STREAM)
@@ -60,6 +70,42 @@ def open_store() -> tuple[str, int]:
         )
     ]
     return address, port
+
+
+def join_group(place: tuple[str, int], *, gpu: bool, seconds: float) -> None:
+    """Joins the process group, on each worker of a training.
+
+    Args:
+        place: Address and port of the store, from `open_store`.
+        gpu: Tensors on GPUs are sent, and no others.
+        seconds: Workers may wait for one another so long.
+    """
+    from torch import distributed
+
+    here = ray.train.get_context()
+    # What `torchrun` sets: code of others may look for it, too.
+    os.environ.update(
+        MASTER_ADDR=place[0],
+        MASTER_PORT=str(place[1]),
+        RANK=str(here.get_world_rank()),
+        WORLD_SIZE=str(here.get_world_size()),
+        LOCAL_RANK=str(here.get_local_rank()),
+        LOCAL_WORLD_SIZE=str(here.get_local_world_size()),
+        NODE_RANK=str(here.get_node_rank()),
+    )
+    # A worker whose NCCL hangs ends, and all of them start again.
+    os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    distributed.init_process_group(
+        "nccl" if gpu else "gloo", init_method="env://", timeout=timedelta(seconds=seconds)
+    )
+
+
+def leave_group() -> None:
+    """Leaves the process group, on each worker that is still there."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _loopback_interface() -> str:

@@ -15,15 +15,14 @@ from ray.tune.search import Searcher
 
 from dynat_ray import interrupt
 from dynat_ray.config import RunConfig
-from dynat_ray.data import load_info
-from dynat_ray.distributed.mirror_follower import fetch_measured
+from dynat_ray.distributed.head_tasks import on_head
+from dynat_ray.distributed.mirror_follower import fetch_metrics
 from dynat_ray.distributed.placement_groups import GROUP, remove_group_later
 from dynat_ray.distributed.ray_trainer import fit, resolve_workers
 from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.distributed.tracker_follower import TrackerFollower
 from dynat_ray.distributed.tune_reports import SPENT, ReportToTune, tune_report
 from dynat_ray.errors import Stopped, UserError
-from dynat_ray.report import write_report
 from dynat_ray.searching.proposals import Proposals
 from dynat_ray.searching.search_objectives import OBJECTIVES
 from dynat_ray.searching.study import Search, read_search
@@ -37,15 +36,12 @@ from dynat_ray.searching.trial_records import (
     write_trial,
 )
 from dynat_ray.settings import override
-from dynat_ray.storage.environment import write_environment
 from dynat_ray.storage.lease import lease
 from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.run_folder import open_run_folder
 from dynat_ray.storage.run_length import RunLength
 from dynat_ray.tracking.run_trackers import RUN_FILES, run_trackers
-from dynat_ray.training.final_models import is_trained
-from dynat_ray.training.setup import check_run
 
 _ROBUST = OBJECTIVES["robust"]
 
@@ -58,6 +54,8 @@ def trial_config(search: Search, trial: Trial) -> RunConfig:
 
 def run_trial(proposal: dict[str, Any]) -> None:
     """Trains one trial in its run folder; runs in a process of its own that takes no CPU.
+
+    It lives as long as the trial and imports no PyTorch: what needs it is done beside.
 
     A failure is recorded and not raised, so that Tune goes on without a word. Only the death of
     another process is left to `Proposer`, who knows whether the trial was being ended.
@@ -89,22 +87,46 @@ def _train(search_folder: Path, trial: Trial, folder: Path, stop: StopFlag) -> N
     """Trains a trial, unless that is done, and writes its report."""
     config = trial_config(read_search(search_folder), trial)
     length = RunLength.of(config.train)
-    if not is_trained(folder, length):
-        loader = check_run(config, load_info(config.data.path))
-        open_run_folder(folder, config, resume=True)
-        low, _, gpu = resolve_workers(config.cluster)
-        facts = {"workers": str(low), "device": "cuda" if gpu else "cpu", "loader": loader}
-        command = f"trial {trial.number} of the search {search_folder}"
-        write_environment(folder, facts, command)
+    if on_head(_is_to_train, search_folder, trial.number):
         trackers = run_trackers(config, folder)
         with TrackerFollower(trackers):
             fit(config, folder, callbacks=[ReportToTune(length)], quiet=True, stop=stop)
-        write_report(folder)
+        on_head(write_trial_report, folder)
         trackers.end("finished", files=RUN_FILES)
     else:
-        write_report(folder)
+        on_head(write_trial_report, folder)
     if mirror := Mirror.of(folder):
         mirror.push()
+
+
+def _is_to_train(search_folder: Path, number: int) -> bool:
+    """Returns whether a trial's models are still to be trained; its run folder is then ready.
+
+    Raises:
+        UserError: Its settings can't work.
+    """
+    from dynat_ray.data import load_info
+    from dynat_ray.storage.environment import write_environment
+    from dynat_ray.training.final_models import is_trained
+    from dynat_ray.training.setup import check_run
+
+    folder = trial_folder(search_folder, number)
+    config = trial_config(read_search(search_folder), read_trial(search_folder, number))
+    if is_trained(folder, RunLength.of(config.train)):
+        return False
+    loader = check_run(config, load_info(config.data.path))
+    open_run_folder(folder, config, resume=True)
+    low, _, gpu = resolve_workers(config.cluster)
+    facts = {"workers": str(low), "device": "cuda" if gpu else "cpu", "loader": loader}
+    write_environment(folder, facts, f"trial {number} of the search {search_folder}")
+    return True
+
+
+def write_trial_report(folder: Path) -> None:
+    """Writes the report of a trial's run folder; imports what draws it."""
+    from dynat_ray.report import write_report
+
+    write_report(folder)
 
 
 class Proposer(Searcher):
@@ -157,7 +179,8 @@ class Proposer(Searcher):
         if result and result.get(GROUP):
             remove_group_later(result[GROUP])
         number = self._numbers[trial_id]
-        fetch_measured(trial_folder(self._folder, number))
+        # All other trials wait for this; their samples are fetched in the end, side by side.
+        fetch_metrics(trial_folder(self._folder, number))
         trial = read_trial(self._folder, number)
         if error and trial.state == "running" and not interrupt.received():
             trial = replace(trial, state="failed", error="its process died, perhaps out of memory")

@@ -15,13 +15,18 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 
 from dynat_ray.distributed.graceful_stop import until_stopped
+from dynat_ray.distributed.head_tasks import begin_on_head
 from dynat_ray.distributed.mirror_follower import fetch_measured
 from dynat_ray.distributed.placement_groups import remove_all_groups
 from dynat_ray.distributed.ray_internals import HEAD_NODE
 from dynat_ray.distributed.search_progress import SearchPrinter
 from dynat_ray.distributed.stop_flag import StopFlag
-from dynat_ray.distributed.trials import EarlyStopper, Proposer, run_trial
-from dynat_ray.report import write_report
+from dynat_ray.distributed.trials import (
+    EarlyStopper,
+    Proposer,
+    run_trial,
+    write_trial_report,
+)
 from dynat_ray.searching.study import Search
 from dynat_ray.searching.trial_records import read_trials, trial_folder
 
@@ -113,12 +118,11 @@ def _early_stopper(folder: Path, search: Search) -> EarlyStopper | None:
 
 
 def _write_missing_reports(folder: Path) -> None:
-    """Writes the report of trials that were stopped, on as many CPUs as this machine has."""
-    # Nowhere else: where the search is kept in a store, the folder is of this machine.
-    share = {HEAD_NODE: round(1 / (os.cpu_count() or 1), 4)}
-    write = ray.remote(num_cpus=0, resources=share)(write_report)
+    """Writes the report of trials that were stopped, many at once."""
+    # Nowhere else: where the search is kept in a store, the folder is of this machine. No trial
+    # runs any more, so that its memory is free.
     answers = {
-        trial.number: write.remote(path)
+        trial.number: begin_on_head(write_trial_report, path, memory_share=0.5)
         for trial in read_trials(folder)
         if trial.metrics
         and not ((path := trial_folder(folder, trial.number)) / "report.html").exists()

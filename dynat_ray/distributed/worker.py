@@ -11,6 +11,7 @@ from typing import Any
 
 # isort: split
 import ray.train
+import ray.train.torch
 import ray.util
 import torch
 from ray.train import CheckpointUploadMode as Upload
@@ -132,6 +133,9 @@ def run_worker(arguments: dict[str, str]) -> TrainingEnd:
     """
     silence_reports()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":  # Which GPU is meant by "cuda", each thread says for itself.
+        torch.cuda.set_device(device)
     stopping = StopFlag(arguments["stop_flag"], arguments["training"])
     if not arguments["address"]:
         return _train(Path(arguments["run_folder"]), None, stopping)

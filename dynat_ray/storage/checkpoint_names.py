@@ -7,6 +7,8 @@ from pathlib import Path
 
 CHECKPOINTS = "checkpoints"
 """Folder of a run's checkpoints."""
+CHECKPOINTS_KEPT = 2
+"""The newest; of two, one is whole whatever dies while the other is written."""
 # Workers exchange both numbers as integers of 64 bits.
 _NAME = re.compile(r"epoch_([0-9]{1,12})(?:_step_([0-9]{1,12}))?")
 

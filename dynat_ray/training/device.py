@@ -1,4 +1,4 @@
-"""What a device is given to train with: a precision that it has, and memory that it keeps."""
+"""What a device is given to train with: a precision that it has."""
 
 from __future__ import annotations
 
@@ -8,15 +8,6 @@ from typing import Literal
 import torch
 
 Precision = Literal["float32", "bf16"]
-
-# glibc hands the memory of large tensors back at once, and every new one faults its pages in again:
-# a fourteenth of a step. These environment variables, which it reads when a process starts, let it
-# keep 2 GiB, of blocks up to 32 MiB (its limit).
-KEEP_FREED_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_TRIM_THRESHOLD_": str(2**31),
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-}
 
 
 def usable_precision(wanted: Precision, device: torch.device) -> Precision:

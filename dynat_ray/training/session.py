@@ -11,17 +11,21 @@ import socket
 from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
+from typing import TYPE_CHECKING, Any, Protocol
 
 from dynat_ray.atomic_files import publish_folder
 from dynat_ray.config import RunConfig
-from dynat_ray.storage.checkpoint_names import CHECKPOINTS, checkpoint_folders
+from dynat_ray.storage.checkpoint_names import (
+    CHECKPOINTS,
+    CHECKPOINTS_KEPT,
+    checkpoint_folders,
+)
 from dynat_ray.storage.links import inner_folder
-from dynat_ray.training.validation import Validating
 
-CHECKPOINTS_KEPT = 2
+if TYPE_CHECKING:
+    import torch
+
+    from dynat_ray.training.validation import Validating
 
 
 class Notice(IntEnum):
@@ -123,7 +127,7 @@ class LocalSession:
 
     def __init__(self, run_folder: Path, device: torch.device | None = None) -> None:
         self.run_folder = run_folder
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device or _fastest_device()
         self.scratch_folder = run_folder
         self.place = self.node = socket.gethostname()
         run_folder.mkdir(parents=True, exist_ok=True)
@@ -155,3 +159,10 @@ class LocalSession:
 
     def saved(self) -> None:
         """Nobody gives this process notice."""
+
+
+def _fastest_device() -> torch.device:
+    # Processes that only hand on what is here import this file, and no PyTorch.
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -7,7 +7,13 @@ import ray
 
 from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.distributed import capacity, waiting_for_nodes
-from dynat_ray.distributed.capacity import LIMITS, NodeKind, parse_limits, side_by_side
+from dynat_ray.distributed.capacity import (
+    LIMITS,
+    RUN_BYTES,
+    NodeKind,
+    parse_limits,
+    side_by_side,
+)
 from dynat_ray.distributed.evaluator import default_workers
 from dynat_ray.distributed.ray_internals import HEAD_NODE
 from dynat_ray.distributed.ray_trainer import _seconds_between_polls, resolve_workers
@@ -86,9 +92,10 @@ def test_the_heads_memory_bounds_how_many_runs_go_side_by_side(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(LIMITS, "512xCPU=8,GPU=1")
-    for gigabytes, runs in ((64, 71), (9, 10), (0.1, 1)):
+    for gigabytes, trials, runs in ((64, 70, 46), (12, 11, 7), (0.1, 1, 1)):
         head_has(monkeypatch, gigabytes)
-        assert side_by_side(1, 1, gpu=True) == runs
+        assert side_by_side(1, 1, gpu=True) == trials
+        assert side_by_side(1, 1, gpu=True, head_bytes=RUN_BYTES) == runs
 
 
 def test_the_controller_polls_no_more_than_64_workers_a_second() -> None:

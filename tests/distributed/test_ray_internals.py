@@ -40,7 +40,7 @@ NAMES = {
     "ray.experimental.internal_kv:_internal_kv_del": "remove_flag",
     f"{TRAIN_CONTEXT}:get_train_context": "preemption_info",
     f"{TRAIN_CONTEXT}:logger": "silence_reports",
-    "ray.train.torch.config:get_address_and_port": "open_store_with",
+    "ray.train.v2.api.data_parallel_trainer:DataParallelTrainer.fit": "data_parallel_trainer",
 }
 
 
@@ -199,24 +199,10 @@ def test_a_worker_knows_which_nodes_are_drained(monkeypatch: pytest.MonkeyPatch)
     assert ray_internals.preemption_info() == infos[1] != infos[2], message
 
 
-def test_a_store_is_opened_with_what_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = import_module("ray.train.torch.config")
-    monkeypatch.setattr(config, "get_address_and_port", None)
-    asked: list[Any] = []
-
-    def execute_single(rank: int, function: Any) -> tuple[str, int]:
-        asked.append((rank, function))
-        raise InterruptedError
-
-    def opener() -> tuple[str, int]:
-        return "127.0.0.1", 1
-
-    ray_internals.open_store_with(opener)
-    group = SimpleNamespace(execute_single=execute_single, get_resources_per_worker=dict)
-    with pytest.raises(InterruptedError):
-        config.TorchConfig().backend_cls().on_start(group, config.TorchConfig())
-    message = changed("the first worker is asked for an address otherwise", "open_store_with")
-    assert asked == [(0, opener)], message
+def test_the_trainer_is_that_of_pytorch_too() -> None:
+    trainer = ray_internals.data_parallel_trainer()
+    message = changed("TorchTrainer is something else", "data_parallel_trainer")
+    assert trainer in import_module("ray.train.torch").TorchTrainer.__mro__, message
 
 
 TOKENS = """

@@ -14,16 +14,17 @@ import psutil
 import pytest
 
 from dynat_ray.distributed import rendezvous
-from dynat_ray.distributed.notices import ListeningTorch
-from tests.distributed.listening import LOOPBACK
+from dynat_ray.distributed.process_group import ProcessGroup
+from tests.distributed.watching import LOOPBACK
 
 # What a worker does, without Ray: set up, a sum, and where it listens meanwhile.
 WORKER = """
 import json, os, sys, time
 from pathlib import Path
-import psutil, torch
+from types import SimpleNamespace
+import psutil, ray.train, torch
 import torch.distributed as dist
-from dynat_ray.distributed.rendezvous import listen_on_little, open_store
+from dynat_ray.distributed.rendezvous import join_group, leave_group, listen_on_little, open_store
 
 rank, folder = int(sys.argv[1]), Path(sys.argv[2])
 listen_on_little(one_machine=True)
@@ -32,9 +33,12 @@ if rank == 0:
     (folder / "new").rename(folder / "store")
 while not (folder / "store").exists():
     time.sleep(0.05)
-address, port = json.loads((folder / "store").read_text())
-os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
-dist.init_process_group("gloo", init_method="env://")
+numbers = {"world_rank": rank, "local_rank": rank, "node_rank": 0}
+numbers |= {"world_size": 2, "local_world_size": 2}
+here = SimpleNamespace(**{f"get_{name}": lambda number=n: number for name, n in numbers.items()})
+ray.train.get_context = lambda: here
+join_group(json.loads((folder / "store").read_text()), gpu=False, seconds=60)
+assert (os.environ["LOCAL_RANK"], os.environ["NODE_RANK"]) == (str(rank), "0")
 total = torch.ones(3)
 dist.all_reduce(total)
 dist.all_reduce(total, group=dist.new_group(backend="gloo"))
@@ -42,7 +46,8 @@ places = [each.laddr.ip for each in psutil.Process().net_connections("inet")
           if each.status == psutil.CONN_LISTEN]
 print(json.dumps([total.tolist(), places]))
 dist.barrier()
-dist.destroy_process_group()
+leave_group()
+assert not dist.is_initialized()
 """
 
 
@@ -82,16 +87,23 @@ def test_on_several_machines_the_store_has_the_address_of_its_own(
 
 
 @pytest.mark.parametrize(("machines", "one"), [(["a", "a"], True), (["a", "b"], False)])
-def test_workers_are_told_whether_they_share_a_machine(
-    machines: list[str], one: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_are_told_whether_they_share_a_machine(machines: list[str], one: bool) -> None:
     told: list[Any] = []
 
-    def execute(function: Any, **arguments: Any) -> Any:
-        told.append((function.__name__, arguments))
+    def execute(function: Any, *arguments: Any, **named: Any) -> Any:
+        told.append((function.__name__, *arguments, named))
         return machines
 
-    backend = ListeningTorch().backend_cls
-    monkeypatch.setattr(backend.__mro__[1], "on_start", lambda *_: told.append("Ray's own"))
-    backend().on_start(SimpleNamespace(execute=execute), ListeningTorch())
-    assert told == [("node_address", {}), ("listen_on_little", {"one_machine": one}), "Ray's own"]
+    def execute_single(rank: int, function: Any) -> Any:
+        told.append((rank, function.__name__))
+        return "a", 1
+
+    workers = SimpleNamespace(execute=execute, execute_single=execute_single)
+    group = ProcessGroup(gpu=True, seconds=5)
+    group.backend_cls().on_start(workers, group)
+    assert told == [
+        ("node_address", {}),
+        ("listen_on_little", {"one_machine": one}),
+        (0, "open_store"),
+        ("join_group", ("a", 1), {"gpu": True, "seconds": 5}),
+    ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -20,6 +22,7 @@ from dynat_ray.searching.space import parse_space
 from dynat_ray.searching.study import Search, SearchOptions
 from dynat_ray.settings import build_config, override, read_settings
 from dynat_ray.storage.mirror import set_mirror_address
+from tests.distributed.watching import looking_at_processes
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -33,11 +36,28 @@ def make_search(config: RunConfig, trials: int = 2, **settings: object) -> Searc
     return Search(space, default, SearchOptions(trials=trials, search="random", first_rung=1))
 
 
+def look_for_pytorch(found: dict[str, bool], process: psutil.Process) -> None:
+    """Notes whether a process of Ray has PyTorch, by what Ray calls it."""
+    title, *_ = process.cmdline() or [""]
+    if title.startswith("ray::"):
+        name = title.removeprefix("ray::").partition(".")[0]
+        maps = Path(f"/proc/{process.pid}/maps").read_text()
+        found[name] = found.get(name, False) or "libtorch" in maps
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks at processes in /proc")
 def test_a_search_from_space_to_report(
     small_config: RunConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "search"
-    trials = run_search(check(make_search(small_config)), folder)
+    with_pytorch: dict[str, bool] = {}
+    with looking_at_processes(partial(look_for_pytorch, with_pytorch)):
+        trials = run_search(check(make_search(small_config)), folder)
+    # They live as long as a trial, and many trials go side by side on the head.
+    assert not with_pytorch["ImplicitFunc"], "the trial's own process"
+    assert not with_pytorch["TrainController"]
+    assert with_pytorch["_is_to_train"]
+    assert with_pytorch["RayTrainWorker"]
     output = capfd.readouterr()
     assert [trial.state for trial in trials] == ["finished", "failed"]
     assert "not finite" in trials[1].error

@@ -18,7 +18,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.settings import override
 from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.storage.run_folder import read_run_config
-from tests.distributed.listening import LOOPBACK, listening
+from tests.distributed.watching import LOOPBACK, listening
 from tests.processes import run_side_by_side
 from tests.training.test_two_workers import _train_all
 

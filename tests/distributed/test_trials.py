@@ -12,6 +12,7 @@ import pytest
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.search import Searcher
 
+from dynat_ray.distributed import tuner
 from dynat_ray.distributed.placement_groups import GROUP
 from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.distributed.trials import (
@@ -204,4 +205,6 @@ def test_what_a_stopped_trial_measured_last_is_fetched(
     proposer._numbers["a"] = 0
     proposer.on_trial_complete("a")
     assert read_trial(tmp_path, 0).metrics == lines
+    assert not (here / "samples").exists(), "all other trials would wait for them"
+    tuner._fetch_unfinished(tmp_path)
     assert (here / "samples" / "epoch_0001.parquet").exists()

@@ -1,9 +1,9 @@
-"""Where processes of this machine listen."""
+"""What processes below this one do while a test goes on: where they listen, above all."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import psutil
@@ -29,21 +29,35 @@ def listening(name: str) -> Iterator[dict[int, list[str]]]:
     listened on the most ports.
     """
     found: dict[int, list[str]] = {}
+
+    def look(process: psutil.Process) -> None:
+        if name in " ".join(process.cmdline()):
+            places = listening_places(process)
+            if len(places) > len(found.get(process.pid, [])):
+                found[process.pid] = places
+
+    with looking_at_processes(look):
+        yield found
+
+
+@contextmanager
+def looking_at_processes(look: Callable[[psutil.Process], None]) -> Iterator[None]:
+    """Calls `look` with every process below this one, again and again inside the block.
+
+    What `look` asks of a process that has just ended is not answered; that ends nothing.
+    """
     over = threading.Event()
 
-    def look() -> None:
+    def look_at_all() -> None:
         while not over.wait(_SECONDS_BETWEEN_LOOKS):
             for process in psutil.Process().children(recursive=True):
-                with suppress(psutil.Error):
-                    if name in " ".join(process.cmdline()):
-                        places = listening_places(process)
-                        if len(places) > len(found.get(process.pid, [])):
-                            found[process.pid] = places
+                with suppress(psutil.Error, OSError):
+                    look(process)
 
-    watching = threading.Thread(target=look)
+    watching = threading.Thread(target=look_at_all)
     watching.start()
     try:
-        yield found
+        yield
     finally:
         over.set()
         watching.join()
