@@ -18,8 +18,11 @@ from dynat_ray.data import load_info, load_test_images
 from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.models import build_model, save_model
 from dynat_ray.settings import build_config
+from tests.loopback_s3 import bucket, s3, server
 from tests.small_run import SMALL
 from tests.victim import EPS, Victim, train_victim
+
+__all__ = ["bucket", "s3", "server"]
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)

@@ -10,9 +10,6 @@ import pytest
 from PIL import Image
 
 from dynat_ray.data.preparing import prepare_dataset
-from tests.storage.conftest import bucket, s3, server
-
-__all__ = ["bucket", "s3", "server"]
 
 WriteFolder = Callable[..., Path]
 

@@ -19,9 +19,9 @@ from dynat_ray.errors import UserError
 from dynat_ray.storage import claims, lease
 from dynat_ray.storage.claims import Claim
 from dynat_ray.storage.mirror import set_mirror_address
+from tests.loopback_s3 import names
 from tests.processes import run_side_by_side
 from tests.programs import said, started
-from tests.storage.conftest import names
 
 Take = Callable[..., AbstractContextManager[None]]
 OWNER = """

@@ -17,7 +17,7 @@ from dynat_ray.object_store import is_address, join
 from dynat_ray.storage import mirror as mirrors
 from dynat_ray.storage.mirror import Mirror
 from dynat_ray.storage.places import mirrored_folder, open_place
-from tests.storage.conftest import names
+from tests.loopback_s3 import names
 
 
 def write(folder: Path, **files: str) -> None:

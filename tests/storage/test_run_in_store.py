@@ -16,7 +16,7 @@ import torch
 from dynat_ray.models import load_model
 from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.storage.places import fetched
-from tests.storage.conftest import names
+from tests.loopback_s3 import names
 
 pytestmark = pytest.mark.faults
 

@@ -14,7 +14,7 @@ from dynat_ray.data import load_info
 from dynat_ray.perturb import compaction
 from dynat_ray.settings import build_config
 from dynat_ray.training.session import LocalSession
-from dynat_ray.training.setup import _build_model
+from dynat_ray.training.setup import build_network
 from dynat_ray.training.trainer import train
 from tests.training.test_other_device import CASES, settings_of
 
@@ -49,7 +49,7 @@ def test_the_weights_are_those_of_training_on_the_cpu(
         for device in ("cpu", "cuda")
     )
     config = build_config([settings_of(case, digits, standard)])
-    start = _build_model(config, load_info(digits)).state_dict()
+    start = build_network(config, load_info(digits)).state_dict()
     moved = {
         name: values - start[f"backbone.{name}"]
         for name, values in here.items()

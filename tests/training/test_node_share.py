@@ -23,11 +23,8 @@ from dynat_ray.training.node_share import Share, choose_share, find_shares
 from dynat_ray.training.session import LocalSession, Notice, StopRequested
 from dynat_ray.training.setup import check_run
 from dynat_ray.training.trainer import train
-from tests.data.conftest import bucket, s3, server
 from tests.processes import run_side_by_side
 from tests.thread_workers import run_threads
-
-__all__ = ["bucket", "s3", "server"]
 
 Chosen = list[tuple[int, np.ndarray]]
 

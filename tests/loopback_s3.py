@@ -1,4 +1,8 @@
-"""An S3 server on loopback."""
+"""An S3 server on loopback: one for all tests of a process.
+
+It is the session's only one, since its address is in the environment, where a second one would take
+its place.
+"""
 
 from __future__ import annotations
 
