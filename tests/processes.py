@@ -35,10 +35,27 @@ multiprocessing.set_forkserver_preload(list(_IMPORTED))
 
 
 def run_side_by_side(function: Callable[..., None], *arguments: Any, processes: int) -> None:
-    """Calls `function(rank, *arguments)` in so many processes; raises what one of them raises."""
+    """Calls `function(rank, *arguments)` in so many processes; raises what one of them raises.
+
+    They have this process's environment, and not what the server's was when it started.
+    """
     torch.multiprocessing.start_processes(
-        function, args=arguments, nprocs=processes, start_method="forkserver"
+        _with_environment,
+        args=(dict(os.environ), function, arguments),
+        nprocs=processes,
+        start_method="forkserver",
     )
+
+
+def _with_environment(
+    rank: int,
+    environment: dict[str, str],
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    function(rank, *arguments)
 
 
 def run_python(
