@@ -44,8 +44,8 @@ class ValidationPlace:
             # Not on what the workers hold.
             scheduling_strategy="DEFAULT",
         ).remote(config)
-        self._placed = self._actor.is_placed.remote()
-        self._asked = time.monotonic()
+        self._probe = self._actor.is_there.remote()
+        self._heard = time.monotonic()
 
     def begin(self, weights: dict[str, Tensor]) -> Future[ValidationAccuracy]:
         """Begins to validate `weights`, after whatever was begun before."""
@@ -53,11 +53,14 @@ class ValidationPlace:
         return done
 
     def problem(self) -> str:
-        """Returns that no place was found in `cluster.start_minutes`; empty: there still may be."""
-        minutes = self._cluster.start_minutes
-        if time.monotonic() - self._asked < 60 * minutes:
-            return ""
-        if ray.wait([self._placed], timeout=0)[0]:
+        """Returns that it had no place for `cluster.start_minutes`; empty: it has, or may have one.
+
+        Also after its machine was lost, when it needs another.
+        """
+        now, minutes = time.monotonic(), self._cluster.start_minutes
+        if ray.wait([self._probe], timeout=0)[0]:
+            self._heard, self._probe = now, self._actor.is_there.remote()
+        if now - self._heard < 60 * minutes:
             return ""
         what = f"{self._cluster.cpus_per_worker} CPUs" + " and a GPU" * self._gpu
         return (
@@ -67,20 +70,22 @@ class ValidationPlace:
         )
 
 
-@ray.remote
+@ray.remote(concurrency_groups={"probes": 1})  # type: ignore[call-overload]
 class _Actor:
-    """Builds what it needs with the first weights, so that `is_placed` answers before."""
+    """Builds what it needs with the first weights, and answers meanwhile that it is there."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self._validator: Validator | None = None
 
-    def is_placed(self) -> bool:
+    @ray.method(concurrency_group="probes")
+    def is_there(self) -> bool:
         return True
 
     def validate(self, weights: dict[str, Tensor]) -> ValidationAccuracy:
+        # Ray may call this from any thread, and the number is that of the thread.
+        torch.set_num_threads(self._config.cluster.cpus_per_worker)
         if self._validator is None:
-            torch.set_num_threads(self._config.cluster.cpus_per_worker)
             fetch_here(self._config.data, print)
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
             self._validator = Validator(self._config, device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 
 from dynat_ray.config import RunConfig
@@ -53,6 +54,25 @@ def test_no_place_is_said_after_a_while(
     now = validation_place.time.monotonic()
     monkeypatch.setattr(validation_place.time, "monotonic", lambda: now + 60 * 30 + 1)
     assert "no machine had 64 CPUs free for validation in 30 minutes" in place.problem()
+
+
+def test_a_place_that_was_found_and_lost_is_said_too(
+    small_config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = ValidationPlace(override(small_config, {"eval.beside": True}), gpu=False)
+    ray.get(place._probe, timeout=60)
+    now = [validation_place.time.monotonic() + 60 * 60]
+    monkeypatch.setattr(validation_place.time, "monotonic", lambda: now[0])
+    # However long nobody asked, it is there.
+    assert place.problem() == ""
+    ray.kill(place._actor, no_restart=True)
+    # Stands for what is asked of an actor that Ray starts again some time.
+    monkeypatch.setattr(place, "_probe", ray.put(None))
+    monkeypatch.setattr(validation_place.ray, "wait", lambda refs, timeout: ([], refs))
+    now[0] += 60 * 29
+    assert place.problem() == ""
+    now[0] += 60 * 2
+    assert "free for validation in 30 minutes" in place.problem()
 
 
 def test_it_is_counted_among_what_a_run_needs(
