@@ -1,6 +1,8 @@
 """What training computes, in the unit by which methods are compared: a forward pass of one image.
 
-A gradient with respect to images costs one unit more, a gradient with respect to weights another.
+Each convolution takes as much again for a gradient with respect to what went in, and once more for
+one with respect to its weights. So a gradient with respect to images costs one unit, and one with
+respect to weights two, since it comes through all activations.
 `Classifier` reports its passes here, whoever asks for them, so that no method can forget to; a
 graph that is compiled or captured, which runs without Python, is counted where it is called.
 """
@@ -22,9 +24,9 @@ class Passes:
     Attributes:
         forward: Forward passes.
         image_gradients: Gradients with respect to images that were asked for: an attack's steps.
-        backward: What the backward pass of a loss computes: one for a gradient with respect to
-            weights, one for a gradient with respect to images that it has to pass through, one
-            where an image gradient is itself differentiated.
+        backward: What the backward pass of a loss computes, in units: two for a gradient with
+            respect to weights, one where weights are frozen and it passes through to images, two
+            more where an image gradient is itself differentiated.
     """
 
     forward: int = 0
@@ -85,11 +87,12 @@ def add_image_gradients(images: Tensor) -> None:
         _now.passes.image_gradients += len(images)
 
 
-def entering(images: Tensor) -> Tensor:
+def entering(images: Tensor, network: nn.Module) -> Tensor:
     """Counts a forward pass, and the gradient with respect to these images if there will be one.
 
     Args:
-        images: What goes into a network, `(B, C, H, W)`.
+        images: What goes into the network, `(B, C, H, W)`.
+        network: The network.
 
     Returns:
         The same images, as this pass alone sees them.
@@ -100,8 +103,8 @@ def entering(images: Tensor) -> Tensor:
     passes.forward += count
     if not (images.requires_grad and torch.is_grad_enabled()):
         return images
-    seen = images.view_as(images)
-    seen.register_hook(lambda gradient: _see_image_gradient(passes, count, gradient))
+    seen, learns = images.view_as(images), _learns(network)
+    seen.register_hook(lambda gradient: _see_image_gradient(passes, count, gradient, learns))
     return seen
 
 
@@ -118,11 +121,11 @@ def leaving(output: Tensor, network: nn.Module, count: int) -> Tensor:
     """
     if torch.compiler.is_compiling() or (passes := _now.passes) is None:
         return output
-    if output.requires_grad and any(each.requires_grad for each in network.parameters()):
+    if output.requires_grad and _learns(network):
 
         def see(gradient: Tensor) -> None:
             if _now.passes is passes and _now.backward:
-                passes.backward += count
+                passes.backward += 2 * count
 
         output.register_hook(see)
     return output
@@ -136,17 +139,22 @@ def counted(network: nn.Module) -> nn.Module:
     run: Callable[..., Tensor] = network.forward
 
     def forward(images: Tensor, *others: object) -> Tensor:
-        return leaving(run(entering(images), *others), network, len(images))
+        return leaving(run(entering(images, network), *others), network, len(images))
 
     network.forward = forward
     return network
 
 
-def _see_image_gradient(passes: Passes, count: int, gradient: Tensor) -> None:
+def _learns(network: nn.Module) -> bool:
+    return any(each.requires_grad for each in network.parameters())
+
+
+def _see_image_gradient(passes: Passes, count: int, gradient: Tensor, learns: bool) -> None:
     if _now.passes is not passes:
         return
     if _now.backward:
-        passes.backward += count
+        # On its way to the weights it has come through all activations anyway.
+        passes.backward += 0 if learns else count
         return
     passes.image_gradients += count
     if gradient.requires_grad:
@@ -155,4 +163,4 @@ def _see_image_gradient(passes: Passes, count: int, gradient: Tensor) -> None:
 
 def _see_second_gradient(passes: Passes, count: int) -> None:
     if _now.passes is passes:
-        passes.backward += count
+        passes.backward += 2 * count

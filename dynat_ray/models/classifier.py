@@ -115,4 +115,4 @@ class Classifier(nn.Module):
         return logits
 
     def _normalised(self, images: Tensor) -> Tensor:
-        return (entering(images) - self.mean) / self.std
+        return (entering(images, self) - self.mean) / self.std

@@ -42,7 +42,7 @@ def test_it_goes_on_where_it_was_cut_off(
     assert trained == ["dynat", "trades", "trades", "pgd_at"]
     results = found["results"]
     assert list(results) == ["dynat", "trades", "pgd_at"]
-    assert found["compute"] == results["pgd_at"]["forward_units"] == 6
+    assert found["compute"] == results["pgd_at"]["forward_units"] == 7
     for entry in results.values():
         assert [entry["last"][name]["samples"] for name in attacks] == [60, 60, 30]
         assert entry["last"]["pgd-2"]["accuracy"] <= entry["last"]["clean"]["accuracy"]
