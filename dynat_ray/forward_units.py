@@ -16,6 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+# Of learning from an image: a forward pass, and a gradient with respect to weights.
+LEARNING = 3
+
 
 @dataclass
 class Passes:

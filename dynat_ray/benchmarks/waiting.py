@@ -24,6 +24,7 @@ from dynat_ray.benchmarks.turns import Progress, cpu_threads, seconds_of
 from dynat_ray.config import MethodSettings
 from dynat_ray.data import Batch
 from dynat_ray.errors import UserError
+from dynat_ray.forward_units import LEARNING
 from dynat_ray.method_settings import method_settings
 from dynat_ray.report.reading import read_run, read_samples
 from dynat_ray.training.step import StepOutcome, Stepper
@@ -92,7 +93,7 @@ def measure(
         trained = TrainedRun(run, batch_size, torch.device(device))
         plain = method_settings()["pgd_at"]()
         costs = {each.name: _cost(trained, each, rounds) for each in (trained.settings, plain)}
-    units = batch_size * (2.0 + 2.0 * trained.config.attack.steps)
+    units = batch_size * (LEARNING + 2.0 * trained.config.attack.steps)
     waiting = {}
     for workers in WORKERS:
         even = np.full((_STEPS, workers), units)
@@ -151,7 +152,7 @@ def learning_units(attacked: NDArray[np.bool_], *, sizes: int) -> Any:
             as on a CPU.
     """
     batch = attacked.shape[-1]
-    return 3 * batch + 2 * _filled_up(attacked.sum(axis=-1), batch, sizes)
+    return (1 + LEARNING) * batch + LEARNING * _filled_up(attacked.sum(axis=-1), batch, sizes)
 
 
 def attack_units(passes: NDArray[np.int64], *, sizes: int) -> Any:

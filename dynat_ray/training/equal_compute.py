@@ -7,10 +7,8 @@ from dynat_ray.data import load_labels
 from dynat_ray.data.order import BatchPlan, EpochOrder, Order
 from dynat_ray.data.part_order import PartOrder
 from dynat_ray.errors import UserError
+from dynat_ray.forward_units import LEARNING
 from dynat_ray.training.setup import split_training
-
-# A forward pass and a gradient with respect to weights: what every method does with an image.
-_LEARNING = 3
 
 
 def pgd_at_compute(config: RunConfig) -> float:
@@ -32,7 +30,8 @@ def check_compute(config: RunConfig) -> None:
     if compute is None:
         return
     order = _order(config)
-    least = _LEARNING * order.global_sizes[0] / order.samples
+    # Every method learns from an image.
+    least = LEARNING * order.global_sizes[0] / order.samples
     if compute < least:
         raise UserError(less_than_a_step(compute, least))
 
@@ -61,7 +60,7 @@ def _pgd_at_units(config: RunConfig, epoch: int, epochs: int) -> int:
         # Of each norm an attack, and a look at what it has found.
         attack = (attack + 1) * (1 + len(config.threat.norms))
     perturbed = train.awp_gamma > 0 and epoch >= train.awp_warmup_epochs
-    units = attack + _LEARNING * (2 if perturbed else 1)
+    units = attack + LEARNING * (2 if perturbed else 1)
     averaged = config.threat.norms and config.threat.combination == "avg"
     return units * (1 + len(config.threat.norms)) if averaged else units
 

@@ -46,7 +46,7 @@ def test_units_are_those_that_a_step_counts(trained: Path) -> None:
 def test_on_an_accelerator_batches_shrink_in_eighths_every_other_step() -> None:
     passes = np.array([3] * 5 + [1] * 4 + [0] * 7)
     # 9 attacked are 10 of 16; then two steps with 10, one with 6 (5 filled up).
-    assert waiting.learning_units(passes > 0, sizes=8) == 3 * 16 + 2 * 10
+    assert waiting.learning_units(passes > 0, sizes=8) == 4 * 16 + 3 * 10
     assert waiting.attack_units(passes, sizes=8) == 2 * (10 + 10 + 6)
 
 
