@@ -83,7 +83,12 @@ def encode(pixels: Pixels, layout: Layout) -> Encoded:
         ".jpg", np.ascontiguousarray(blue_first), [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     )
     assert done
-    return Encoded(data.tobytes(), pixels.shape[:2], count_levels(pixels))
+    # Twice as fast as counting with NumPy; its float32 are exact up to 16 million pixels.
+    levels = [
+        cv2.calcHist([pixels], [channel], None, [256], [0, 256]).ravel()
+        for channel in range(layout.channels)
+    ]
+    return Encoded(data.tobytes(), pixels.shape[:2], np.array(levels, np.int64))
 
 
 def count_levels(pixels: Pixels) -> NDArray[np.int64]:
