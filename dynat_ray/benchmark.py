@@ -10,7 +10,7 @@ from typing import Any
 
 from dynat_ray import interrupt
 from dynat_ray.atomic_files import atomic_write_text
-from dynat_ray.benchmarks.parts import GROUPS, NEED_DATA, PARTS
+from dynat_ray.benchmarks.parts import GROUPS, NEED_DATA, NEED_IMAGES, PARTS
 from dynat_ray.cli import ArgumentParser, run
 from dynat_ray.errors import Stopped, UserError
 
@@ -66,7 +66,11 @@ def _parse(argv: Sequence[str]) -> Any:
         "whether DynAT wins.",
     )
     parser.add_argument("part", nargs="?", default="all", choices=[*PARTS, *GROUPS])
-    parser.add_argument("--data", type=Path, help="prepared data set, for robust accuracy too")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="prepared data set, for robust accuracy too; of rehearsal: a folder of small images",
+    )
     parser.add_argument("--run", type=Path, help="trained run, for attack, stopping and waiting")
     parser.add_argument("--json", type=Path, default=Path("benchmark.json"), metavar="FILE")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda, if there is one")
@@ -79,7 +83,8 @@ def _parse(argv: Sequence[str]) -> Any:
         default=0,
         help="of attack: test images of --run on which AutoAttack is measured whole and by "
         "sampling, and as a curve over eps; of win and gpu: at most so many training and test "
-        "images; attack and win go on where they were stopped",
+        "images; of rehearsal: how many are made (default: 200,000); attack and win go on where "
+        "they were stopped",
     )
     parser.add_argument("--epochs", type=int, help="of PGD-AT in win (default: 15); of gpu's runs")
     parser.add_argument("--width", type=int, default=64, help="of the networks in win and gpu")
@@ -99,6 +104,10 @@ def _parse(argv: Sequence[str]) -> Any:
         raise UserError("--images must be at least 0, which is all")
     if options.part in NEED_DATA and options.data is None:
         raise UserError(f"'{options.part}' needs prepared images: give --data DIR")
+    if options.part in NEED_IMAGES and not (options.data and options.data.is_dir()):
+        raise UserError(
+            f"'{options.part}' makes images of small ones: give their folder, --data DIR"
+        )
     options.device = _device(options.device)
     _check_files(options)
     return options
@@ -119,10 +128,15 @@ def _check_files(options: Any) -> None:
     from dynat_ray.benchmarks.speedrun import stored_reference
     from dynat_ray.data import load_info
 
-    if options.data:
+    if options.data and options.part not in NEED_IMAGES:
         load_info(options.data)
     if options.earlier:
         stored_reference(options.earlier)
+    if options.part in NEED_IMAGES:
+        from dynat_ray.benchmarks.rehearsal import working_folder
+
+        if (folder := working_folder(options.json)).exists():
+            raise UserError(f"{folder} is there already, of another rehearsal; remove it")
 
 
 def _table(found: dict[str, Any]) -> str:

@@ -172,6 +172,19 @@ def _of_gpu(name: str, options: Namespace, **settings: int) -> dict[str, Any]:
     return found
 
 
+def _of_rehearsal(name: str, options: Namespace) -> dict[str, Any]:
+    from dynat_ray.benchmarks.rehearsal import DEFAULT_IMAGES, Rehearsal, working_folder
+
+    rehearsal = Rehearsal(
+        options.data,
+        working_folder(options.json),
+        images=options.images or DEFAULT_IMAGES,
+        rounds=options.rounds,
+    )
+    found: dict[str, Any] = getattr(rehearsal, name)()
+    return found
+
+
 _ALL: Mapping[str, Part] = {
     "step": _step,
     "profile": _profile,
@@ -188,8 +201,13 @@ _GPU: Mapping[str, Part] = {
     "wide_resnet28_10": partial(_of_gpu, "wide_resnet"),
     "speedrun": partial(_of_gpu, "speedrun"),
 }
+# Each goes on with what those before it have left.
+_REHEARSAL: Mapping[str, Part] = {
+    name: partial(_of_rehearsal, name)
+    for name in ("images", "prepare", "epoch", "samples", "report", "evaluation")
+}
 # Several parts, one after the other.
-GROUPS: Mapping[str, Mapping[str, Part]] = {"all": _ALL, "gpu": _GPU}
+GROUPS: Mapping[str, Mapping[str, Part]] = {"all": _ALL, "gpu": _GPU, "rehearsal": _REHEARSAL}
 # The first two need a trained run, the others take minutes on a GPU and days on a CPU.
 PARTS: Mapping[str, Part] = {
     **_ALL,
@@ -199,3 +217,5 @@ PARTS: Mapping[str, Part] = {
     "win": _win,
 }
 NEED_DATA = ("speedrun", "win", "gpu")
+# Not prepared ones.
+NEED_IMAGES = ("rehearsal",)
