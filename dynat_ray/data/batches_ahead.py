@@ -129,7 +129,6 @@ class BatchesAhead:
         self._lock = threading.Lock()
         largest = int(images.lengths.mean() * len(batches[0]))
         self._ahead = min(max(_BYTES_AHEAD // largest, _LEAST_AHEAD), _MOST_AHEAD)
-        images.begin_epoch()
 
     def take(self) -> FetchedBatch:
         """Returns the next batch, once its images have come and are known to be those wanted.

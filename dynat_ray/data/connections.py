@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
@@ -46,8 +47,9 @@ class Connections:
                 waiting[0].cancel()
         for _ in self._threads:
             self._calls.put(None)
+        end = time.monotonic() + _SECONDS_TO_END
         for thread in self._threads:
-            thread.join(_SECONDS_TO_END / len(self._threads))
+            thread.join(max(0.0, end - time.monotonic()))
         self._threads = []
 
     def _work(self) -> None:

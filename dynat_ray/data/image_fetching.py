@@ -37,6 +37,8 @@ _GONE = re.compile("NO_SUCH_KEY|RESOURCE_NOT_FOUND|HTTP (status|response code) (
 _JPEG = (b"\xff\xd8", b"\xff\xd9")
 # What came damaged is fetched once more: the network may have done it.
 _ATTEMPTS = 2
+# A part is opened with a request of its own; many workers read a few images of each in an epoch.
+_SECONDS_OPEN = 3600.0
 _SECONDS_BETWEEN_LINES = 60.0
 
 
@@ -46,12 +48,13 @@ class Abandoned(Exception):
 
 @dataclass
 class _Part:
-    """A part of the file in the store, opened in every epoch anew.
+    """A part of the file in the store.
 
     Attributes:
         name: There.
         wanted: What it must look like.
-        opened: It, once an image of it was read in this epoch.
+        opened: It, once an image of it was read.
+        until: When it is opened anew, so that its length and tag are looked at again.
         tag: What the store called its content when it was first opened.
         lock: Held while it is opened.
     """
@@ -59,6 +62,7 @@ class _Part:
     name: str
     wanted: StoredFile
     opened: pa.NativeFile | None = None
+    until: float = 0.0
     tag: bytes | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -98,11 +102,6 @@ class StoreImages:
         whole = self._lie_in(parts_here)
         make_room_to_spare(file.parent.parent, int(self.lengths[~whole].sum()))
         self.kept = KeptImages(file, self.starts, self.lengths, whole)
-
-    def begin_epoch(self) -> None:
-        """Has each part looked at anew."""
-        for part in self._parts:
-            part.opened = None
 
     def fetch(self, run: list[int], into: list[memoryview], stop: threading.Event) -> None:
         """Fetches images that lie near one another, in one request where they are in one part.
@@ -185,7 +184,7 @@ class StoreImages:
 
     def _open(self, part: _Part, stop: threading.Event) -> pa.NativeFile:
         with part.lock:
-            if part.opened is not None:
+            if part.opened is not None and time.monotonic() < part.until:
                 return part.opened
             path = f"{self._root}/{part.name}"
             opened = self._ask(lambda: self._store.open_input_file(path), stop)
@@ -195,6 +194,7 @@ class StoreImages:
             if part.tag is not None and tag != part.tag:
                 self._refuse(part, "not what it was when this command began to read it", stop)
             part.opened, part.tag = opened, tag
+            part.until = time.monotonic() + _SECONDS_OPEN
             return opened
 
     def _ask(self, ask: Callable[[], Any], stop: threading.Event) -> Any:

@@ -16,7 +16,8 @@ def test_each_loader_has_a_row_and_the_environment_stays_as_it_was() -> None:
     before = _settings()
     rows = measure(images=600, rounds=1, threads=1)
     assert _settings() == before
-    assert rows.keys() == {"memory", "staged"} | (set() if ffcv_problem() else {"ffcv"})
+    with_ffcv = set() if ffcv_problem() else {"ffcv", "streaming", "kept"}
+    assert rows.keys() == {"memory", "staged"} | with_ffcv
     for row in rows.values():
         assert row["images_per_second"]["min"] > 0
         assert 0 < row["waiting"] < 1
@@ -24,4 +25,4 @@ def test_each_loader_has_a_row_and_the_environment_stays_as_it_was() -> None:
     assert rows["staged"]["fetch_seconds"] > 0
     lines = table(rows).splitlines()
     assert len(lines) == len(rows)
-    assert "s of fetching" in lines[-1]
+    assert any("s of fetching" in line for line in lines)

@@ -119,16 +119,20 @@ def test_a_part_that_is_not_what_it_was_is_noticed(
     loader.close()
 
 
-@pytest.mark.parametrize("how", ["missing", "shorter"])
-def test_a_part_that_goes_while_it_is_read_is_noticed(how: str, address: str, s3: str) -> None:
+@pytest.mark.parametrize("how", ["missing", "shorter", "changed"])
+def test_a_part_that_changes_while_it_is_read_is_noticed(
+    how: str, address: str, s3: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "changed":
+        # Of images that were not read before, the tag says it when the part is opened again.
+        monkeypatch.setattr(image_fetching, "_SECONDS_OPEN", 0.0)
     loader = streamed(address, batch_size=2)
     images = loader._readers[0]._images  # type: ignore[attr-defined]
     for part in images._parts:
         images._open(part, threading.Event())
-    images.begin_epoch = lambda: None
     spoil(Objects(s3, address), how)
     with pytest.raises(
-        UserError, match=r"train-00003-of-00014\.beton is (missing, or shorter|cut)"
+        UserError, match=r"train-00003-of-00014\.beton is (missing, or shorter|cut|not what)"
     ):
         read(loader, 0)
     loader.close()

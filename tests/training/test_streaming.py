@@ -17,24 +17,15 @@ from dynat_ray.models import load_model
 from dynat_ray.settings import override
 from dynat_ray.storage.metrics import read_metrics
 from dynat_ray.training.fetching import fetch_here
-from dynat_ray.training.session import LocalSession, Notice, StopRequested
+from dynat_ray.training.session import LocalSession
 from dynat_ray.training.setup import check_run
 from dynat_ray.training.trainer import train
 from dynat_ray.training.validator import AtOnce
 from tests.data.stores import watched
+from tests.training.stopped_session import Stopped, StopsAfterReports
 
 CPU = torch.device("cpu")
 needs_ffcv = pytest.mark.skipif(bool(ffcv_problem()), reason="no FFCV")
-
-
-class Stopped(LocalSession):
-    """Is told to stop after a few steps."""
-
-    left = 6
-
-    def notice(self) -> Notice:
-        self.left -= 1
-        return Notice.STOP if self.left == 0 else Notice.NOTHING
 
 
 @pytest.fixture
@@ -43,7 +34,11 @@ def local(small_config: RunConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("DYNAT_RAY_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(part_sending, "_PART_BYTES", 2**16)
     monkeypatch.setattr("dynat_ray.data.cache_room._SPARE", 0)
-    return override(small_config, {"data.loader": "ffcv", "data.augment": ["crop-1", "flip"]})
+    monkeypatch.setattr("dynat_ray.training.checkpoint._STEPS_BETWEEN_LOOKS", 2)
+    settings = {"data.loader": "ffcv", "data.augment": ["crop-1", "flip"]}
+    # Checkpoints inside of epochs.
+    settings |= {"train.batch_size": 24, "train.checkpoint_minutes": 1e-9}
+    return override(small_config, settings)
 
 
 @pytest.fixture
@@ -71,8 +66,9 @@ def test_weights_are_those_of_a_run_on_a_folder_also_when_it_is_resumed(
     assert check_run(streamed, load_info(streamed.data.path)) == "ffcv"
     train(local, LocalSession(tmp_path / "local", CPU))
     train(streamed, LocalSession(tmp_path / "streamed", CPU))
-    with pytest.raises(StopRequested):
-        train(streamed, Stopped(tmp_path / "resumed", CPU))
+    with pytest.raises(Stopped):
+        train(streamed, StopsAfterReports(tmp_path / "resumed", 2))
+    assert "step" in LocalSession(tmp_path / "resumed", CPU).checkpoints()[0].name
     train(streamed, LocalSession(tmp_path / "resumed", CPU))
     expected = weights(tmp_path / "local")
     for name in ("streamed", "resumed"):
