@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import pytest
+
+from dynat_ray.benchmarks import loader_rows
 from dynat_ray.benchmarks.loader_rows import measure, table
+from dynat_ray.data import load_info
 from dynat_ray.data.ffcv_library import ffcv_problem
 
 
@@ -10,6 +15,20 @@ def _settings() -> dict[str, str]:
     """Returns what says where stores and the cache are."""
     ours = ("AWS_", "DYNAT_RAY_")
     return {name: value for name, value in os.environ.items() if name.startswith(ours)}
+
+
+def test_images_that_are_streamed_lie_in_parts_that_are_not_fetched(
+    few_digits: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("ffcv")
+    monkeypatch.setenv("DYNAT_RAY_CACHE", str(tmp_path))
+    loader_rows._send(few_digits, f"{bucket}/set")
+    info, before = load_info(f"{bucket}/set"), load_info(few_digits)
+    parts = info.parts["train.beton"]
+    assert len(parts) == loader_rows._PARTS + 2
+    assert info.files == before.files
+    # All but the first one and the last.
+    assert sum(part.bytes for part in parts[1:-1]) == before.counts["train"] * 3 * 8 * 8
 
 
 def test_each_loader_has_a_row_and_the_environment_stays_as_it_was() -> None:
