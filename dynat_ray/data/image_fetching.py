@@ -99,9 +99,9 @@ class StoreImages:
         self._lock = threading.Lock()
         self._said = -_SECONDS_BETWEEN_LINES
         self._seen = self._look(threading.Event())
-        whole = self._lie_in(parts_here)
-        make_room_to_spare(file.parent.parent, int(self.lengths[~whole].sum()))
-        self.kept = KeptImages(file, self.starts, self.lengths, whole)
+        self.kept = KeptImages(file, self.starts, self.lengths, self._lie_in(parts_here))
+        here = self.kept.here(np.arange(len(self.lengths)))
+        make_room_to_spare(file.parent.parent, int(self.lengths[~here].sum()))
 
     def fetch(self, run: list[int], into: list[memoryview], stop: threading.Event) -> None:
         """Fetches images that lie near one another, in one request where they are in one part.
@@ -128,7 +128,12 @@ class StoreImages:
             if not left:
                 return
         part = self._parts[self._part_at(int(self.starts[min(left)]))]
-        self._refuse(part, f"damaged or replaced: image {min(left)} is not what it must be", stop)
+        self._refuse(
+            part,
+            f"damaged or replaced: image {min(left)} is not what it must be (what it was, this "
+            f"machine knows from {self.kept.table})",
+            stop,
+        )
 
     def require_unchanged(self, stop: threading.Event) -> None:
         """Raises `UserError` if the data set is no longer the one that was there at first.

@@ -36,6 +36,9 @@ class KeptImages:
         starts: First byte of each image in the file, `(N,)`.
         lengths: Bytes of each image, `(N,)`.
         whole: Which images lie in parts of the file that were fetched as such, bool `(N,)`.
+
+    Attributes:
+        table: The file beside it that says of each image what it must look like.
     """
 
     def __init__(
@@ -51,10 +54,11 @@ class KeptImages:
         self._descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
         # Not before the last thread that may write to it lets go of this.
         weakref.finalize(self, os.close, self._descriptor)
+        self.table = file.with_name(f"{file.name}.images")
         self._table: NDArray[np.uint64] = np.zeros(len(starts), np.uint64)
         self._keeps = True
         try:
-            self._table = _shared_table(file.with_name(f"{file.name}.images"), len(starts))
+            self._table = _shared_table(self.table, len(starts))
         except OSError as error:
             # Of the images that this process reads it knows at least whether they change.
             self._keep_no_more(str(error))

@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from moto.server import ThreadedMotoServer
 
 from dynat_ray.data import ExtraImages, load_info
+from dynat_ray.data.batches_ahead import runs_of
 from dynat_ray.data.ffcv_library import ffcv_problem
 from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.data.store_copy import data_folder, require_here
@@ -139,6 +141,26 @@ def test_each_image_is_asked_for_once_and_then_kept(
         assert_same(read(again, 0), first)
         again.close()
     assert {each.rpartition("/")[2] for each in made} == {"dataset.json"}
+
+
+def test_neighbours_share_a_request(
+    address: str, local: Path, server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_nothing(monkeypatch)
+    monkeypatch.setattr("dynat_ray.data.batches_ahead._LARGEST_GAP", SIZE)
+    loader = streamed(address, batch_size=IMAGES)
+    with watched(server) as made:
+        batches = read(loader, 0)
+    loader.close()
+    # One for each part that has images.
+    assert images_asked_for(made) == IMAGES // 8
+    assert_same(batches, read(make(local, "memory", batch_size=IMAGES), 0))
+    places = np.arange(5)
+    starts, lengths = np.array([50, 0, 11, 70, 20]), np.array([20, 10, 9, 10, 5])
+    monkeypatch.setattr("dynat_ray.data.batches_ahead._LARGEST_GAP", 1)
+    assert runs_of(places, starts, lengths) == [[1, 2, 4], [0, 3]]
+    monkeypatch.setattr("dynat_ray.data.batches_ahead._LARGEST_RUN", 20)
+    assert runs_of(places, starts, lengths) == [[1, 2], [4], [0], [3]]
 
 
 def test_what_is_fetched_already_is_not_fetched_again(

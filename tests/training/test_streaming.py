@@ -16,6 +16,7 @@ from dynat_ray.errors import UserError
 from dynat_ray.models import load_model
 from dynat_ray.settings import override
 from dynat_ray.storage.metrics import read_metrics
+from dynat_ray.storage.run_folder import open_run_folder
 from dynat_ray.training.fetching import fetch_here
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.setup import check_run
@@ -97,6 +98,19 @@ def test_validation_beside_training_takes_its_own_images_alone(
     parts = [each for each in made if each.startswith("GET") and "/train-" in each]
     # What is no pixels, and the 20 images.
     assert len(parts) <= 2 + 20
+
+
+def test_a_run_may_go_on_with_images_that_are_streamed_but_not_in_parts(
+    local: RunConfig, bucket: str, tmp_path: Path
+) -> None:
+    whole = override(local, {"data.path": f"{bucket}/set"})
+    open_run_folder(tmp_path, whole, resume=False)
+    streamed = override(whole, {"data.node_share": "stream"})
+    assert open_run_folder(tmp_path, streamed, resume=True) == [
+        "data.node_share: 'all' -> 'stream'"
+    ]
+    with pytest.raises(UserError, match=r"data\.node_share: 'stream' -> 'part'"):
+        open_run_folder(tmp_path, override(whole, {"data.node_share": "part"}), resume=True)
 
 
 def test_what_does_not_go_together_is_refused(
