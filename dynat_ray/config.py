@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
-from dynat_ray.augmentation_names import read_augmentations
 from dynat_ray.cluster_config import ClusterConfig
+from dynat_ray.data_config import DataConfig
 from dynat_ray.errors import UserError
 from dynat_ray.eval_config import EvalConfig
 from dynat_ray.radius import parse_norm_radii, require_possible
@@ -25,7 +25,6 @@ from dynat_ray.value_types import (
     Positive,
     PositiveInt,
     Seed,
-    ZeroToHalf,
     ZeroUpToOne,
     require,
 )
@@ -33,60 +32,6 @@ from dynat_ray.value_types import (
 Norm = Literal["Linf", "L2", "L1"]
 CpuKernels = Literal["auto", "off"]
 TrackerName = Literal["tensorboard", "mlflow", "wandb"]
-
-
-@dataclass(kw_only=True)
-class DataConfig(Section, section="data"):
-    """Which images, and how they reach the model.
-
-    Attributes:
-        path: Folder made by `dynat_ray.prepare`, or its address (`s3://`, `gs://`), from where
-            every machine fetches it once; empty: `source`, prepared on first use.
-        source: What to prepare when `path` is empty (`digits`, `folder:PATH`, `hf:NAME`, ...).
-        loader: `ffcv`, `memory`, or `auto`: FFCV where it imports.
-        val_fraction: Part of the training set, in [0, 0.5], that chooses the best checkpoint.
-        limit: Use only a class-balanced part of this many training images; 0: all.
-        augment: Any of `crop[-PAD]`, `flip`, `cutout[-SIZE]`, `cutmix[-ALPHA]`,
-            `resized-crop`, `randaugment`, applied on the device.
-        balance: Draw every class equally often. A sample drawn several times in an epoch is
-            augmented the same way each time.
-        extra_path: Prepared folder of extra (generated) training images, or its address; empty:
-            none.
-        extra_fraction: Part of every batch, in [0, 1), that comes from `extra_path`.
-        image_size: Side in pixels that large images are brought to; 0: as stored.
-        first_image_size: Side in pixels that training begins with; images grow to their own size,
-            in four steps. 0: their own from the beginning.
-        size_growth: Part of the run, in (0, 1], after which they have it.
-        loader_threads: CPU threads that decode, per worker.
-        node_share: `all`, or `part`: a machine reads (and fetches) a part of the training images
-            alone, the same in every epoch; the order is drawn within parts.
-    """
-
-    path: str = ""
-    source: str = "digits"
-    loader: Literal["auto", "ffcv", "memory"] = "auto"
-    val_fraction: ZeroToHalf = 0.02
-    limit: NonNegativeInt = 0
-    augment: list[str] = field(default_factory=list)
-    balance: bool = False
-    extra_path: str = ""
-    extra_fraction: ZeroUpToOne = 0.0
-    image_size: NonNegativeInt = 0
-    first_image_size: NonNegativeInt = 0
-    size_growth: AboveZeroToOne = 0.5
-    loader_threads: PositiveInt = 1
-    node_share: Literal["all", "part"] = "all"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        read_augmentations(self.augment)
-        if self.extra_fraction > 0 and not self.extra_path:
-            raise UserError("data.extra_fraction is set, but data.extra_path names no folder")
-        if self.node_share == "part" and (self.balance or self.extra_fraction > 0):
-            other = "balance" if self.balance else "extra_fraction"
-            raise UserError(
-                f"data.node_share is part, but data.{other} draws from all images; change one"
-            )
 
 
 @dataclass(kw_only=True)

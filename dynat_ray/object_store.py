@@ -104,20 +104,38 @@ def absolute_place(text: Path | str) -> str:
     return str(text) if is_address(str(text)) else str(user_path(text).resolve())
 
 
-def patiently(ask: Callable[[], AnswerT], address: str, advice: str) -> AnswerT:
+def say_waiting(address: str) -> None:
+    """Tells that a store is away."""
+    print(
+        f"waiting: {address} does not answer; asking again for a minute",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def patiently(
+    ask: Callable[[], AnswerT],
+    address: str,
+    advice: str,
+    *,
+    pause: Callable[[float], object] = time.sleep,
+    say: Callable[[str], object] = say_waiting,
+) -> AnswerT:
     """Returns what a store answers, which is asked again for a minute if it is away.
 
     Args:
         ask: Asks it.
         address: What it is asked for.
         advice: See `store_error`.
+        pause: Returns after so many seconds, or raises what ends the asking.
+        say: Told the address when the store is found to be away.
 
     Raises:
         FileNotFoundError: There is no such object.
         OSError: The disk of this machine fails.
         UserError: The store does not answer, or refuses to.
     """
-    for attempt, pause in enumerate((*_PAUSES, None)):
+    for attempt, seconds in enumerate((*_PAUSES, None)):
         try:
             return ask()
         except FileNotFoundError:
@@ -126,15 +144,11 @@ def patiently(ask: Callable[[], AnswerT], address: str, advice: str) -> AnswerT:
             if error.errno:
                 raise
             reason = str(error)
-            if pause is None or _REFUSED.search(reason) or _FINAL.search(reason):
+            if seconds is None or _REFUSED.search(reason) or _FINAL.search(reason):
                 raise store_error(address, error, advice) from None
         if attempt == 0:
-            print(
-                f"waiting: {address} does not answer; asking again for a minute",
-                file=sys.stderr,
-                flush=True,
-            )
-        time.sleep(pause)
+            say(address)
+        pause(seconds)
     raise AssertionError
 
 

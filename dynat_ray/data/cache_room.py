@@ -14,6 +14,8 @@ from dynat_ray.errors import UserError
 _IN_USE = "in-use"
 # Left for what else writes to that disk meanwhile.
 _SPARE = 2**28
+# Left by what grows as long as a run does, beside its checkpoints perhaps: one part in so many.
+_SPARE_PART = 10
 _held: dict[Path, int] = {}
 
 
@@ -45,12 +47,7 @@ def make_room(parent: Path, needed: int) -> None:
     Raises:
         UserError: The others are in use, and there still is no room.
     """
-    for folder in _least_recently_used(parent):
-        if shutil.disk_usage(parent).free >= needed + _SPARE:
-            return
-        with _unused(folder) as unused:
-            if unused:
-                shutil.rmtree(folder, ignore_errors=True)
+    _remove_until(parent, needed + _SPARE)
     free = shutil.disk_usage(parent).free
     if free < needed + _SPARE:
         raise UserError(
@@ -58,6 +55,40 @@ def make_room(parent: Path, needed: int) -> None:
             f"{free / 1e9:.2f} GB left; make room, or set DYNAT_RAY_CACHE to a folder on another "
             "disk"
         )
+
+
+def make_room_to_spare(parent: Path, wanted: int) -> None:
+    """Removes folders until so much is free that all of it may be kept, or nothing can go.
+
+    Args:
+        parent: What holds them.
+        wanted: Bytes that would be kept if there were room.
+    """
+    _remove_until(parent, wanted + _spare_part(shutil.disk_usage(parent).total))
+
+
+def has_room_to_spare(parent: Path, needed: int) -> bool:
+    """Returns whether bytes may be kept that no run depends on: a good part of the disk stays free.
+
+    Args:
+        parent: A folder on it.
+        needed: Bytes.
+    """
+    disk = shutil.disk_usage(parent)
+    return disk.free >= needed + _spare_part(disk.total)
+
+
+def _spare_part(total: int) -> int:
+    return max(_SPARE, total // _SPARE_PART)
+
+
+def _remove_until(parent: Path, free: int) -> None:
+    for folder in _least_recently_used(parent):
+        if shutil.disk_usage(parent).free >= free:
+            return
+        with _unused(folder) as unused:
+            if unused:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _least_recently_used(parent: Path) -> list[Path]:

@@ -70,7 +70,7 @@ class FfcvReader:
             UserError: FFCV does not import, the file is damaged, or `side` or `whole` is needed.
         """
         _require_ffcv(file)
-        require_images(info, file, used)
+        self._require(info, file, used)
         require_undamaged(info, file)
         check_beton(info, file)
         if info.size is None and side == 0 and not whole:
@@ -100,8 +100,9 @@ class FfcvReader:
 
         Raises:
             RuntimeError: FFCV failed, or gave nothing for minutes.
+            UserError: Images that are fetched meanwhile can't be had.
         """
-        running = _epoch_class()(self._loader, indices.astype(np.uint64))
+        running = self._begin(indices)
         sizes = iter(self.sizes[torch.from_numpy(indices)].split(self._batch_size))
         self._running.append(running)
         try:
@@ -115,6 +116,14 @@ class FfcvReader:
         """Stops decoding."""
         for running in self._running:
             running.close()
+
+    def _require(self, info: DatasetInfo, file: Path, used: Indices | None) -> None:
+        """Has everything here that is read of the file when it is opened, and later."""
+        require_images(info, file, used)
+
+    def _begin(self, indices: Indices) -> Any:
+        """Returns the thread that decodes some images."""
+        return epoch_class()(self._loader, indices.astype(np.uint64))
 
     def _own(self, decoded: np.ndarray, sizes: Tensor) -> Tensor:
         """Copies a batch out of FFCV's buffer, which the next batches overwrite."""
@@ -181,7 +190,7 @@ def _open_loader(
 
 
 @functools.cache
-def _epoch_class() -> Any:
+def epoch_class() -> Any:
     """Returns FFCV's thread that decodes an epoch, with its errors passed on.
 
     FFCV's own leaves its reader waiting for ever when the thread dies.
@@ -214,6 +223,8 @@ def _epoch_class() -> Any:
                         raise RuntimeError(
                             f"FFCV gave no batch of {file} for {_PATIENCE:.0f} s"
                         ) from None
+            if isinstance(item, UserError):
+                raise item
             if isinstance(item, BaseException):
                 raise RuntimeError(f"FFCV cannot read {file}: {item!r}") from item
             if item is None:

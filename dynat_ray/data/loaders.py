@@ -10,11 +10,25 @@ import torch
 from torch import Tensor
 
 from dynat_ray.data.extra_images import ExtraImages, load_extra_info
+from dynat_ray.data.ffcv_reader import FfcvReader
 from dynat_ray.data.fitting import crop_randomly, fit_square
-from dynat_ray.data.info import DatasetInfo, different_sizes, read_info, require_split
+from dynat_ray.data.info import (
+    DatasetInfo,
+    different_sizes,
+    is_copy,
+    read_info,
+    require_split,
+)
 from dynat_ray.data.order import BatchPlan, EpochOrder, Order
 from dynat_ray.data.part_order import PartOrder
-from dynat_ray.data.readers import Kind, Reader, ReadingOptions, open_reader, reader_kind
+from dynat_ray.data.readers import (
+    Kind,
+    Reader,
+    ReadingOptions,
+    open_reader,
+    reader_kind,
+    require_streamable,
+)
 from dynat_ray.data.store_copy import data_folder
 from dynat_ray.data.stored import load_labels
 from dynat_ray.data.subsets import Indices
@@ -189,14 +203,23 @@ def build_loader(
     return Loader(order, readers, options, seed=plan.seed, size=size)
 
 
-def loader_kind(path: Path | str, kind: Kind) -> str:
+def loader_kind(path: Path | str, kind: Kind, *, streamed: bool = False) -> str:
     """Returns which loader the training split of a folder gets: `ffcv` or `memory`.
 
+    Args:
+        path: Folder or address of the data set.
+        kind: As in `ReadingOptions`.
+        streamed: Likewise.
+
     Raises:
-        UserError: `ffcv` is wanted, but FFCV or the data set's `.beton` is missing.
+        UserError: `ffcv` or `streamed` is wanted, but FFCV or the data set's `.beton` is missing.
     """
     folder = data_folder(path)
-    return reader_kind(kind, folder, read_info(folder), "train")
+    info = read_info(folder)
+    if streamed and is_copy(folder):
+        require_streamable(folder, info)
+        return FfcvReader.kind
+    return reader_kind(kind, folder, info, "train")
 
 
 def _crop_size(info: DatasetInfo, folder: Path, options: ReadingOptions) -> tuple[int, int] | None:

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from dynat_ray.data.ffcv_library import ffcv_problem
 from dynat_ray.data.ffcv_reader import FfcvReader
-from dynat_ray.data.info import DatasetInfo, is_copy, read_info
+from dynat_ray.data.info import COPIED_FROM, DatasetInfo, is_copy, read_info
 from dynat_ray.data.memory_reader import MemoryReader
-from dynat_ray.data.needed_parts import ImagePlaces, has_images, require_images
+from dynat_ray.data.needed_parts import ImagePlaces, has_images, require_images, require_tables
 from dynat_ray.data.store_copy import Say, data_folder, lacking_parts
 from dynat_ray.data.stored import read_stored
+from dynat_ray.data.streamed_reader import StreamedReader
 from dynat_ray.data.subsets import Indices
 from dynat_ray.errors import UserError
 
@@ -50,6 +51,7 @@ class ReadingOptions:
     Attributes:
         device: Where batches go.
         kind: `ffcv`, `memory` (all images on the device), or `auto`: FFCV where it imports.
+        streamed: Of a data set in a store, fetch single images while they are read.
         threads: CPU threads that decode.
         channels_last: Memory format of the images.
         image_size: Height and width in pixels to bring images to; 0: as stored.
@@ -62,6 +64,7 @@ class ReadingOptions:
 
     device: torch.device
     kind: Kind = "auto"
+    streamed: bool = False
     threads: int = 1
     channels_last: bool = True
     image_size: int = 0
@@ -86,10 +89,13 @@ def open_reader(
     info = read_info(folder)
     device, crops = options.device, options.resized_crop
     image_size = 0 if crops else options.image_size
-    if reader_kind(options.kind, folder, info, split) == "memory":
+    streamed = options.streamed and is_copy(folder)
+    if streamed:
+        require_streamable(folder, info)
+    elif reader_kind(options.kind, folder, info, split) == "memory":
         stored = read_stored(folder, split, image_size=image_size, positions=used, whole=crops)
         return MemoryReader(stored, device=device, batch_size=batch_size)
-    return FfcvReader(
+    return (StreamedReader if streamed else FfcvReader)(
         info,
         folder / f"{split}.beton",
         device=device,
@@ -122,6 +128,45 @@ def fetch_split(
     """
     info, file = _read_file(path, split, kind)
     require_images(info, file, used, say)
+
+
+def fetch_to_stream(path: Path | str, split: str, say: Say | None = None) -> None:
+    """Fetches of a split in an object store what is read before single images are fetched.
+
+    Args:
+        path: Folder or address of the data set.
+        split: `train` or `test`.
+        say: As for `fetch_split`.
+
+    Raises:
+        UserError: As `fetch_split`; or images of the set can't be fetched one by one.
+    """
+    folder = data_folder(path)
+    info = read_info(folder)
+    if is_copy(folder):
+        require_streamable(folder, info)
+        require_tables(info, folder / f"{split}.beton", say)
+
+
+def require_streamable(folder: Path, info: DatasetInfo) -> None:
+    """Raises `UserError` unless single training images of a set in a store can be fetched.
+
+    Args:
+        folder: Its copy on this machine.
+        info: What it is.
+    """
+    if problem := ffcv_problem():
+        raise UserError(
+            f"data.node_share stream takes FFCV, which does not import ({problem}); install it "
+            "(pip install 'dynat-ray[ffcv]'), or set data.node_share to all"
+        )
+    if "train.beton" not in info.files:
+        address = (folder / COPIED_FROM).read_text(encoding="utf-8")
+        raise UserError(
+            f"data.node_share is stream, but {address} was prepared without FFCV, as tensors "
+            f"alone; prepare it where FFCV is installed ({info.command(address)}), or set "
+            "data.node_share to all"
+        )
 
 
 def bytes_to_fetch(

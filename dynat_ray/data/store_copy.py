@@ -130,6 +130,11 @@ def lacking_parts(info: DatasetInfo, file: Path) -> dict[int, int]:
     return {each: partial.parts[each].bytes for each in partial.missing()}
 
 
+def parts_here(info: DatasetInfo, file: Path) -> list[int]:
+    """Returns the numbers of a copied file's parts that this machine has."""
+    return _partial(info, file)[1].here()
+
+
 def require_undamaged(info: DatasetInfo, file: Path) -> None:
     """Raises `UserError` if a stored file differs from what was written, as `require_intact` does.
 

@@ -45,7 +45,7 @@ _COMPARISON = FolderKind(
     name="comparison",
     file=_FILE,
     read=lambda folder: config_settings(build_config([read_settings(folder / _FILE)])),
-    may_change=lambda key: key.startswith(_MAY_CHANGE),
+    may_change=lambda key, *_: key.startswith(_MAY_CHANGE),
     keeps_first=True,
 )
 

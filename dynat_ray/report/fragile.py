@@ -171,7 +171,9 @@ def _store_pictures(run: Run, indices: NDArray[np.int64]) -> dict[int, Path]:
         return {}  # The folder was prepared again from something else.
     try:
         kind = kind_here(run.config.data.path, "train", indices)
-        if kind is None:
+        if kind is None and run.config.data.node_share == "stream":
+            kind = "ffcv"
+        elif kind is None:
             return {}  # Some pictures are no reason to fetch a large data set.
         images = _read_images(run, indices, kind)
     except (UserError, OSError, RuntimeError):
@@ -196,6 +198,7 @@ def _read_images(
     options = ReadingOptions(
         device=torch.device("cpu"),
         kind=kind,
+        streamed=run.config.data.node_share == "stream",
         image_size=size,
     )
     plan = BatchPlan(batch_size=len(indices), seed=0, shuffle=False)

@@ -25,7 +25,7 @@ _SEARCH = FolderKind(
     name="search",
     file=_FILE,
     read=lambda folder: _settings(read_search(folder)),
-    may_change=lambda key: key.startswith(_MAY_CHANGE),
+    may_change=lambda key, *_: key.startswith(_MAY_CHANGE),
 )
 
 

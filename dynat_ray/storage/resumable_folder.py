@@ -25,7 +25,8 @@ class FolderKind:
         name: In errors, such as `run`.
         file: Name of the file that holds the settings.
         read: Returns the settings, by key, that a folder holds.
-        may_change: Returns whether a setting, by its key, may differ when the folder is resumed.
+        may_change: Returns whether a setting, by its key, may change from one value to another when
+            the folder is resumed.
         keeps_first: The file stays as the first command wrote it; else it follows the last one.
         joins_others: With `--resume` it may begin in a folder that holds other files already.
     """
@@ -33,7 +34,7 @@ class FolderKind:
     name: str
     file: str
     read: Callable[[Path], Settings]
-    may_change: Callable[[str], bool]
+    may_change: Callable[[str, object, object], bool]
     keeps_first: bool = False
     joins_others: bool = False
 
@@ -88,7 +89,7 @@ def _changes(kind: FolderKind, folder: Path, settings: Settings) -> list[str]:
         if old == new:
             continue
         changes.append(f"{key}: {old!r} -> {new!r}")
-        if not kind.may_change(key):
+        if not kind.may_change(key, old, new):
             raise UserError(
                 f"the {kind.name} {folder} can't be resumed with another setting ({changes[-1]}); "
                 f"give the new {kind.name} another --name"

@@ -18,14 +18,21 @@ _FIXED = (
     *("model.", "method.name", "threat.norm", "optim.name"),
     # These and the seed say which images train and which are held out.
     *("data.path", "data.limit", "data.val_fraction", "train.seed"),
-    # Within an epoch, some images would come twice and others not at all.
-    "data.node_share",
 )
+
+
+def _may_change(key: str, old: object, new: object) -> bool:
+    if key == "data.node_share":
+        # From or to parts, some images of an epoch would come twice and others not at all.
+        return "part" not in (old, new)
+    return not key.startswith(_FIXED)
+
+
 _RUN = FolderKind(
     name="run",
     file=CONFIG,
     read=lambda folder: config_settings(read_run_config(folder)),
-    may_change=lambda key: not key.startswith(_FIXED),
+    may_change=_may_change,
     # A trial of a search has its record there before it begins.
     joins_others=True,
 )

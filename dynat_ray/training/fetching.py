@@ -9,8 +9,9 @@ from functools import partial
 from typing import NamedTuple
 
 from dynat_ray.collectives import gather_objects, world_size
-from dynat_ray.config import DataConfig, RunConfig
-from dynat_ray.data import fetch_split
+from dynat_ray.config import RunConfig
+from dynat_ray.data import fetch_split, fetch_to_stream
+from dynat_ray.data_config import DataConfig
 from dynat_ray.errors import UserError
 from dynat_ray.object_store import is_address
 from dynat_ray.training.agreement import SharedUserError
@@ -71,6 +72,8 @@ def fetch_data(config: RunConfig, session: Session) -> int:
 def fetch_here(data: DataConfig, say: Callable[[str], None]) -> None:
     """Fetches what this machine lacks of all training data, whatever other machines do.
 
+    Where single images are fetched while they are read, that is what must be here before.
+
     Args:
         data: Where they lie.
         say: Takes lines that tell how far it is.
@@ -79,7 +82,10 @@ def fetch_here(data: DataConfig, say: Callable[[str], None]) -> None:
         UserError: They can't be had.
     """
     for place in filter(None, (data.path, data.extra_path)):
-        fetch_split(place, "train", data.loader, say)
+        if data.node_share == "stream":
+            fetch_to_stream(place, "train", say)
+        else:
+            fetch_split(place, "train", data.loader, say)
 
 
 def _on_all_machines(fetch: Fetch, session: Session) -> None:

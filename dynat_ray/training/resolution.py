@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import interpolate
 
-from dynat_ray.config import DataConfig
 from dynat_ray.data import Batch
+from dynat_ray.data_config import DataConfig
 from dynat_ray.errors import UserError
 from dynat_ray.models import Classifier
 

@@ -27,6 +27,7 @@ from dynat_ray.data import (
     stratified_split,
     unevenness,
 )
+from dynat_ray.data_config import DataConfig
 from dynat_ray.errors import UserError
 from dynat_ray.methods import Method, MethodContext, build_method
 from dynat_ray.models import Classifier, build_model, freeze, initialise_from
@@ -114,7 +115,7 @@ def training_plan(config: RunConfig, rank: int, world_size: int) -> BatchPlan:
         batch_size=config.train.batch_size,
         seed=config.train.seed,
         balance=config.data.balance,
-        node_share=config.data.node_share,
+        node_share="part" if config.data.node_share == "part" else "all",
         rank=rank,
         world_size=world_size,
     )
@@ -161,6 +162,7 @@ def _reading_options(config: RunConfig, device: torch.device) -> ReadingOptions:
     return ReadingOptions(
         device=device,
         kind=config.data.loader,
+        streamed=config.data.node_share == "stream",
         threads=config.data.loader_threads,
         channels_last=config.train.channels_last,
         image_size=config.data.image_size,
@@ -200,6 +202,7 @@ def check_run(
     Returns:
         The loader that `data.loader` stands for here.
     """
+    kind = _check_loaders(config.data)
     _check_mixing(config, load_labels(config.data.path, "train").numpy())
     model = build_network(config, info, say)
     augmentation, method = _build_parts(config, info, model)
@@ -221,13 +224,19 @@ def check_run(
             f"method '{config.method.name}' takes gradients of gradients, which compiled graphs "
             "can't; set train.compile to false"
         )
-    return loader_kind(config.data.path, config.data.loader)
+    return kind
+
+
+def _check_loaders(data: DataConfig) -> str:
+    """Returns the loader of the images; raises `UserError` where they, or extra ones, have none."""
+    streamed, places = data.node_share == "stream", filter(None, (data.extra_path, data.path))
+    return [loader_kind(each, data.loader, streamed=streamed) for each in places][-1]
 
 
 def _check_mixing(config: RunConfig, labels: NDArray[np.integer]) -> None:
     """Raises `UserError` where workers that read parts of a set would see a few classes alone."""
     _, workers = config.cluster.worker_range() or (2, 2)
-    if config.data.node_share == "all" or workers == 1:
+    if config.data.node_share != "part" or workers == 1:
         return
     training, _ = split_training(config, labels)
     shares = np.arange(len(training)) * workers // len(training)

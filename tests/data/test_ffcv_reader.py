@@ -71,14 +71,14 @@ def test_an_exception_in_the_pipeline_is_raised(
     at: int, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = open_reader(folder)
-    decode = ffcv_reader._epoch_class().__mro__[1].run_pipeline
+    decode = ffcv_reader.epoch_class().__mro__[1].run_pipeline
 
     def fail(self: object, number: int, *rest: object) -> object:
         if number == at:
             raise ZeroDivisionError("from the pipeline")
         return decode(self, number, *rest)
 
-    monkeypatch.setattr(ffcv_reader._epoch_class().__mro__[1], "run_pipeline", fail)
+    monkeypatch.setattr(ffcv_reader.epoch_class().__mro__[1], "run_pipeline", fail)
     seen = 0
     with pytest.raises(RuntimeError, match="FFCV cannot read .*from the pipeline"):
         for _ in reader.batches(np.arange(1000)):
@@ -93,7 +93,7 @@ def test_a_pipeline_that_gives_nothing_is_given_up(
     reader = open_reader(folder)
     release = threading.Event()
     monkeypatch.setattr(
-        ffcv_reader._epoch_class().__mro__[1], "run_pipeline", lambda *_: release.wait(30)
+        ffcv_reader.epoch_class().__mro__[1], "run_pipeline", lambda *_: release.wait(30)
     )
     monkeypatch.setattr(ffcv_reader, "_PATIENCE", 0.0)
     batches = reader.batches(np.arange(64))

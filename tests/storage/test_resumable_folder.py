@@ -17,7 +17,7 @@ def kind(**options: Any) -> FolderKind:
         name="journey",
         file="journey.yaml",
         read=lambda folder: yaml.safe_load((folder / "journey.yaml").read_text()),
-        may_change=lambda key: key == "pace",
+        may_change=lambda key, *_: key == "pace",
         **options,
     )
 

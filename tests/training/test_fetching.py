@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dynat_ray.config import DataConfig
+from dynat_ray.data_config import DataConfig
 from dynat_ray.errors import UserError
 from dynat_ray.training import fetching
 from dynat_ray.training.agreement import SharedUserError

@@ -11,9 +11,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dynat_ray.config import DataConfig, RunConfig
+from dynat_ray.config import RunConfig
 from dynat_ray.data import load_info, load_split
 from dynat_ray.data.preparing import part_sending, prepare_dataset
+from dynat_ray.data_config import DataConfig
 from dynat_ray.errors import UserError
 from dynat_ray.models import load_model
 from dynat_ray.settings import override

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from dynat_ray.config import DataConfig, RunConfig
+from dynat_ray.config import RunConfig
 from dynat_ray.data import Batch, load_info
+from dynat_ray.data_config import DataConfig
 from dynat_ray.errors import UserError
 from dynat_ray.settings import override
 from dynat_ray.storage.metrics import read_metrics

@@ -8,11 +8,11 @@ import re
 import sys
 from pathlib import Path
 
-from dynat_ray.config import DataConfig
 from dynat_ray.data.cache_folder import cache_folder
 from dynat_ray.data.info import FORMAT_VERSION, read_info
 from dynat_ray.data.preparing.dataset import prepare_dataset
 from dynat_ray.data.preparing.sources import absolute_source
+from dynat_ray.data_config import DataConfig
 from dynat_ray.errors import UserError
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dynat_ray.config import DataConfig
 from dynat_ray.data import load_info, load_split
 from dynat_ray.data.preparing.cache import cached_dataset
+from dynat_ray.data_config import DataConfig
 from dynat_ray.errors import UserError
 
 
