@@ -188,7 +188,7 @@ class TrainConfig(Section, section="train"):
     Attributes:
         epochs: Passes over the training set; null where `compute` ends the run.
         compute: Trains until so many units of compute are spent a training image, instead of
-            `epochs`: a forward pass is one, a gradient of images or of weights another.
+            `epochs`: a forward pass is one, a gradient of images one more, of weights two.
         batch_size: Global batch size: the sum over all workers.
         micro_batch_size: Most samples a worker puts through the model at once; a larger share of
             the global batch is accumulated. 0: no bound.
