@@ -16,10 +16,10 @@ from dynat_ray.hardware import peak_memory_bytes
 
 def test_larger_batches_need_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peak_memory, "LOOPS", ("ours",))
-    few, many = (peak_memory.measure(batch_size=size, device="cpu") for size in (1, 72))
+    few, many = (peak_memory.measure(batch_size=size, device="cpu") for size in (1, 160))
     for name, peak in many.items():
         # Activations of one pass, forwards alone: 1.1 million numbers an image. Those of the first
-        # 48 images fit into what starting up has needed.
+        # images fit into what starting up has needed, which differs between processors.
         assert peak > few[name] + 40 * 1_100_000 * 2
 
 

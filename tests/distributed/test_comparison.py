@@ -99,8 +99,8 @@ def test_equal_compute_is_what_pgd_at_spends_in_the_epochs(
         for name in ("dynat", "trades")
     ]
     common, runs = comparison._at_equal_compute(small_config, runs)
-    # Two epochs of an attack of three steps and an outer pass.
-    assert {each.config.train.compute for each in runs} == {common.train.compute} == {16.0}
+    # Two epochs of an attack of three steps, six units, and of learning, three.
+    assert {each.config.train.compute for each in runs} == {common.train.compute} == {18.0}
     assert {each.config.train.epochs for each in runs} == {None}
     comparison._open(tmp_path, common, resume=True)
     comparison._open(tmp_path, common, resume=True)
