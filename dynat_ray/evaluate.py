@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import BooleanOptionalAction, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
@@ -64,6 +64,12 @@ def _parse(argv: Sequence[str]) -> Namespace:
         metavar="N",
         help="survivors that FAB and Square see in autoattack-sampled, beside the fiftieth that "
         "falls most easily; 0: all (default: the run's, 200)",
+    )
+    add(
+        "--drafts",
+        action=BooleanOptionalAction,
+        help="FAB and Square look in half precision where the device has it, and float32 confirms "
+        "what they find, or (default: the run's, which is no) all is in float32",
     )
     add("--seed", type=int, help="default: the run's")
     add(

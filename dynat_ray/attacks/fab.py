@@ -48,7 +48,13 @@ class TargetedFab:
         left = torch.arange(len(images), device=images.device)
         for rank in range(target_count(at.classes)):
             found, distances = nearest_towards(
-                model, images[left], labels[left], rank, norm=at.threat.norm, enough=eps[left]
+                model,
+                images[left],
+                labels[left],
+                rank,
+                norm=at.threat.norm,
+                enough=eps[left],
+                draft=at.draft,
             )
             fooled = distances <= eps[left]
             result[left[fooled]] = found[fooled]
@@ -69,6 +75,7 @@ def nearest_towards(
     *,
     norm: Norm,
     enough: Tensor | None = None,
+    draft: nn.Module | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Looks for the nearest adversarial image in the direction of one wrong class.
 
@@ -79,10 +86,14 @@ def nearest_towards(
         rank: Which class: 0 is the most likely wrong one.
         norm: `Linf`, `L2` or `L1`.
         enough: An image found within this distance `(B,)` is not improved further; None: 0.
+        draft: Gives nearly the model's logits for less: it is followed, and the model is asked
+            only of what it finds within `enough`. None: there is none.
 
     Returns:
         Images like `images`, unchanged where none was found, and distances `(B,)`, infinite there.
     """
+    assert draft is None or enough is not None
+    followed = model if draft is None else draft
     nearest = images.clone()
     distances = torch.full(labels.shape, torch.inf, device=images.device)
     with torch.no_grad():
@@ -91,12 +102,15 @@ def nearest_towards(
     clean, own, point = images, labels, images
     goal = torch.zeros_like(distances) if enough is None else enough
     for _ in range(_ITERATIONS):
-        plane = _linearised(model, point, own, target)
+        plane = _linearised(followed, point, own, target)
         point = _towards(plane, point, clean, norm)
-        with torch.no_grad():
-            crossed = model(_channels_last(point)).argmax(dim=1) != own
+        crossed = _fooled(followed, point, own)
         change = point - clean
-        length = torch.where(crossed, change_sizes(change, norm), torch.inf)
+        length = change_sizes(change, norm)
+        if draft is not None:
+            asked = (crossed & (length <= goal[left])).nonzero().squeeze(1)
+            crossed[asked] = _fooled(model, point[asked], own[asked])
+        length = torch.where(crossed, length, torch.inf)
         nearer = length < distances[left]
         nearest[left[nearer]] = point[nearer]
         distances[left[nearer]] = length[nearer]
@@ -108,6 +122,13 @@ def nearest_towards(
             if len(left) == 0:
                 break
     return nearest, distances
+
+
+@torch.no_grad()
+def _fooled(model: nn.Module, points: Tensor, labels: Tensor) -> Tensor:
+    if len(points) == 0:
+        return torch.zeros_like(labels, dtype=torch.bool)
+    return model(_channels_last(points)).argmax(dim=1) != labels
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Square:
         self, model: nn.Module, images: Tensor, labels: Tensor, eps: Tensor, at: Setting
     ) -> Tensor:
         require_square(images, at.threat.norm)
-        return _linf_search(model, images, labels, eps, at.seed, self.queries)
+        return _linf_search(model, images, labels, eps, at, self.queries)
 
     def note(self, classes: int) -> str:
         return ""
@@ -99,10 +99,10 @@ def _library_search(
 
 @torch.no_grad()
 def _linf_search(
-    model: nn.Module, images: Tensor, labels: Tensor, eps: Tensor, seed: int, queries: int
+    model: nn.Module, images: Tensor, labels: Tensor, eps: Tensor, at: Setting, queries: int
 ) -> Tensor:
     count, channels, height, width = images.shape
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator().manual_seed(at.seed)
 
     def signs(*shape: int) -> Tensor:
         return (2 * torch.rand(shape, generator=random) - 1).sign().to(images.device)
@@ -115,16 +115,16 @@ def _linf_search(
     low, high = (images - eps).clamp(min=0), (images + eps).clamp(max=1)
     stripes = images + eps * signs(count, channels, 1, width)
     best = stripes.clamp(0, 1).contiguous(memory_format=torch.channels_last)
-    margin = -cw_margin(model(best), labels, None)
+    judge = _Judge(model, at.draft, best, labels)
     result = best.clone()
     left = torch.arange(count, device=images.device)
     for query in range(queries):
-        searching = margin > 0
+        searching = judge.margin > 0
         if not bool(searching.all()):
             result[left] = best
-            left, labels, margin = left[searching], labels[searching], margin[searching]
-            low, high, best = low[searching], high[searching], best[searching]
-            eps = eps[searching]
+            left, low, high = left[searching], low[searching], high[searching]
+            best, eps = best[searching], eps[searching]
+            judge.keep(searching)
             if len(left) == 0:
                 return result
         side = _side(query, height, width)
@@ -133,12 +133,60 @@ def _linf_search(
         before = best[square].clone()
         moved = before + 2 * eps * signs(channels, 1, 1)
         best[square] = torch.minimum(torch.maximum(moved, low[square]), high[square])
-        now = -cw_margin(model(best), labels, None)
-        better = now < margin
+        better = judge.better(best)
         best[square] = torch.where(better.view(-1, 1, 1, 1), best[square], before)
-        margin = torch.where(better, now, margin)
     result[left] = best
     return result
+
+
+class _Judge:
+    """Says which queries bring images nearer to another class.
+
+    Where there is a draft the model is asked only of those that the draft finds nearer, so that no
+    step is taken which the model does not take.
+
+    Args:
+        model: Is attacked.
+        draft: Gives nearly its logits for less, if there is one.
+        images: Where the search begins, `(B, C, H, W)`.
+        labels: int64 `(B,)`.
+
+    Attributes:
+        margin: Of the model's logits for the best images so far, `(B,)`; 0 or less: fooled.
+    """
+
+    def __init__(
+        self, model: nn.Module, draft: nn.Module | None, images: Tensor, labels: Tensor
+    ) -> None:
+        self._model, self._draft, self._labels = model, draft, labels
+        self.margin = _margin(model, images, labels)
+        self._drafted = self.margin if draft is None else _margin(draft, images, labels)
+
+    def keep(self, rows: Tensor) -> None:
+        """Leaves out all images but some, bool `(B,)`."""
+        self._labels, self.margin = self._labels[rows], self.margin[rows]
+        self._drafted = self._drafted[rows]
+
+    def better(self, images: Tensor) -> Tensor:
+        """Returns which images `(B, C, H, W)` are better than the best so far, and takes those."""
+        if self._draft is None:
+            now = _margin(self._model, images, self._labels)
+            better = now < self.margin
+            self.margin = torch.where(better, now, self.margin)
+            return better
+        drafted = _margin(self._draft, images, self._labels)
+        better = drafted < self._drafted
+        asked = better.nonzero().squeeze(1)
+        if len(asked):
+            now = _margin(self._model, images[asked], self._labels[asked])
+            better[asked] = now < self.margin[asked]
+            self.margin[asked] = torch.where(better[asked], now, self.margin[asked])
+            self._drafted = torch.where(better, drafted, self._drafted)
+        return better
+
+
+def _margin(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return -cw_margin(network(images), labels, None)
 
 
 def _side(query: int, height: int, width: int) -> int:

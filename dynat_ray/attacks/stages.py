@@ -24,11 +24,14 @@ class Setting:
         threat: Norm and radius, more than 0 (a probe, which knows no radius, has 0).
         classes: Number of logits of the model, at least 2.
         seed: All randomness of the stage follows from it.
+        draft: Gives nearly the model's logits for less. A stage may look with it for images of
+            which it asks the model itself. None: there is none.
     """
 
     threat: Threat
     classes: int
     seed: int
+    draft: nn.Module | None = None
 
 
 class Stage(Protocol):

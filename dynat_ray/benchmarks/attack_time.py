@@ -15,6 +15,7 @@ from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from dynat_ray import interrupt
+from dynat_ray.attacks.drafts import drafts_status
 from dynat_ray.attacks.registry import get_attacks
 from dynat_ray.benchmarks.turns import cpu_threads, in_turn, seconds_of, spread
 from dynat_ray.data import load_test_images
@@ -58,10 +59,10 @@ def measure(
         on_ray: Also time two Ray workers against one.
 
     Returns:
-        `images`, `device`, `threads`; for each of `cases` median `seconds` of both, `agreement`
+        `images`, `device`, `threads`; for each of `cases` median `seconds` of all, `agreement`
         (share of samples with the same outcome) and the share `still_right`; and `ratios`, theirs
-        by ours of each case and, where Ray is installed and has room, `two workers`: the shards
-        per second of two by those of one.
+        by ours of each case, with drafts where the device has them and without, and, where Ray is
+        installed and has room, `two workers`: the shards per second of two by those of one.
     """
     with cpu_threads(threads) as threads:
         if run is None:
@@ -74,10 +75,11 @@ def measure(
             network = load_model(run)
             pixels, labels = load_test_images(config.data.path, images or _TRAINED_IMAGES)
             radii = {run.name: config.threat.eps}
-        cases, ratios = {}, {}
+        cases: dict[str, Any] = {}
+        ratios: dict[str, dict[str, float]] = {}
         for name, eps in radii.items():
             cases[name], each = _time(network.to(device), pixels, labels, eps, rounds, device)
-            ratios[f"autoattack, {name}"] = spread(each)
+            ratios |= {f"autoattack{how}, {name}": spread(found) for how, found in each.items()}
             if interrupt.received():
                 break
     if on_ray and find_spec("ray") and not interrupt.received() and _room_for_two():
@@ -138,8 +140,8 @@ def _random(model: str, width: int, images: int) -> tuple[nn.Module, Tensor, Ten
 
 def _time(
     network: nn.Module, pixels: Tensor, labels: Tensor, eps: float, rounds: int, device: str
-) -> tuple[dict[str, Any], list[float]]:
-    """Returns what a case is said to be, and the ratios of its rounds."""
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Returns what a case is said to be, and by how they look the ratios of its rounds."""
     images = len(pixels)
     kept: dict[str, Tensor] = {}
     ours_network = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -150,11 +152,17 @@ def _time(
             _, found = direct.run_standard_evaluation(pixels, labels, batch_size=images)
         kept["theirs"] = found.cpu() == labels
 
-    def ours() -> None:
+    def ours(drafts: bool) -> None:
         outcome = evaluate_attacks(
-            ours_network, pixels, labels, ["autoattack"], Threat("Linf", eps), batch_size=images
+            ours_network,
+            pixels,
+            labels,
+            ["autoattack"],
+            Threat("Linf", eps),
+            batch_size=images,
+            drafts=drafts,
         )
-        kept["ours"] = torch.from_numpy(outcome["autoattack"].correct)
+        kept["drafts" if drafts else "float32"] = torch.from_numpy(outcome["autoattack"].correct)
 
     # What a device does on its first pass is not timed.
     for each in (network, ours_network):
@@ -163,12 +171,23 @@ def _time(
         each.zero_grad(set_to_none=True)
     loops = {
         "pyautoattack": partial(seconds_of, theirs, device),
-        "dynat_ray": partial(seconds_of, ours, device),
+        "dynat_ray, float32": partial(seconds_of, partial(ours, drafts=False), device),
     }
+    ways = {"dynat_ray, float32": " in float32"}
+    if drafts_status(True, torch.device(device)) == "on":
+        loops["dynat_ray"] = partial(seconds_of, partial(ours, drafts=True), device)
+        ways["dynat_ray"] = ""
     seconds = in_turn("attack", loops, rounds, first_in_turn=True)
+    theirs_found = kept.pop("theirs")
     case = {
         "seconds": {name: statistics.median(each) for name, each in seconds.items()},
-        "agreement": float((kept["ours"] == kept["theirs"]).float().mean()),
-        "still_right": float(kept["ours"].float().mean()),
+        "agreement": {
+            how: float((found == theirs_found).float().mean()) for how, found in kept.items()
+        },
+        "still_right": float(theirs_found.float().mean()),
     }
-    return case, [a / b for a, b in zip(*seconds.values(), strict=True)]
+    ratios = {
+        words: [a / b for a, b in zip(seconds["pyautoattack"], seconds[name], strict=True)]
+        for name, words in ways.items()
+    }
+    return case, ratios

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 
 import torch
 
+from dynat_ray.acceleration.precision import Precision
 from dynat_ray.benchmarks.our_loop import as_step, our_stepper
 from dynat_ray.benchmarks.reference_loops import (
     AttackSettings,
@@ -15,7 +16,6 @@ from dynat_ray.benchmarks.reference_loops import (
     torchattacks_step,
 )
 from dynat_ray.models import Classifier
-from dynat_ray.training.device import Precision
 
 _REFERENCES = {
     name: loop

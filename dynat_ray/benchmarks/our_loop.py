@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dynat_ray.acceleration.precision import Precision
 from dynat_ray.benchmarks.reference_loops import CLASSES, AttackSettings, Step
 from dynat_ray.config import AttackConfig, TrainConfig
 from dynat_ray.data import Batch
@@ -12,7 +13,6 @@ from dynat_ray.method_settings import method_settings
 from dynat_ray.methods import MethodContext, build_method
 from dynat_ray.models import Classifier, build_model
 from dynat_ray.perturb.threat import Threat
-from dynat_ray.training.device import Precision
 from dynat_ray.training.step import Stepper, wrap
 
 

@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import flop_registry
 
+from dynat_ray.acceleration.precision import Precision, usable_precision
 from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.benchmarks.our_loop import our_step, random_batch
 from dynat_ray.benchmarks.turns import cpu_threads, seconds_of
-from dynat_ray.training.device import Precision, usable_precision
 
 # The first word of these that an operation's name contains says what it belongs to.
 _OPERATIONS = {

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynat_ray.acceleration.precision import Precision, autocast, usable_precision
 from dynat_ray.benchmarks.loops import LOOPS, PRECISIONS, make_step
 from dynat_ray.benchmarks.our_loop import as_batch, classifier, our_stepper, random_batch, sgd
 from dynat_ray.benchmarks.reference_loops import AttackSettings, Step
 from dynat_ray.benchmarks.turns import Progress, cpu_threads, in_turn, seconds_of, spread
-from dynat_ray.training.device import Precision, autocast, usable_precision
 
 # A step on a GPU is so short that a round takes several.
 _STEPS_A_ROUND = {"cpu": 1, "cuda": 10}

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynat_ray.acceleration.precision import autocast
 from dynat_ray.benchmarks.turns import seconds_of
 from dynat_ray.config import MethodSettings, RunConfig
 from dynat_ray.data import Batch, load_info, load_split
@@ -19,7 +20,6 @@ from dynat_ray.methods import MethodContext, build_method
 from dynat_ray.models import load_model
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.storage.run_folder import read_run_config
-from dynat_ray.training.device import autocast
 from dynat_ray.training.step import Stepper, wrap
 
 _BATCHES = 4

@@ -20,8 +20,8 @@ from dynat_ray.report.side_by_side import read_evaluation, side_by_side_table
 from dynat_ray.storage.places import fetched, lasting_file, written_at
 
 _REQUESTED = (
-    *("data", "split", "norm", "eps", "attacks", "samples", "second_stage", "seed", "batch_size"),
-    *("out", "distances", "corruptions", "corruptions_from"),
+    *("data", "split", "norm", "eps", "attacks", "samples", "second_stage", "drafts"),
+    *("seed", "batch_size", "out", "distances", "corruptions", "corruptions_from"),
 )
 _OF_ONE_NORM = (
     *("norm", "eps", "eps_ref", "compare", "surrogate"),

@@ -12,6 +12,7 @@ import numpy as np
 from torch import nn
 
 from dynat_ray.acceleration.twin import cpu_kernels_status
+from dynat_ray.attacks.drafts import drafts_status
 from dynat_ray.attacks.registry import MARGIN, get_attacks, get_probe
 from dynat_ray.data import balanced_subset
 from dynat_ray.distributed.evaluator import Evaluated, Workers, default_workers, evaluated
@@ -122,6 +123,7 @@ def _evaluate(
         content = {
             **run.results(found),
             "cpu_kernels": cpu_kernels_status(best_device()),
+            "drafts": drafts_status(request.drafts, best_device()),
             "checks": [check.entry() for check in checks],
             "checksums": {"model": identity["model"], "data": identity["data"]},
             "seconds": round(time.monotonic() - started + found.seconds_before, 1),
@@ -179,6 +181,7 @@ class _EvaluationRun:
             seed=request.seed,
             batch_size=request.batch_size,
             second_stage=request.second_stage,
+            drafts=request.drafts,
             probes=[get_probe(name) for name in _probes(request)],
         )
         self.model = subject.model.to(best_device())

@@ -135,7 +135,7 @@ def measure_at(
         images: All.
         labels: int64 `(N,)`.
         config: For the norm, `eval.samples` and `eval.second_stage` (what costly attacks see),
-            and the seed.
+            `eval.drafts` and the seed.
         attacks: Names.
         run_shards: Of those who share the work, see `Workers.ready`.
         device: Where, if it is this process; None: the CPU.
@@ -150,6 +150,7 @@ def measure_at(
         seed=config.train.seed,
         batch_size=_shard_size(len(labels), config),
         second_stage=config.eval.second_stage,
+        drafts=config.eval.drafts,
     )
     which = images.identity if isinstance(images, LazySplit) else checksum_samples(images, labels)
     settings = {**plan.settings(), "images": which}

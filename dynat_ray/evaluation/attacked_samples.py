@@ -10,13 +10,14 @@ sample at the largest radius at which it is right, and only if it falls there at
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from dynat_ray.acceleration.twin import twin_of
+from dynat_ray.attacks.drafts import draft_of, takes_draft
 from dynat_ray.attacks.registry import Attack, Part
 from dynat_ray.attacks.stages import Setting, Stage, perturb_each
 from dynat_ray.evaluation.shard_outcome import (
@@ -70,11 +71,21 @@ class AttackedSamples:
         images: float32 `(n, C, H, W)` in [0, 1], on the model's device.
         labels: int64 `(n,)`.
         logits: The model's, `(n, K)`.
+        drafts: Whether stages may look with a draft of the model.
     """
 
-    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, logits: Tensor) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        logits: Tensor,
+        *,
+        drafts: bool = False,
+    ) -> None:
         self._model, self._twin = model, twin_of(model, images)
         self._images, self._labels, self._logits = images, labels, logits
+        self._drafts = drafts
 
     def under(self, attack: Attack, part: Part, settings: Sequence[Setting]) -> list[ShardOutcome]:
         """Returns what an attack does to them at every radius.
@@ -85,6 +96,7 @@ class AttackedSamples:
             settings: By ascending radius; at radius 0 images stay as they are.
         """
         stages = attack.places(part)
+        settings = self._with_draft(stages, settings)
         # Who is to see the last stages of a sampled attack follows from margins at each radius.
         sampled = attack.sampled > 0 and part == "first"
         first = len(stages) if sampled else 1
@@ -95,6 +107,15 @@ class AttackedSamples:
             states.append(state.copy())
         self._run_from_largest(stages[first:], settings, states)
         return [each.outcome() for each in states]
+
+    def _with_draft(self, stages: _Stages, settings: Sequence[Setting]) -> Sequence[Setting]:
+        """Returns the settings with a draft that all of them can use, where there is one."""
+        attacked = [at.threat for at in settings if at.threat.eps > 0]
+        wanted = self._drafts and any(takes_draft(stage) for _, stage in stages)
+        if not wanted or not attacked or attacked[0].norm != "Linf":
+            return settings
+        draft = draft_of(self._model, self._images, self._labels, attacked[0].eps)
+        return [replace(at, draft=draft) for at in settings]
 
     def _run_from_largest(
         self, stages: _Stages, settings: Sequence[Setting], states: Sequence[_State]

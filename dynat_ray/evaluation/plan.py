@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dynat_ray.attacks.drafts import takes_draft
 from dynat_ray.attacks.probes import Probe
 from dynat_ray.attacks.registry import Attack, Part
 from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome, collect
@@ -38,6 +39,7 @@ class EvaluationPlan:
         batch_size: Most samples in a shard.
         second_stage: How many samples the sampled stages of an attack see, beside those that fall
             most easily; 0: all.
+        drafts: Whether stages may look with a draft of the model, see `attacks.drafts`.
         probes: What else to measure, once.
     """
 
@@ -49,6 +51,7 @@ class EvaluationPlan:
     seed: int
     batch_size: int
     second_stage: int = 0
+    drafts: bool = False
     probes: Sequence[Probe] = ()
 
     def shards(self) -> list[Shard]:
@@ -60,6 +63,7 @@ class EvaluationPlan:
             batch_size=self.batch_size,
             costly_positions=self.costly_positions,
             part="first" if self.second_stage else "whole",
+            drafts=self.drafts,
             probes=self.probes,
         )
 
@@ -79,7 +83,8 @@ class EvaluationPlan:
                 assert outcome.second_stage is not None
                 chosen = outcome.positions[outcome.second_stage.tried]
                 for positions in _deal(chosen, self.batch_size):
-                    shards.append(Shard(number, (threat,), positions, (attack.name,), "last"))
+                    shard = Shard(number, (threat,), positions, (attack.name,), "last")
+                    shards.append(replace(shard, drafts=self.drafts))
                     number += 1
         return shards
 
@@ -96,6 +101,8 @@ class EvaluationPlan:
         }
         if any(attack.sampled for attack in self.attacks):
             settings["second_stage"] = self.second_stage
+        if self.drafts and any(takes_draft(stage) for a in self.attacks for stage in a.stages):
+            settings["drafts"] = True
         if self.probes:
             settings["probes"] = [probe.name for probe in self.probes]
         return settings
@@ -159,6 +166,7 @@ def plan_shards(
     batch_size: int,
     costly_positions: NDArray[np.int64] | None = None,
     part: Part = "whole",
+    drafts: bool = False,
     probes: Sequence[Attack | Probe] = (),
 ) -> list[Shard]:
     """Cuts an evaluation into shards of at most `batch_size` samples, as equal as they can be.
@@ -170,6 +178,7 @@ def plan_shards(
         batch_size: Most samples in a shard, at least 1.
         costly_positions: The samples that costly attacks see; None: all.
         part: Which of the attacks' stages.
+        drafts: As in `Shard`.
         probes: What else to run, once; in shards of their own with the numbers that follow.
     """
 
@@ -178,7 +187,7 @@ def plan_shards(
 
     pieces = cut(attacks)
     shards = [
-        Shard(number, tuple(threats), positions, names, part)
+        Shard(number, tuple(threats), positions, names, part, drafts=drafts)
         for number, (positions, names) in enumerate(pieces)
     ]
     return shards + [

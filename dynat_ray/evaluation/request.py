@@ -51,6 +51,7 @@ class Request:
         samples: Class-balanced number of images that every attack sees; 0: all.
         costly_samples: Of those, how many costly attacks see; 0: all.
         second_stage: As in `EvaluationPlan`.
+        drafts: As in `EvaluationPlan`.
         seed: Of all randomness.
         batch_size: Images per forward pass, and most samples in a shard.
         out: JSON file to write.
@@ -69,6 +70,7 @@ class Request:
     samples: int
     costly_samples: int
     second_stage: int
+    drafts: bool
     seed: int
     batch_size: int
     out: Path
@@ -109,6 +111,7 @@ class Options:
         split: Whose images.
         samples: How many of them, at least 1.
         second_stage: How many survivors the sampled stages of an attack see; 0: all.
+        drafts: False: everything is computed in float32.
         seed: At least 0.
         batch_size: At least 1.
         out: JSON file.
@@ -124,6 +127,7 @@ class Options:
     attacks: str | None = None
     samples: int | None = None
     second_stage: int | None = None
+    drafts: bool | None = None
     seed: int | None = None
     batch_size: int | None = None
     out: str | None = None
@@ -157,6 +161,9 @@ def complete(subject: Subject, options: Options) -> Request:
         batch_size = int(run.get("eval.batch_size", default.batch_size))
     if second_stage is None:
         second_stage = int(run.get("eval.second_stage", default.second_stage))
+    drafts = options.drafts
+    if drafts is None:
+        drafts = bool(run.get("eval.drafts", default.drafts))
     if options.corruptions and options.corruptions_from:
         raise UserError("--corruptions and --corruptions-from exclude each other; give one")
     if options.split != "test" and options.corruptions_from:
@@ -170,6 +177,7 @@ def complete(subject: Subject, options: Options) -> Request:
         samples=samples,
         costly_samples=costly_samples,
         second_stage=check_value("--second-stage", second_stage, NonNegativeInt),
+        drafts=drafts,
         seed=check_value("--seed", seed, Seed),
         batch_size=check_value("--batch-size", batch_size, PositiveInt),
         out=_out(subject, options),

@@ -29,11 +29,12 @@ def evaluate_attacks(
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
     second_stage: int = EvalConfig.second_stage,
+    drafts: bool = EvalConfig.drafts,
 ) -> Mapping[str, Outcome]:
     """Measures a model under several attacks, where the model is.
 
-    Always float32, in eval mode, with frozen parameters; the model, its flags and PyTorch's
-    random states are afterwards as they were.
+    In eval mode, with frozen parameters; what counts is in float32, always. The model, its flags
+    and PyTorch's random states are afterwards as they were.
 
     Args:
         model: Images in [0, 1] to logits.
@@ -44,6 +45,7 @@ def evaluate_attacks(
         seed: Outcomes follow from it, whatever ran before.
         batch_size: Most images in a forward pass.
         second_stage: As in `EvaluationPlan`.
+        drafts: As in `EvaluationPlan`.
 
     Returns:
         An `Outcome` for each attack, in the order given; `Outcome.entry()` is its JSON form.
@@ -65,6 +67,7 @@ def evaluate_attacks(
         seed=seed,
         batch_size=batch_size,
         second_stage=second_stage,
+        drafts=drafts,
     )
     forget_twin(model)
     finished = list(run_shards(model, images, labels, plan.shards(), seed=seed))

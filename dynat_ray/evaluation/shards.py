@@ -44,6 +44,7 @@ class Shard:
         positions: Which samples, int64 `(n,)`, places in the evaluated images.
         attacks: Names of the attacks to run on them, or of the probes.
         part: Which of the attacks' stages.
+        drafts: Whether they may look with a draft of the model, see `attacks.drafts`.
         probes: Whether it is probes (corruptions, distances) that are run; their radius is 0.
     """
 
@@ -52,6 +53,7 @@ class Shard:
     positions: NDArray[np.int64]
     attacks: tuple[str, ...]
     part: Part = "whole"
+    drafts: bool = False
     probes: bool = False
 
 
@@ -130,7 +132,7 @@ def evaluate_shard(
             return {shard.threats[0]: measured}
         found: dict[Threat, dict[str, ShardOutcome]] = {threat: {} for threat in shard.threats}
         settings = [replace(start, threat=threat) for threat in shard.threats]
-        attacked = AttackedSamples(ready, images, labels, logits)
+        attacked = AttackedSamples(ready, images, labels, logits, drafts=shard.drafts)
         for name in shard.attacks:
             outcomes = attacked.under(get_attack(name), shard.part, settings)
             for threat, outcome in zip(shard.threats, outcomes, strict=True):

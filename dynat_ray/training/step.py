@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dynat_ray import keyed_random
 from dynat_ray.acceleration.modes import chosen_kernels, unchanged_statistics
+from dynat_ray.acceleration.precision import autocast
 from dynat_ray.acceleration.switch import may_use_cpu_kernels
 from dynat_ray.acceleration.twin import settled_weights
 from dynat_ray.barrier_time import working_time
@@ -25,7 +26,6 @@ from dynat_ray.forward_units import Passes, backward_pass, counted, counting
 from dynat_ray.methods import Method, MethodContext, MethodLoss, Prepared
 from dynat_ray.methods.contract import checked_loss, checked_prepare
 from dynat_ray.methods.each_norm import contexts_of, working_under
-from dynat_ray.training.device import autocast
 from dynat_ray.training.finiteness import LOSS, Look
 from dynat_ray.training.running_statistics import RunningStatistics
 from dynat_ray.training.weight_average import FiniteAverage

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dynat_ray.acceleration.precision import usable_precision
 from dynat_ray.acceleration.switch import cpu_kernels
 from dynat_ray.collectives import max_over_workers
 from dynat_ray.config import RunConfig
@@ -21,7 +22,6 @@ from dynat_ray.training.agreement import SharedUserError, on_all_workers
 from dynat_ray.training.attack_watch import AttackWatch
 from dynat_ray.training.checkpoint_writer import CheckpointWriter
 from dynat_ray.training.course import Course
-from dynat_ray.training.device import usable_precision
 from dynat_ray.training.epoch_validation import EpochValidation
 from dynat_ray.training.fetching import fetch_data
 from dynat_ray.training.final_models import save_models

@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 
+from dynat_ray.acceleration import precision
 from dynat_ray.benchmarks import attack_time
 
 
-def test_each_goes_first_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("drafts", [True, False])
+def test_each_goes_first_in_turn(monkeypatch: pytest.MonkeyPatch, drafts: bool) -> None:
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 4 * 4, 10))
     pixels = torch.rand(4, 3, 4, 4)
     labels = network(pixels).argmax(dim=1)
     order: list[str] = []
+    ways = 3 if drafts else 2
 
-    def seconds_of(call: object, device: str) -> float:
-        order.append(call.__name__)  # type: ignore[attr-defined]
-        if len(order) < 3:
-            call()  # type: ignore[operator]
+    def seconds_of(call: Any, device: str) -> float:
+        name = "theirs"
+        if isinstance(call, partial):
+            name = "drafts" if call.keywords["drafts"] else "float32"
+        order.append(name)
+        if len(order) <= ways:
+            call()
         return float(len(order))
 
     monkeypatch.setattr(attack_time, "seconds_of", seconds_of)
+    monkeypatch.setattr(precision, "_multiplies_bf16", lambda device: drafts)
     case, ratios = attack_time._time(network, pixels, labels, 1e-6, 2, "cpu")
-    assert order == ["theirs", "ours", "ours", "theirs"]
-    assert ratios == [1 / 2, 4 / 3]
-    assert case["agreement"] == case["still_right"] == 1
+    expected = ["theirs", "float32", "drafts"][:ways]
+    assert order == [*expected, *reversed(expected)]
+    of_drafts = {"": [1 / 3, 6 / 4]} if drafts else {}
+    last = 2 * ways
+    assert ratios == {" in float32": [1 / 2, last / (last - 1)], **of_drafts}
+    assert case["agreement"] == dict.fromkeys(expected[1:], 1.0)
+    assert case["still_right"] == 1

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from torch.nn.utils import parameters_to_vector
 
+from dynat_ray.acceleration.precision import Precision
 from dynat_ray.config import TrainConfig
 from dynat_ray.data import Batch
 from dynat_ray.methods import Method
 from dynat_ray.models import Classifier, build_model
-from dynat_ray.training.device import Precision
 from dynat_ray.training.setup import checkpoint_activations
 from dynat_ray.training.step import Stepper, _micro_batches, wrap
 from tests.methods.cases import make, tiny_classifier

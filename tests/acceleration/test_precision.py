@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from dynat_ray.acceleration import precision
 from dynat_ray.config import RunConfig
 from dynat_ray.report.reading import read_run
 from dynat_ray.storage.run_folder import open_run_folder
-from dynat_ray.training import device as precision
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.trainer import train
 

@@ -1,4 +1,4 @@
-"""What a device is given to train with: a precision that it has."""
+"""What a device is given to compute with: a precision that it has."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def usable_precision(wanted: Precision, device: torch.device) -> Precision:
 
 
 def autocast(wanted: Precision, device: torch.device) -> torch.autocast:
-    """Returns the context in which training computes on `device`."""
+    """Returns the context in which a device computes in the usable one."""
     enabled = usable_precision(wanted, device) == "bf16"
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
@@ -29,7 +29,7 @@ def autocast(wanted: Precision, device: torch.device) -> torch.autocast:
 def _multiplies_bf16(device: torch.device) -> bool:
     """Returns whether the device has instructions for products of bfloat16 numbers."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if platform.machine().lower() in ("x86_64", "amd64"):
         # oneDNN also takes bfloat16 on processors that have to convert it.
         return bool(torch.cpu._is_avx512_bf16_supported())
