@@ -228,8 +228,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 @pytest.mark.parametrize("number", range(MOMENTS))
 def test_killed_and_started_again(place: Place, number: int) -> None:
     name = list(VICTIMS)[number % len(VICTIMS)]
-    # Five moments have all signals, fifteen each signal for each command.
-    what = list(SIGNALS)[(number + number // len(VICTIMS)) % len(SIGNALS)]
+    # Fifteen moments have each signal for each command.
+    what = list(SIGNALS)[sum(divmod(number, len(VICTIMS))) % len(SIGNALS)]
     moment = random.Random(f"{SEED} {number}").uniform(0, place.whole(name))
     out = place.folder / f"killed-{number}"
     out.mkdir()
