@@ -16,6 +16,7 @@ from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.attacks.fab import TargetedFab
 from dynat_ray.attacks.square import Square
 from dynat_ray.attacks.stages import Stage
+from dynat_ray.config import Norm
 from dynat_ray.models import Classifier
 from dynat_ray.perturb.objectives import cw_margin
 
@@ -51,13 +52,21 @@ def takes_draft(stage: Stage) -> bool:
     return isinstance(stage, TargetedFab | Square)
 
 
-def drafts_status(wanted: bool, device: torch.device) -> str:
-    """Returns whether there are drafts on a device, in a few words for an evaluation's record."""
-    if not wanted:
-        return "off"
-    if usable_precision("bf16", device) == "bf16":
-        return "on"
-    return "unavailable: the device does not multiply bf16"
+def drafts_status(model: nn.Module, norm: Norm, device: torch.device) -> str:
+    """Returns whether drafts that are asked for can be had, in a few words for a record.
+
+    Args:
+        model: What is evaluated.
+        norm: Of the evaluation.
+        device: Where.
+    """
+    if norm != "Linf":
+        return f"unavailable: there are none under {norm}"
+    if not isinstance(model, Classifier):
+        return "unavailable: the model is not one of ours"
+    if usable_precision("bf16", device) != "bf16":
+        return "unavailable: the device does not multiply bf16"
+    return "on"
 
 
 def draft_of(model: nn.Module, images: Tensor, labels: Tensor, eps: float) -> Draft | None:

@@ -174,7 +174,7 @@ def _time(
         "dynat_ray, float32": partial(seconds_of, partial(ours, drafts=False), device),
     }
     ways = {"dynat_ray, float32": " in float32"}
-    if drafts_status(True, torch.device(device)) == "on":
+    if drafts_status(ours_network, "Linf", torch.device(device)) == "on":
         loops["dynat_ray"] = partial(seconds_of, partial(ours, drafts=True), device)
         ways["dynat_ray"] = ""
     seconds = in_turn("attack", loops, rounds, first_in_turn=True)

@@ -123,7 +123,7 @@ def _evaluate(
         content = {
             **run.results(found),
             "cpu_kernels": cpu_kernels_status(best_device()),
-            "drafts": drafts_status(request.drafts, best_device()),
+            "drafts": run.drafts(),
             "checks": [check.entry() for check in checks],
             "checksums": {"model": identity["model"], "data": identity["data"]},
             "seconds": round(time.monotonic() - started + found.seconds_before, 1),
@@ -220,6 +220,12 @@ class _EvaluationRun:
         if not random:
             answers = checksum_answers(self.model, images, batch_size=self.plan.batch_size)
         return identify(self.model, self.samples.data, self.settings(), answers=answers)
+
+    def drafts(self) -> str:
+        """Returns whether stages looked with drafts, in a few words."""
+        if not self._request.drafts:
+            return "off"
+        return drafts_status(self.model, self._request.norm, best_device())
 
     def settings(self) -> dict[str, Any]:
         """Returns what outcomes follow from beside model and data set, as JSON values."""

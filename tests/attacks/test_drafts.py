@@ -125,11 +125,12 @@ def test_where_there_is_no_draft(
     stranger = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), 10))
     assert draft_of(stranger, images, labels, EPS) is None
     cpu = torch.device("cpu")
-    assert drafts_status(True, cpu) == "on"
-    assert drafts_status(False, cpu) == "off"
+    assert drafts_status(classifier, "Linf", cpu) == "on"
+    assert drafts_status(classifier, "L2", cpu) == "unavailable: there are none under L2"
+    assert drafts_status(stranger, "Linf", cpu) == "unavailable: the model is not one of ours"
     monkeypatch.setattr(precision, "_multiplies_bf16", lambda device: False)
     assert draft_of(classifier, images, labels, EPS) is None
-    assert drafts_status(True, cpu).startswith("unavailable")
+    assert drafts_status(classifier, "Linf", cpu).startswith("unavailable: the device")
 
 
 def test_an_evaluation_with_drafts_finds_the_same(

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from dynat_ray.acceleration import precision
 from dynat_ray.benchmarks import attack_time
 
 
@@ -30,7 +29,7 @@ def test_each_goes_first_in_turn(monkeypatch: pytest.MonkeyPatch, drafts: bool) 
         return float(len(order))
 
     monkeypatch.setattr(attack_time, "seconds_of", seconds_of)
-    monkeypatch.setattr(precision, "_multiplies_bf16", lambda device: drafts)
+    monkeypatch.setattr(attack_time, "drafts_status", lambda *_: "on" if drafts else "off")
     case, ratios = attack_time._time(network, pixels, labels, 1e-6, 2, "cpu")
     expected = ["theirs", "float32", "drafts"][:ways]
     assert order == [*expected, *reversed(expected)]
