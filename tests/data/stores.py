@@ -66,3 +66,10 @@ class Objects:
 
     def delete(self, name: str) -> None:
         self._client.delete_object(Bucket=self._bucket, Key=f"{self._prefix}/{name}")
+
+    def copy_from(self, other: Objects) -> None:
+        """Takes over all objects of another address."""
+        for name in other.names():
+            source = {"Bucket": other._bucket, "Key": f"{other._prefix}/{name}"}
+            key = f"{self._prefix}/{name}"
+            self._client.copy_object(Bucket=self._bucket, Key=key, CopySource=source)

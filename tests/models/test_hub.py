@@ -135,5 +135,7 @@ def test_off_line_says_so(
         load_subject("hf-hub:owner/name")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    # Five further tries of the library, 23 seconds in all.
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
     with pytest.raises(UserError, match="the hub does not answer, and it was not downloaded"):
         load_subject("hf-hub:owner/name")

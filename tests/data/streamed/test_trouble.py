@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -20,15 +19,13 @@ from dynat_ray.errors import UserError
 from tests.data.conftest import WriteFolder
 from tests.data.loading import make, store_as_jpeg
 from tests.data.stores import Objects, watched
-from tests.data.streaming import (
+from tests.data.streamed.streaming import (
     assert_same,
-    be_small_and_quick,
     compile_nothing,
     images_asked_for,
     images_of,
     made_source,
     new_process,
-    no_threads_left,
     read,
     streamed,
 )
@@ -37,28 +34,8 @@ pytestmark = pytest.mark.skipif(bool(ffcv_problem()), reason="no FFCV")
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    be_small_and_quick(monkeypatch, tmp_path / "cache")
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_nothing(monkeypatch)
-    with no_threads_left():
-        yield
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> str:
-    return made_source(tmp_path, 0)
-
-
-@pytest.fixture
-def address(source: str, bucket: str) -> str:
-    prepare_dataset(source, f"{bucket}/set", progress=False)
-    return f"{bucket}/set"
-
-
-@pytest.fixture
-def local(source: str, tmp_path: Path) -> Path:
-    prepare_dataset(source, tmp_path / "local", progress=False)
-    return tmp_path / "local"
 
 
 def test_a_set_that_is_prepared_anew_meanwhile_is_noticed(

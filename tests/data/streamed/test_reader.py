@@ -6,7 +6,6 @@ import os
 import shutil
 import threading
 from collections import namedtuple
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,15 @@ from dynat_ray.data.store_copy import data_folder, require_here
 from tests.data.conftest import WriteFolder
 from tests.data.loading import make, store_as_jpeg
 from tests.data.stores import watched
-from tests.data.streaming import (
+from tests.data.streamed.streaming import (
     IMAGES,
     SIZE,
     Batches,
     assert_same,
-    be_small_and_quick,
     compile_nothing,
     images_asked_for,
     made_source,
     new_process,
-    no_threads_left,
     read,
     streamed,
 )
@@ -40,30 +37,6 @@ from tests.data.streaming import (
 pytestmark = pytest.mark.skipif(bool(ffcv_problem()), reason="no FFCV")
 
 DISK = namedtuple("DISK", "total used free")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    be_small_and_quick(monkeypatch, tmp_path / "cache")
-    with no_threads_left():
-        yield
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> str:
-    return made_source(tmp_path, 0)
-
-
-@pytest.fixture
-def address(source: str, bucket: str) -> str:
-    prepare_dataset(source, f"{bucket}/set", progress=False)
-    return f"{bucket}/set"
-
-
-@pytest.fixture
-def local(source: str, tmp_path: Path) -> Path:
-    prepare_dataset(source, tmp_path / "local", progress=False)
-    return tmp_path / "local"
 
 
 @pytest.mark.parametrize("options", [{}, {"threads": 2}, {"balance": True}, {"world_size": 3}])
