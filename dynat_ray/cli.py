@@ -73,6 +73,11 @@ def run(main: Callable[[Sequence[str]], Path | str]) -> NoReturn:
         interrupt.end_stopped()
     except KeyboardInterrupt:
         interrupt.end_stopped()
+    except SystemExit:
+        # Some libraries have a handler of signals that raises it.
+        if interrupt.received_so_far():
+            interrupt.end_stopped()
+        raise
     print(written, flush=True)
     sys.exit(0)
 

@@ -9,17 +9,17 @@ itself if the main thread has not done so in time, or at once if a second signal
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
+
+from dynat_ray.command_line import line_with
 
 USER_MISTAKE = 2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -28,6 +28,8 @@ _SECONDS_TO_END = 11.0
 _SECONDS_TO_CLEAN_UP = 2.5
 # A terminal, a job and whoever watches over it may pass on one and the same signal.
 _ONE_SIGNAL = 0.5
+# The main thread leaves in it what swallowed an interrupt.
+_UNTIL_AGAIN = 0.05
 
 
 @dataclass
@@ -56,6 +58,9 @@ class _Command:
     graceful: bool = False
     patient: bool = False
     interrupted_by: int = 0
+    lost: bool = False
+    own: int = 0
+    pipe: int = -1
     said: bool = False
     line: str = ""
     on_signal: list[Callable[[], object]] = field(default_factory=list)
@@ -63,6 +68,7 @@ class _Command:
 
 
 _command = _Command()
+_caught_up = threading.Event()
 _cleaning_up = threading.Lock()
 
 
@@ -71,10 +77,11 @@ def listen() -> None:
     if _command.listening:
         return
     _command.listening = True
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    read, _command.pipe = os.pipe()
+    os.set_blocking(_command.pipe, False)
+    signal.set_wakeup_fd(_command.pipe, warn_on_full_buffer=False)
     take_signals_back()
+    sys.unraisablehook = _notice_lost(sys.unraisablehook)
     # A child that is told to end must not tell its parent so, from its first moment on.
     os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_forget)
     threading.Thread(target=_watch, args=(read,), daemon=True).start()
@@ -113,18 +120,17 @@ def received() -> int:
     return _command.number or _command.interrupted_by
 
 
+def received_so_far() -> int:
+    """Returns the same, also of a signal that only a library's handler has seen by now."""
+    if _command.listening:
+        os.write(_command.pipe, b"\0")
+        _caught_up.wait(_ONE_SIGNAL)
+    return received()
+
+
 def status() -> int:
     """Returns what a shell calls the exit of a process that the signal ended."""
     return 128 + (received() or signal.SIGINT)
-
-
-def program_words() -> list[str]:
-    """Returns how this command is called, without its arguments: `python -m dynat_ray.train`."""
-    program = Path(sys.argv[0])
-    if program.parent.name == "dynat_ray":
-        return ["python", "-m", f"dynat_ray.{program.stem}"]
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return ["python", "-m", spec.name] if spec else ["python", sys.argv[0]]
 
 
 @contextmanager
@@ -134,7 +140,7 @@ def going_on(*options: str) -> Iterator[None]:
     Args:
         options: What its line needs for that, such as `--resume`; those that it has are left out.
     """
-    before, _command.line = _command.line, _line(options)
+    before, _command.line = _command.line, line_with(options)
     yield
     # Not where it was stopped, since it says so at its very end.
     _command.line = before
@@ -172,8 +178,9 @@ def at_end(clean_up: Callable[[], object]) -> None:
 
 
 def not_at_end(clean_up: Callable[[], object]) -> None:
-    """Takes back what `at_end` was told."""
-    _command.at_end.remove(clean_up)
+    """Takes back what `at_end` was told, unless the command is ending and has called it."""
+    with suppress(ValueError):
+        _command.at_end.remove(clean_up)
 
 
 def say_stopped(words: str = "") -> None:
@@ -225,16 +232,45 @@ def time_limit(seconds: float, error: str) -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    if _command.running and not _command.graceful and not _command.interrupted_by:
-        _command.interrupted_by = number
+    first = not _command.interrupted_by or _command.lost
+    if _command.running and not _command.graceful and first:
+        _command.interrupted_by, _command.lost = number, False
         # Of all exceptions Ray passes on this one alone while it waits for something.
         raise KeyboardInterrupt
+
+
+def _notice_lost(
+    report: Callable[[sys.UnraisableHookArgs], object],
+) -> Callable[[sys.UnraisableHookArgs], object]:
+    """Has an interrupt raised again that came while a fork or a finaliser was run."""
+
+    def notice(unraisable: sys.UnraisableHookArgs) -> None:
+        if _command.interrupted_by and unraisable.exc_type is KeyboardInterrupt:
+            _command.lost = True
+            threading.Thread(target=_interrupt_again, daemon=True).start()
+        else:
+            report(unraisable)
+
+    return notice
+
+
+def _interrupt_again() -> None:
+    time.sleep(_UNTIL_AGAIN)
+    _command.own += 1
+    main = threading.main_thread().ident
+    assert main is not None
+    signal.pthread_kill(main, _command.interrupted_by)
 
 
 def _watch(read: int) -> None:
     while True:
         for number in os.read(read, 1):
+            if number == 0:
+                _caught_up.set()
             if number not in _SIGNALS:
+                continue
+            if _command.own:
+                _command.own -= 1
                 continue
             now = time.monotonic()
             if not _command.number:
@@ -291,19 +327,6 @@ def _block() -> None:
 
 def _unblock() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-
-
-def _line(options: Sequence[str]) -> str:
-    """Returns this command's line with these options (`--name`, its value, `--resume`)."""
-    given = sys.argv[1:]
-    more: list[str] = []
-    adds = False
-    for word in options:
-        if word.startswith("--"):
-            adds = not any(each == word or each.startswith(f"{word}=") for each in given)
-        if adds:
-            more.append(word)
-    return shlex.join([*program_words(), *given, *more])
 
 
 def _say(line: str) -> None:

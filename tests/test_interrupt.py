@@ -59,6 +59,18 @@ def main(arguments):
 
 run(main)
 """
+# A library whose own handler ends the interpreter.
+ENDS = """
+from dynat_ray import cli
+
+def main(arguments):
+    signal.signal(signal.SIGINT, lambda *arguments: sys.exit(1))
+    signal.signal(signal.SIGTERM, lambda *arguments: sys.exit(1))
+    ready()
+    time.sleep(60)
+
+cli.run(main)
+"""
 SAVES = """
 interrupt._SECONDS_TO_END = 0.2
 
@@ -86,6 +98,27 @@ def main(arguments):
     return "written"
 
 run(main)
+"""
+# Python lets no exception through where it calls these.
+SWALLOWED = """
+from dynat_ray import cli
+interrupt._SECONDS_TO_END = 600
+
+class Finalised:
+    def __del__(self):
+        os.kill(os.getpid(), int(sys.argv[2]))
+
+def main(arguments):
+    ready()
+    if arguments[0] == "fork":
+        os.register_at_fork(after_in_parent=Finalised().__del__)
+        if os.fork() == 0:
+            os._exit(0)
+    else:
+        Finalised()
+    time.sleep(60)
+
+cli.run(main)
 """
 LIMITED = """
 def main(arguments):
@@ -119,9 +152,12 @@ def test_it_says_that_it_stopped_and_how_to_go_on(number: int, status: int) -> N
     assert line == "stopped: go on with: python -c --trials 3 --resume --name one"
 
 
+@pytest.mark.parametrize("library", [DEAF, ENDS], ids=["deaf", "ends"])
 @pytest.mark.parametrize(("number", "status"), SIGNALS)
-def test_a_library_that_takes_the_signal_over_does_not_keep_it(number: int, status: int) -> None:
-    program = started(BEGIN + DEAF)
+def test_a_library_that_takes_the_signal_over_does_not_keep_it(
+    number: int, status: int, library: str
+) -> None:
+    program = started(BEGIN + library)
     program.send_signal(number)
     _, errors = said(program)
     assert program.returncode == status
@@ -132,6 +168,16 @@ def test_a_library_that_takes_the_signal_over_does_not_keep_it(number: int, stat
 def test_the_main_thread_may_learn_of_a_signal_first(number: int, status: int) -> None:
     program = started(BEGIN + SLOW_TO_WATCH)
     program.send_signal(number)
+    _, errors = said(program)
+    assert (program.returncode, errors) == (status, ["stopped"])
+
+
+@pytest.mark.parametrize("where", ["fork", "finaliser"])
+@pytest.mark.parametrize(("number", "status"), SIGNALS)
+def test_an_interrupt_that_python_swallows_is_raised_again(
+    where: str, number: int, status: int
+) -> None:
+    program = started(BEGIN + SWALLOWED, where, str(int(number)))
     _, errors = said(program)
     assert (program.returncode, errors) == (status, ["stopped"])
 

@@ -11,7 +11,7 @@ import pytest
 
 import dynat_ray
 from dynat_ray import __main__ as command
-from dynat_ray.interrupt import program_words
+from dynat_ray.command_line import program_words
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -48,6 +48,7 @@ from dynat_ray.distributed.ray_internals import (  # noqa: E402
     forget_token,
     has_token,
     hide_messages,
+    leave_signals_alone,
     shut_down,
     stay_on_loopback,
 )
@@ -70,6 +71,8 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
+    if interrupt.is_command():
+        leave_signals_alone()
     try:
         _start()
     except ray.exceptions.AuthenticationError as error:
@@ -77,7 +80,7 @@ def connect() -> None:
             f"{error.message}; Ray looks for the cluster's token in RAY_AUTH_TOKEN, in the file "
             "that RAY_AUTH_TOKEN_PATH names, and in ~/.ray/auth_token"
         ) from None
-    # Ray puts its own handler in the place of ours.
+    # What Ray has written in C++ would print a stack trace of SIGTERM first.
     interrupt.take_signals_back()
     interrupt.at_end(shut_down)
     watch_head()
@@ -129,25 +132,44 @@ def _require_listener(address: str) -> None:
 
 def _start_local() -> None:
     for _ in range(_STARTS):
-        before = descendants()
         try:
-            # With its dashboard, though nobody looks at it: the State API is a part of that.
-            ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
+            with _all_or_nothing():
+                # With its dashboard, though nobody looks at it: the State API is a part of that.
+                ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
             return
         except Exception as error:
             # Ray raises a plain one when its processes take more than half a minute to answer.
             if _TIMED_OUT not in str(error):
                 raise
             ray.shutdown()
-            # It forgets what it has started so far, which would take the next attempt's time.
-            for process in descendants() - before:
-                with suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
     raise UserError(
         f"Ray did not start on this machine in {_STARTS} attempts of half a minute: other work "
         "takes all of its cores; end some of it, or start a cluster (ray start --head) and set "
         "RAY_ADDRESS"
     )
+
+
+@contextmanager
+def _all_or_nothing() -> Iterator[None]:
+    """Ends the processes of a Ray that does not come to its start: Ray itself forgets them.
+
+    They would take the next attempt's time, and outlive a command that is stopped meanwhile.
+    """
+    before = descendants()
+
+    def end_them() -> None:
+        for process in descendants() - before:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+    interrupt.at_end(end_them)
+    try:
+        yield
+    except BaseException:
+        end_them()
+        raise
+    finally:
+        interrupt.not_at_end(end_them)
 
 
 @contextmanager

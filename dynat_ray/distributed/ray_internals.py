@@ -44,6 +44,15 @@ def stay_on_loopback() -> None:
     os.environ.setdefault(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0")
 
 
+def leave_signals_alone() -> None:
+    """Has `ray.init` leave this process's handler of SIGTERM in its place.
+
+    Ray's own, which is there from the first moment of a start, ends the interpreter, which takes
+    long while Ray's processes start, and with a status that is no signal's.
+    """
+    ray._private.utils.set_sigterm_handler = lambda handler: None
+
+
 def shut_down() -> None:
     """Ends Ray in this process for good.
 

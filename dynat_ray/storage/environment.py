@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from dynat_ray.atomic_files import atomic_write_text
+from dynat_ray.command_line import program_words
 from dynat_ray.hardware import processor_name
-from dynat_ray.interrupt import program_words
 from dynat_ray.storage.json_file import read_json
 
 _FILE = "environment.json"

@@ -18,6 +18,7 @@ import ray
 from dynat_ray.distributed import cluster
 from dynat_ray.distributed.cluster import connect, require_everywhere
 from dynat_ray.errors import UserError
+from tests.programs import said, started
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -78,6 +79,36 @@ def test_a_command_that_gets_sigterm_says_one_word_and_leaves_nothing() -> None:
         _, message = process.communicate(timeout=60)
         assert (process.returncode, message) == (143, "stopped\n")
         assert list(Path(folder).glob("dynat-ray-*")) == []
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_stopped_while_ray_starts_leaves_nothing(
+    number: int, status: int
+) -> None:
+    program = started(
+        "import threading, time\n"
+        "from dynat_ray import interrupt\n"
+        "from dynat_ray.cli import run\n"
+        "from dynat_ray.distributed.cluster import connect\n"
+        "from dynat_ray.processes import descendants\n"
+        "interrupt._SECONDS_TO_END = 600\n"
+        "def tell():\n"
+        "    while not descendants():\n"
+        "        time.sleep(0.01)\n"
+        "    print('ready', flush=True)\n"
+        "def main(argv):\n"
+        "    threading.Thread(target=tell, daemon=True).start()\n"
+        "    connect()\n"
+        "    time.sleep(600)\n"
+        "run(main)\n"
+    )
+    processes = psutil.Process(program.pid).children(recursive=True)
+    program.send_signal(number)
+    _, errors = said(program)
+    assert (program.returncode, errors) == (status, ["stopped"])
+    _, left = psutil.wait_procs(processes, timeout=10)
+    assert processes
+    assert left == []
 
 
 @pytest.mark.parametrize("failures", [1, 9])
