@@ -28,7 +28,7 @@ _SECONDS_TO_END = 11.0
 _SECONDS_TO_CLEAN_UP = 2.5
 # A terminal, a job and whoever watches over it may pass on one and the same signal.
 _ONE_SIGNAL = 0.5
-# The main thread leaves in it what swallowed an interrupt.
+# For the main thread to come out of what swallowed an interrupt.
 _UNTIL_AGAIN = 0.05
 
 
@@ -121,7 +121,7 @@ def received() -> int:
 
 
 def received_so_far() -> int:
-    """Returns the same, also of a signal that only a library's handler has seen by now."""
+    """Returns the signal that came first, also one that only a library's handler has seen; or 0."""
     if _command.listening:
         os.write(_command.pipe, b"\0")
         _caught_up.wait(_ONE_SIGNAL)
