@@ -29,6 +29,14 @@ torch.set_num_threads(1)
 
 
 _RAY = "tests/distributed/"
+# What would leave one process alone for most of a minute if it came last.
+_LONG = (
+    _RAY,
+    "tests/test_quickstart.py",
+    "tests/benchmarks/test_rehearsal.py",
+    "tests/benchmarks/test_peak_memory.py",
+    "tests/training/test_other_device.py",
+)
 
 
 class _OneRay(LoadFileScheduling):
@@ -40,11 +48,12 @@ class _OneRay(LoadFileScheduling):
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts first what takes longest, so that both processes end at the same time."""
-    items.sort(key=lambda item: not item.nodeid.startswith(_RAY))
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _OneRay:
-    """Says who runs what where tests run side by side (`-n 2`)."""
+    """Says who runs what where tests run side by side (`-n 2`), in the order of the items."""
+    config.option.loadscopereorder = False
     return _OneRay(config, log)
 
 

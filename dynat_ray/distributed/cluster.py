@@ -134,8 +134,13 @@ def _start_local() -> None:
     for _ in range(_STARTS):
         try:
             with _all_or_nothing():
-                # With its dashboard, though nobody looks at it: the State API is a part of that.
-                ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
+                ray.init(
+                    address="local",
+                    # Nobody looks at it, and its eleven processes never rest.
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
             return
         except Exception as error:
             # Ray raises a plain one when its processes take more than half a minute to answer.

@@ -1,26 +1,27 @@
 """Frees what the workers of a trial held when the trial is ended from outside.
 
 Ray Train leaves this to a helper process that asks Ray's State API whether the training is still
-there. Where a second Ray runs on the machine the question fails, since it does not say which one
-is meant; the helper then never acts, and no other trial can ever start.
+there. A Ray without a dashboard has no such API, and where a second Ray runs on the machine the
+question fails, since it does not say which one is meant; the helper then never acts, and no other
+trial can ever start.
 """
 
 from __future__ import annotations
 
-import contextlib
 import threading
 
 import ray
-from ray.util.placement_group import PlacementGroup, remove_placement_group
-from ray.util.state import list_placement_groups
-from ray.util.state.exception import RayStateApiException
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group_table,
+    remove_placement_group,
+)
 
 # In what a worker reports: the placement group that it runs in.
 GROUP = "placement_group"
 # Ray's own helper needs about a second; before it the training's controller must be gone, or it
 # would start its workers again.
 _GRACE_SECONDS = 5.0
-_MOST_GROUPS = 10_000
 
 
 def current_group() -> str:
@@ -43,14 +44,11 @@ def remove_group_later(group: str) -> threading.Timer:
 
 def remove_all_groups() -> None:
     """Removes every placement group of this program; nothing of it may be running."""
-    context = ray.get_runtime_context()
-    with contextlib.suppress(RayStateApiException):
-        for group in list_placement_groups(
-            address=context.gcs_address,
-            filters=[("creator_job_id", "=", context.get_job_id()), ("state", "!=", "REMOVED")],
-            limit=_MOST_GROUPS,
-        ):
-            _remove(group.placement_group_id)
+    job = ray.get_runtime_context().get_job_id()
+    for group, found in placement_group_table().items():
+        # An id ends with that of the program whose group it is.
+        if group.endswith(job) and found["state"] != "REMOVED":
+            _remove(group)
 
 
 def _remove(group: str) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from dynat_ray.evaluation.outcomes import AttackOutcomes, Outcome
 from dynat_ray.evaluation.shard_outcome import WRONG_WHEN_CLEAN
@@ -123,4 +122,6 @@ def rank_correlation(
 
 
 def _spearman(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    from scipy.stats import rankdata
+
     return float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])

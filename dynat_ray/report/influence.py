@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution
-from scipy import stats
 
 from dynat_ray.searching.space import Distribution
 from dynat_ray.searching.trial_records import Trial
@@ -76,7 +75,9 @@ def _rank_correlation(values: Sequence[float | None], robust: NDArray[np.float64
     numbers, accuracies = [values[place] for place in known], robust[known]
     if len(set(numbers)) < 2 or np.ptp(accuracies) == 0:
         return 0.0
-    return float(stats.spearmanr(numbers, accuracies).statistic)
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(numbers, accuracies).statistic)
 
 
 def _explained(values: Sequence[Any], robust: NDArray[np.float64]) -> float:
@@ -85,4 +86,6 @@ def _explained(values: Sequence[Any], robust: NDArray[np.float64]) -> float:
     groups = [robust[names == name] for name in np.unique(names)]
     if len(groups) < 2 or np.ptp(robust) == 0:
         return 0.0
-    return float(stats.kruskal(*groups).statistic) / (len(robust) - 1)
+    from scipy.stats import kruskal
+
+    return float(kruskal(*groups).statistic) / (len(robust) - 1)

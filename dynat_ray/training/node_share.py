@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from dynat_ray.collectives import gather_objects
 from dynat_ray.config import RunConfig
@@ -65,6 +64,9 @@ def choose_share(shares: Sequence[Share], session: Session) -> tuple[int, Indice
     Returns:
         The number of this worker's share, and all images that its machine reads, int64.
     """
+    # Takes a second to import, which every worker would wait for, whatever it reads.
+    from scipy.optimize import linear_sum_assignment
+
     everyone = gather_objects((session.node, [share.lacking for share in shares]))
     cost = np.array([lacking for _, lacking in everyone], np.float64)
     ranks = np.arange(len(cost))
