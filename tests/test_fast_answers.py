@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import dynat_ray
 from dynat_ray.__main__ import COMMANDS
 
 MISTAKES = [
@@ -82,3 +84,14 @@ def test_nor_does_the_one_command(tmp_path: Path, arguments: list[str]) -> None:
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "dynat_ray.cli" in imported
     assert imported & SLOW == set()
+
+
+def test_scipy_is_imported_where_it_is_used() -> None:
+    """It takes a second, and few of the processes that import our modules ever need it."""
+    at_the_top = [
+        f"{path}:{statement.lineno}"
+        for path in Path(dynat_ray.__file__).parent.rglob("*.py")
+        for statement in ast.parse(path.read_text()).body
+        if isinstance(statement, ast.Import | ast.ImportFrom) and "scipy" in ast.unparse(statement)
+    ]
+    assert at_the_top == []

@@ -134,13 +134,10 @@ def _start_local() -> None:
     for _ in range(_STARTS):
         try:
             with _all_or_nothing():
-                ray.init(
-                    address="local",
-                    # Nobody looks at it, and its eleven processes never rest.
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                )
+                # With its dashboard, though nobody looks at it and its processes never rest: a part
+                # of it is the State API, by which Ray Train learns that a controller has died, and
+                # frees what its workers held. Without, the next run would wait for that for ever.
+                ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
             return
         except Exception as error:
             # Ray raises a plain one when its processes take more than half a minute to answer.

@@ -1,9 +1,8 @@
 """Frees what the workers of a trial held when the trial is ended from outside.
 
 Ray Train leaves this to a helper process that asks Ray's State API whether the training is still
-there. A Ray without a dashboard has no such API, and where a second Ray runs on the machine the
-question fails, since it does not say which one is meant; the helper then never acts, and no other
-trial can ever start.
+there. Where a second Ray runs on the machine the question fails, since it does not say which one
+is meant; the helper then never acts, and no other trial can ever start.
 """
 
 from __future__ import annotations
@@ -11,11 +10,9 @@ from __future__ import annotations
 import threading
 
 import ray
-from ray.util.placement_group import (
-    PlacementGroup,
-    placement_group_table,
-    remove_placement_group,
-)
+from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from dynat_ray.distributed.ray_internals import own_placement_groups
 
 # In what a worker reports: the placement group that it runs in.
 GROUP = "placement_group"
@@ -44,11 +41,8 @@ def remove_group_later(group: str) -> threading.Timer:
 
 def remove_all_groups() -> None:
     """Removes every placement group of this program; nothing of it may be running."""
-    job = ray.get_runtime_context().get_job_id()
-    for group, found in placement_group_table().items():
-        # An id ends with that of the program whose group it is.
-        if group.endswith(job) and found["state"] != "REMOVED":
-            _remove(group)
+    for group in own_placement_groups():
+        _remove(group)
 
 
 def _remove(group: str) -> None:

@@ -23,6 +23,7 @@ from ray._raylet import (  # type: ignore[attr-defined]
 )
 from ray.core.generated import autoscaler_pb2
 from ray.experimental import internal_kv
+from ray.util.placement_group import placement_group_table
 
 if TYPE_CHECKING:
     import ray.train
@@ -138,6 +139,20 @@ def flags_below(prefix: str) -> list[str]:
 def remove_flag(name: str) -> None:
     """Removes a flag, if it is set."""
     internal_kv._internal_kv_del(name)
+
+
+def own_placement_groups() -> list[str]:
+    """Returns the ids of the placement groups that this program, a job to Ray, has not removed.
+
+    The table has everybody's, and an id ends with that of its job. The State API says whose each
+    is, but fails where a second Ray runs on the machine.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    return [
+        group
+        for group, found in placement_group_table().items()
+        if group.endswith(job) and found["state"] != "REMOVED"
+    ]
 
 
 def preemption_info() -> ray.train.PreemptionInfo | None:

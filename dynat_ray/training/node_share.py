@@ -64,7 +64,6 @@ def choose_share(shares: Sequence[Share], session: Session) -> tuple[int, Indice
     Returns:
         The number of this worker's share, and all images that its machine reads, int64.
     """
-    # Takes a second to import, which every worker would wait for, whatever it reads.
     from scipy.optimize import linear_sum_assignment
 
     everyone = gather_objects((session.node, [share.lacking for share in shares]))

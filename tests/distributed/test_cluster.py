@@ -37,16 +37,6 @@ def test_a_local_ray_listens_on_loopback_only() -> None:
     assert [each for each in addresses if not each[1].startswith(loopback)] == []
 
 
-def test_a_local_ray_has_no_dashboard() -> None:
-    names = [
-        argument
-        for process in psutil.Process().children(recursive=True)
-        for argument in process.cmdline()
-    ]
-    assert any("raylet" in name for name in names)
-    assert [name for name in names if "ray-dashboard" in name] == []
-
-
 def test_on_one_machine_no_training_has_a_process_that_looks_for_drained_nodes() -> None:
     assert os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] == "0"
 

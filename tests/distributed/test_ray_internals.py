@@ -16,6 +16,11 @@ from typing import Any
 import pytest
 import ray
 import ray.train
+from ray.util.placement_group import (
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 
 import dynat_ray
 from dynat_ray.distributed import ray_internals
@@ -179,6 +184,22 @@ def test_a_flag_is_seen_by_workers_until_it_is_removed(local_ray: None) -> None:
 def test_the_head_has_a_resource_of_its_own(local_ray: None) -> None:
     amount = ray.cluster_resources().get(ray_internals.HEAD_NODE)
     assert amount == 1.0, changed("the head node has another resource", "HEAD_NODE")
+
+
+def test_a_placement_group_is_its_programs_own(
+    local_ray: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = placement_group([{"CPU": 0.01}])
+    key, job = ours.id.hex(), ray.get_runtime_context().get_job_id()
+    table = placement_group_table()
+    another = key.removesuffix(job) + "f" * len(job)
+    monkeypatch.setattr(
+        ray_internals, "placement_group_table", lambda: {**table, another: table[key]}
+    )
+    own = ray_internals.own_placement_groups()
+    remove_placement_group(ours)
+    assert key in own, changed("an id does not end with its job's", "own_placement_groups")
+    assert another not in own
 
 
 def test_a_worker_knows_which_nodes_are_drained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import ray
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from dynat_ray.config import RunConfig
@@ -173,23 +173,6 @@ def test_what_workers_held_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     placement_groups.remove_group_later(first).join()
     placement_groups.remove_all_groups()
     assert second not in held()
-
-
-def test_what_another_program_holds_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = placement_group([{"CPU": 0.01}])
-    table = ray.util.placement_group_table()
-    job = ray.get_runtime_context().get_job_id()
-    key = ours.id.hex()
-    another = key.removesuffix(job) + "ff" * (len(job) // 2)
-    removed: list[str] = []
-    monkeypatch.setattr(placement_groups, "_remove", removed.append)
-    monkeypatch.setattr(
-        placement_groups, "placement_group_table", lambda: {**table, another: table[key]}
-    )
-    placement_groups.remove_all_groups()
-    remove_placement_group(ours)
-    assert key in removed
-    assert another not in removed
 
 
 def test_what_fits_side_by_side() -> None:

@@ -1,0 +1,41 @@
+"""Ray Train's controller, killed as by the kernel when memory is short, costs its run alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dynat_ray.storage.metrics import read_metrics
+from tests.faults.jobs import ROOT, wait_until
+
+pytestmark = pytest.mark.faults
+_PATIENCE = 240
+# Each run takes both workers that there are: the second waits for what the first has held.
+COMPARE = (
+    "--recipe digits --methods pgd_at,trades --train.epochs 6 --data.limit 400 "
+    f"--cluster.workers {os.cpu_count()} --eval.samples 20 --eval.attacks [clean] --name killed"
+)
+
+
+def test_the_runs_after_it_get_its_workers_places(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dynat_ray.compare", *COMPARE.split(), "--out", str(tmp_path)]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    process = subprocess.Popen(command, cwd=ROOT, env=own, stderr=subprocess.PIPE, text=True)
+    runs = tmp_path / "killed" / "runs"
+    try:
+        wait_until(lambda: read_metrics(runs / "pgd_at-seed0" / "metrics.jsonl"), "an epoch")
+        for each in psutil.Process(process.pid).children(recursive=True):
+            if "TrainController" in " ".join(each.cmdline()):
+                each.send_signal(signal.SIGKILL)
+        _, errors = process.communicate(timeout=_PATIENCE)
+    finally:
+        process.terminate()
+    assert process.returncode == 2
+    assert "1 of 2 runs failed: pgd_at, seed 0" in errors
+    assert (runs / "trades-seed0" / "results.json").exists()
