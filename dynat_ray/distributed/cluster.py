@@ -22,6 +22,9 @@ _LONGEST_BASE = 23
 _LONGEST_TMPDIR = 49
 _SCRATCH = "dynat-ray-ray-"
 _COMPILED = "TORCHINDUCTOR_CACHE_DIR"
+# Where Ray's processes ask for the state of others. Left to find it, they look for any Ray on the
+# machine, and give up if there are two.
+_STATE_API = "RAY_API_SERVER_ADDRESS"
 _TIMED_OUT = "timed out during startup"
 # A message about every small machine on which several runs start side by side.
 _CHATTER = "maximum expected startup concurrency"
@@ -137,7 +140,15 @@ def _start_local() -> None:
                 # With its dashboard, though nobody looks at it and its processes never rest: a part
                 # of it is the State API, by which Ray Train learns that a controller has died, and
                 # frees what its workers held. Without, the next run would wait for that for ever.
-                ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR)
+                port = _free_port()
+                os.environ[_STATE_API] = f"http://127.0.0.1:{port}"
+                ray.init(
+                    address="local",
+                    dashboard_host="127.0.0.1",
+                    dashboard_port=port,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
             return
         except Exception as error:
             # Ray raises a plain one when its processes take more than half a minute to answer.
@@ -149,6 +160,13 @@ def _start_local() -> None:
         "takes all of its cores; end some of it, or start a cluster (ray start --head) and set "
         "RAY_ADDRESS"
     )
+
+
+def _free_port() -> int:
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        port: int = place.getsockname()[1]
+        return port
 
 
 @contextmanager
@@ -181,7 +199,10 @@ def _own_environment() -> Iterator[None]:
     Ray's processes inherit both and this one remembers them, so that they need not stay in the
     environment, where a later cluster or command would take them for the user's.
     """
-    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR", "TMPDIR", LASTING, _COMPILED)
+    names = (
+        *("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR", "TMPDIR"),
+        *(LASTING, _COMPILED, _STATE_API),
+    )
     before = {name: os.environ.get(name) for name in names}
     private = _private_folder()
     os.environ["RAY_TMPDIR"] = str(private)

@@ -16,6 +16,9 @@ class Standard(Method[StandardSettings]):
 
     settings_class = StandardSettings
 
+    def score(self, clean: float, robust: float) -> tuple[float, float]:
+        return clean, robust
+
     def prepare(self, network: nn.Module, batch: Batch, keys: Tensor) -> Prepared:
         return Prepared(batch)
 

@@ -52,8 +52,8 @@ class Trial:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """Line of the best epoch, whose weights are the trial's model."""
-        return max(self.measured, key=_score, default=None)
+        """Line of the best epoch, whose weights are the trial's model: its method says which."""
+        return next((line for line in reversed(self.measured) if line["best"]), None)
 
     @property
     def epochs(self) -> int:
@@ -73,10 +73,6 @@ class Trial:
         last = self.metrics[reached.index(True)]["epoch"]
         lines = [line for line in self.measured if line["epoch"] <= last]
         return max((line["validation_robust_accuracy"] for line in lines), default=None)
-
-
-def _score(line: dict[str, Any]) -> tuple[float, float]:
-    return line["validation_robust_accuracy"], line["validation_clean_accuracy"]
 
 
 def trial_folder(search_folder: Path, number: int) -> Path:

@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from ray._private import services
+from ray.util.state import list_nodes
 
 from dynat_ray.distributed import cluster
 from dynat_ray.distributed.cluster import connect, require_everywhere
@@ -39,6 +41,18 @@ def test_a_local_ray_listens_on_loopback_only() -> None:
 
 def test_on_one_machine_no_training_has_a_process_that_looks_for_drained_nodes() -> None:
     assert os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] == "0"
+
+
+def test_its_processes_ask_it_for_states_where_a_second_ray_runs() -> None:
+    """Ray Train frees what the workers of a dead controller held by what it hears then."""
+
+    def nodes_known_to_a_worker() -> list[str]:
+        assert services.find_gcs_addresses()
+        services.find_gcs_addresses = lambda: {"127.0.0.1:1", "127.0.0.1:2"}  # type: ignore[assignment]
+        return [node.node_id for node in list_nodes()]
+
+    known = ray.get(ray.remote(num_cpus=0)(nodes_known_to_a_worker).remote())
+    assert known == [node["NodeID"] for node in ray.nodes()]
 
 
 def test_a_path_that_one_of_two_machines_lacks(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -22,11 +23,38 @@ COMPARE = (
     f"--cluster.workers {os.cpu_count()} --eval.samples 20 --eval.attacks [clean] --name killed"
 )
 
+_RAY = (
+    "import sys\n"
+    "from dynat_ray.distributed.cluster import connect\n"
+    "connect()\n"
+    "print('started', flush=True)\n"
+    "sys.stdin.read()\n"
+)
 
+
+def _own() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+
+
+@pytest.fixture(params=["alone", "beside another Ray"])
+def _another_ray(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Ray Train's own help asks Ray whether the controller lives: which Ray, if there are two?"""
+    if request.param == "alone":
+        yield
+        return
+    with subprocess.Popen(
+        [sys.executable, "-c", _RAY], env=_own(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"started\n"
+        yield
+        process.communicate()
+
+
+@pytest.mark.usefixtures("_another_ray")
 def test_the_runs_after_it_get_its_workers_places(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dynat_ray.compare", *COMPARE.split(), "--out", str(tmp_path)]
-    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    process = subprocess.Popen(command, cwd=ROOT, env=own, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, env=_own(), stderr=subprocess.PIPE, text=True)
     runs = tmp_path / "killed" / "runs"
     try:
         wait_until(lambda: read_metrics(runs / "pgd_at-seed0" / "metrics.jsonl"), "an epoch")

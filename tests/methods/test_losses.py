@@ -27,6 +27,14 @@ def test_standard(network: nn.Module, batch: Batch) -> None:
     assert prepared.passes.image_gradients == 0
 
 
+@pytest.mark.parametrize("name", ["standard", "generative_ssl", "pgd_at", "dynat"])
+def test_what_is_best_is_what_the_method_trains_for(name: str) -> None:
+    """Robust accuracy near zero is noise, and would call the first epochs the best."""
+    method = make(name)
+    early, late = method.score(60.0, 3.0), method.score(90.0, 0.0)
+    assert (late > early) == (name in {"standard", "generative_ssl"})
+
+
 def test_pgd_at(network: nn.Module, batch: Batch) -> None:
     loss, prepared = loss_of(make("pgd_at", smoothing=0.1), network, batch)
     logits = network(prepared.adversarial)

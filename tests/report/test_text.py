@@ -9,7 +9,7 @@ from dynat_ray.report.text import align_columns, most_telling, trials_table
 from dynat_ray.searching.trial_records import Trial
 from dynat_ray.storage.run_length import RunLength
 from tests.report.conftest import entry
-from tests.searching.conftest import metrics_line
+from tests.searching.conftest import metrics_lines
 
 
 def test_columns_stand_below_each_other() -> None:
@@ -51,7 +51,7 @@ def test_takes_a_table_with_holes() -> None:
 def test_trials_of_a_search() -> None:
     settings = {"method.gap_coef": 0.0, "method.kl_temperature": 1.0, "optim.name": "sgd"}
     robust = [20.0, 40.0, 30.0, 35.0]
-    lines = [metrics_line(epoch, value + 10, value) for epoch, value in enumerate(robust)]
+    lines = metrics_lines(robust)
     trials = [
         Trial(0, settings, "finished", metrics=lines),
         Trial(1, settings, "failed", error="loss is not finite"),

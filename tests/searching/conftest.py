@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,18 @@ def metrics_line(epoch: int, clean: float, robust: float | None) -> dict[str, An
         "elapsed": 2.0 * (epoch + 1),
         "validation_clean_accuracy": None if robust is None else clean,
         "validation_robust_accuracy": robust,
+        "best": robust is not None,
     }
+
+
+def metrics_lines(robust: Sequence[float | None]) -> list[dict[str, Any]]:
+    """Returns an epoch's line for each robust accuracy, the clean one 10 more."""
+    lines = [metrics_line(epoch, (r or 0) + 10, r) for epoch, r in enumerate(robust)]
+    highest = -1.0
+    for line, r in zip(lines, robust, strict=True):
+        line["best"] = r is not None and r > highest
+        highest = max(highest, r or 0)
+    return lines
 
 
 @pytest.fixture
@@ -49,7 +60,7 @@ def add_trial(tmp_path: Path) -> Callable[..., Trial]:
             "method.kl_temperature": 1.0 + number,
             "optim.name": "sgd",
         }
-        lines = [metrics_line(e, (r or 0) + 10, r) for e, r in enumerate(robust)]
+        lines = metrics_lines(robust)
         trial = Trial(**{"number": number, "settings": settings, "metrics": lines} | content)
         write_trial(tmp_path, trial)
         text = "".join(json.dumps(line) + "\n" for line in lines)

@@ -10,7 +10,10 @@ from tests.searching.conftest import metrics_line
 
 
 def trial(number: int, clean: float, robust: float, **content: Any) -> Trial:
-    lines = [metrics_line(0, clean, robust), metrics_line(1, clean + 1, robust - 5)]
+    lines = [
+        metrics_line(0, clean, robust),
+        metrics_line(1, clean + 1, robust - 5) | {"best": False},
+    ]
     return Trial(
         **{"number": number, "settings": {}, "state": "finished", "metrics": lines} | content
     )

@@ -25,7 +25,7 @@ from dynat_ray.searching.trial_records import (
 )
 from dynat_ray.searching.trials_table import write_trials_table
 from dynat_ray.storage.run_length import RunLength
-from tests.searching.conftest import SPACE, make_search
+from tests.searching.conftest import SPACE, make_search, metrics_line
 
 FILES = ("metrics.jsonl", "trial.json")
 
@@ -47,6 +47,14 @@ def test_trials_are_read_as_they_were_written(
     assert (default.epochs, failed.epochs, stopped.epochs) == (4, 0, 3)
     assert failed.best is None
     assert default.seconds == 8.0
+
+
+def test_the_best_epoch_is_the_one_whose_weights_the_trial_kept() -> None:
+    """Not every method goes by robust accuracy."""
+    lines = [metrics_line(0, 60.0, 3.0), metrics_line(1, 90.0, 0.0)]
+    best = Trial(0, {}, metrics=lines).best
+    assert best is not None
+    assert best["epoch"] == 1
 
 
 def test_of_trials_that_have_ended_a_second_look_reads_what_is_new(
