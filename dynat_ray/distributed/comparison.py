@@ -288,6 +288,8 @@ def _one_run(content: dict[str, Any], folder: str, command: str, stop: StopFlag)
 def _error_of(answer: Any) -> str:
     try:
         error: str = ray.get(answer)
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
+        return "its process died, perhaps for want of memory"
     except ray.exceptions.RayError as failure:
-        return str(failure).strip().splitlines()[-1]
+        return str(failure).strip().splitlines()[-1].rstrip(".")
     return error

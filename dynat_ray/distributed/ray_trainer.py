@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -20,9 +21,11 @@ from dynat_ray.distributed.cluster import connect
 
 # isort: split
 import ray.train
+from ray.exceptions import RayActorError
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 
 import dynat_ray.config as settings
+from dynat_ray import interrupt
 from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.distributed.graceful_stop import until_stopped
 from dynat_ray.distributed.mirror_follower import Follower
@@ -31,7 +34,7 @@ from dynat_ray.distributed.place_watch import PlaceWatch
 from dynat_ray.distributed.process_group import ProcessGroup
 from dynat_ray.distributed.progress import ProgressPrinter, add_note
 from dynat_ray.distributed.ray_internals import data_parallel_trainer
-from dynat_ray.distributed.restarts import Restarts
+from dynat_ray.distributed.restarts import Restarts, death
 from dynat_ray.distributed.stop_flag import StopFlag
 from dynat_ray.distributed.training_end import TrainingEnd
 from dynat_ray.distributed.waiting_for_nodes import wait_for_nodes
@@ -49,6 +52,8 @@ _POLLING = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 _POLLING_GIVEN = os.environ.get(_POLLING)
 _SHORTEST_SECONDS_BETWEEN_POLLS = 0.5
 _POLLS_PER_SECOND = 64
+# A controller that was ended with its command is followed by this process.
+_SECONDS_TO_FOLLOW = 3.0
 # Workers may wait for one another this long (validation of unequal parts, a slow disk).
 _COLLECTIVE_TIMEOUT = 3600
 
@@ -100,6 +105,7 @@ def fit(
     callbacks: Sequence[UserCallback] = (),
     quiet: bool = False,
     stop: StopFlag | None = None,
+    ended_by_others: bool = False,
 ) -> None:
     """Trains `config` in `run_folder`, which holds its `config.yaml`, printing a line per epoch.
 
@@ -109,6 +115,8 @@ def fit(
         callbacks: Ray Train calls them after every epoch.
         quiet: Print nothing.
         stop: Of the command that this training is a part of; None: it is the command.
+        ended_by_others: Somebody else may end this process and with it the controller, whose death
+            is raised then (`RayActorError`); else it is a failure as that of a worker is.
 
     Raises:
         UserError: What the user can correct; what a worker said of it.
@@ -134,7 +142,11 @@ def fit(
     ):
         note = partial(add_note, run_folder) if mirror is None else _print_note
         places_needed = workers.fewest + config.eval.beside
-        work = partial(_until_its_end, trainer, config.cluster, places_needed, workers.gpu, note)
+        wait = partial(wait_for_nodes, places_needed, config.cluster.cpus_per_worker, workers.gpu)
+        failures: tuple[type[Exception], ...] = (ray.train.TrainingFailedError,)
+        if not ended_by_others:
+            failures += (RayActorError,)
+        work = partial(_until_its_end, trainer, config.cluster, wait, failures, note)
         end = until_stopped(work, stop, lambda: watch.hopeless)
     if end.error:
         raise UserError(end.error)
@@ -215,25 +227,22 @@ def _train_options(
 def _until_its_end(
     trainer: Callable[[], Any],
     cluster: ClusterConfig,
-    places_needed: int,
-    gpu: bool,
+    wait: Callable[..., None],
+    failures: tuple[type[Exception], ...],
     note: Callable[[str], None],
 ) -> TrainingEnd:
     """Trains, and again after whatever a restart may help against; raises what it may not."""
     restarts, minutes = Restarts(cluster), cluster.start_minutes
     while True:
-        wait_for_nodes(
-            places_needed,
-            cluster.cpus_per_worker,
-            gpu,
-            minutes=minutes,
-        )
+        wait(minutes=minutes)
         try:
             result = trainer().fit()
             end: TrainingEnd = result.return_value or TrainingEnd()
             return end
-        except ray.train.TrainingFailedError as error:
-            sentence = restarts.allow(error)
+        except failures as error:
+            if isinstance(error, RayActorError):
+                time.sleep(_SECONDS_TO_FOLLOW)
+            sentence = "" if interrupt.received() else restarts.allow(error)
             if not sentence:
                 raise _cause_of(error) from error
             note(sentence)
@@ -245,16 +254,24 @@ def _print_note(message: str) -> None:
     print(f"note: {shown_text(message)}", file=sys.stderr, flush=True)
 
 
-def _cause_of(error: ray.train.TrainingFailedError) -> Exception:
-    """Returns what the first worker that failed raised, if one did: a user's mistake as such."""
-    failures = getattr(error, "worker_failures", {})
+def _cause_of(error: Exception) -> Exception:
+    """Returns what ended a training: a user's mistake as such, in whichever worker it showed."""
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    for _, failure in sorted(failures.items()):
+        if mistake := _users_mistake(failure):
+            return mistake
+    if died := death(error):
+        return UserError(
+            f"{died}, and cluster.max_failures allows no restart any more; smaller batches "
+            "(train.batch_size) or fewer workers on a machine (cluster.workers) need less memory"
+        )
     for rank, failure in sorted(failures.items()):
-        return _as_user_error(rank, failure)
+        return RuntimeError(f"worker {rank} failed: {failure}")
     return error
 
 
-def _as_user_error(rank: int, failure: Exception) -> Exception:
-    """Returns what a worker raised: the user's mistake as such, anything else with its rank."""
+def _users_mistake(failure: Exception) -> UserError | None:
+    """Returns what the user can correct, if that is what a worker raised."""
     cause: BaseException | None = failure
     while cause is not None:
         if isinstance(cause, UserError):
@@ -262,4 +279,4 @@ def _as_user_error(rank: int, failure: Exception) -> Exception:
         if isinstance(cause, OSError) and (full := disk_error(cause)):
             return full
         cause = getattr(cause, "cause", None) or cause.__cause__
-    return RuntimeError(f"worker {rank} failed: {failure}")
+    return None

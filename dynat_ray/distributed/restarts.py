@@ -6,6 +6,8 @@ restart nothing itself.
 
 from __future__ import annotations
 
+from typing import Any
+
 from dynat_ray.distributed.cluster import living_nodes
 
 # isort: split
@@ -13,6 +15,8 @@ import ray.train
 from ray.exceptions import RayActorError
 
 from dynat_ray.cluster_config import ClusterConfig
+
+_DIED = "died, perhaps for want of memory"
 
 
 class Restarts:
@@ -39,10 +43,22 @@ class Restarts:
             self._machines += 1
             what = f"machine {', '.join(gone)} was lost" if gone else "a machine goes"
             return _sentence(what, self._machines, self._limits.max_preemption_failures)
-        if not isinstance(failure, ray.train.WorkerGroupError):
+        what = death(failure)
+        if not what and not isinstance(failure, ray.train.WorkerGroupError):
             return ""  # Ray's own: what can be tried again, it has.
         self._errors += 1
-        return _sentence(_first_error(failure), self._errors, self._limits.max_failures)
+        return _sentence(what or _first_error(failure), self._errors, self._limits.max_failures)
+
+
+def death(failure: Exception) -> str:
+    """Returns which process of a training has died, in words; empty: none.
+
+    Where one dies, the others only follow.
+    """
+    if isinstance(failure, RayActorError):
+        return f"the process that led the training {_DIED}"
+    deaths = _deaths(failure)
+    return f"the process of worker {min(deaths)} {_DIED}" if deaths else ""
 
 
 def _is_preemption(failure: Exception) -> bool:
@@ -62,10 +78,7 @@ def _deaths(failure: Exception) -> dict[int, RayActorError]:
     return {rank: error for rank, error in found.items() if isinstance(error, RayActorError)}
 
 
-def _first_error(failure: ray.train.WorkerGroupError) -> str:
-    """Returns what went wrong first, in a line: where a process dies, the others only follow."""
-    if deaths := _deaths(failure):
-        return f"the process of worker {min(deaths)} died, perhaps for want of memory"
+def _first_error(failure: Any) -> str:
     rank = min(failure.worker_failures)
     last_line = str(failure.worker_failures[rank]).strip().splitlines()[-1].strip()
     return f"worker {rank} failed: {last_line}"

@@ -90,7 +90,8 @@ def _train(search_folder: Path, trial: Trial, folder: Path, stop: StopFlag) -> N
     if on_head(_is_to_train, search_folder, trial.number):
         trackers = run_trackers(config, folder)
         with TrackerFollower(trackers):
-            fit(config, folder, callbacks=[ReportToTune(length)], quiet=True, stop=stop)
+            report = ReportToTune(length)
+            fit(config, folder, callbacks=[report], quiet=True, stop=stop, ended_by_others=True)
         on_head(write_trial_report, folder)
         trackers.end("finished", files=RUN_FILES)
     else:

@@ -10,7 +10,9 @@ from ray.exceptions import ActorDiedError, RayActorError
 
 from dynat_ray.cluster_config import ClusterConfig
 from dynat_ray.distributed import restarts
+from dynat_ray.distributed.ray_trainer import _cause_of
 from dynat_ray.distributed.restarts import Restarts
+from dynat_ray.errors import UserError
 
 NODES = {"a": "10.0.0.1", "b": "10.0.0.2"}
 
@@ -57,6 +59,30 @@ def test_a_process_that_died_is_named_before_those_that_lost_it(
         "", {0: RuntimeError("connection closed by peer"), 1: found_dead(ActorDiedError())}
     )
     assert counted.allow(error).startswith("the process of worker 1 died, perhaps for want of mem")
+
+
+def test_a_dead_controller_is_an_error_like_others(nodes: Callable[..., None]) -> None:
+    counted = Restarts(ClusterConfig(max_failures=1))
+    assert counted.allow(ActorDiedError()) == (
+        "the process that led the training died, perhaps for want of memory; "
+        "restart 1 of at most 1, from the last checkpoint"
+    )
+    assert counted.allow(failed(ValueError("x"))) == ""
+    assert counted.allow(ActorDiedError()) == ""
+
+
+def test_what_the_user_can_correct_is_said_whichever_worker_found_it() -> None:
+    others = RuntimeError("connection closed by peer")
+    mistake = UserError("the loss is not finite")
+    wrapped = RuntimeError("worker 1")
+    wrapped.__cause__ = mistake
+    error = ray.train.WorkerGroupError("", {0: others, 1: wrapped, 2: found_dead(ActorDiedError())})
+    assert _cause_of(error) is mistake
+    died = _cause_of(ray.train.WorkerGroupError("", {0: others, 2: found_dead(ActorDiedError())}))
+    assert isinstance(died, UserError)
+    assert str(died).startswith("the process of worker 2 died, perhaps for want of memory, and clu")
+    assert str(_cause_of(ActorDiedError())).startswith("the process that led the training died")
+    assert str(_cause_of(failed(ValueError("x")))) == "worker 3 failed: x"
 
 
 def test_lost_machines_are_not_errors(nodes: Callable[..., None]) -> None:
