@@ -140,8 +140,8 @@ SLURM = {
     "scontrol": 'case $1 in show) echo 127.0.0.1;; *) echo "$@" >>"$RECORD";; esac',
     "srun": 'while [ "$1" != bash ]; do shift; done; "$@"',
 }
-# Another user has left a file where Ray would have its folder. The environment's programs know it by
-# its path, which may lie in the /tmp that is covered.
+# Another user has left a file where Ray would have its folder. Programs of the environment know
+# it by its path, which may lie in the /tmp that is covered.
 NODE = """
 mount --bind "$1" "$2/code"
 mount --bind "$2/tmp" /tmp
