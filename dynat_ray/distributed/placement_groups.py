@@ -1,8 +1,9 @@
 """Frees what the workers of a trial held when the trial is ended from outside.
 
 Ray Train leaves this to a helper process that asks Ray's State API whether the training is still
-there. Where a second Ray runs on the machine the question fails, since it does not say which one
-is meant; the helper then never acts, and no other trial can ever start.
+there. On a cluster that somebody else started the question fails where a second Ray runs on the
+machine, since it does not say which one is meant; the helper then never acts, and no other trial
+can ever start.
 """
 
 from __future__ import annotations
