@@ -23,8 +23,10 @@ pytestmark = pytest.mark.faults
 SMALL = "--eval.attacks clean,pgd-5 --eval.samples 50"
 TRAIN = f"train --train.epochs 3 --train.checkpoint_minutes 0.02 {SMALL} --resume --name"
 WHOLE = "whole"
-HEADER = ("data", "model", "method", "threat", "training", "seed", "workers", "folder")
+HEADER = ("data", "model", "method", "threat", "attack", "training", "seed", "workers", "folder")
 TABLE = ("test images", " ", "best", "last")
+# The first run prepares the images, and says how many there are of each class.
+PREPARED = ("digits: train: 0 142, ", "digits: test: 0 36, ")
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +58,16 @@ def test_without_the_token_nobody_submits(jobs: Jobs) -> None:
 
 
 def test_the_log_holds_header_epochs_and_table(jobs: Jobs, whole: list[str]) -> None:
+    prepared, whole = whole[: len(PREPARED)], whole[len(PREPARED) :]
+    for line, start in zip(prepared, PREPARED, strict=True):
+        assert line.startswith(start), line
     for line in whole:
         known = line.startswith((*HEADER, *TABLE)) or re.match(r"epoch \d/3  loss", line)
         assert known or line == str(jobs.runs / WHOLE / "report.html"), line
     assert [line.split()[0] for line in whole[: len(HEADER)]] == list(HEADER)
     assert whole[-1] == str(jobs.runs / WHOLE / "report.html")
     assert jobs.epochs(WHOLE) == [0, 1, 2]
-    tell("the log has", len(whole), "lines, all ours")
+    tell("the log has", len(prepared) + len(whole), "lines, all ours")
 
 
 def test_a_worker_killed_in_an_epoch(jobs: Jobs, whole: list[str]) -> None:
@@ -106,7 +111,8 @@ def test_the_driver_killed_and_the_job_submitted_again(jobs: Jobs, whole: list[s
 
 
 def test_a_stopped_job_saves_ends_its_workers_and_goes_on(jobs: Jobs, whole: list[str]) -> None:
-    job = jobs.submit(f"{TRAIN} stopped".replace("0.02", "0"))
+    command = f"{TRAIN} stopped".replace("0.02", "0")
+    job = jobs.submit(command)
     wait_until(lambda: len(jobs.epochs("stopped")) == 1, "the first epoch")
     jobs.head.ray("job", "stop", job)
     assert jobs.wait(job) == "STOPPED"
@@ -114,7 +120,7 @@ def test_a_stopped_job_saves_ends_its_workers_and_goes_on(jobs: Jobs, whole: lis
     found = [path.name for path in (jobs.runs / "stopped" / "checkpoints").glob("*_step_*")]
     tell("stopped:", jobs.log(job)[-1], "| checkpoint", *found)
     assert found
-    assert "--name stopped --resume goes on" in "\n".join(jobs.log(job))
+    assert f"go on with: python -m dynat_ray.{command}" in jobs.log(job)[-1]
     jobs.succeed(f"{TRAIN} stopped")
     assert jobs.same(WHOLE, "stopped")
     tell("submitted again, it went on to the same weights")
