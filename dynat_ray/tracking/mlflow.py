@@ -13,6 +13,8 @@ from dynat_ray.shown_text import shown_text
 from dynat_ray.tracking.tracker import Ending, Tracked
 
 _EXPERIMENT = "dynat-ray"
+# MLflow's page would take runs with a table at the end for evaluations of a language model.
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 # A server that is away must not keep a run: what it lacks is sent later.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 for _name, _value in _PATIENCE.items():
@@ -22,6 +24,7 @@ logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param  # noqa: E402
+from mlflow.tracking.context.registry import resolve_tags  # noqa: E402
 
 _STATUS: dict[Ending, str] = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 # A server takes so many parameters at once, of so many characters.
@@ -46,7 +49,8 @@ class MLflow:
             tags = {"mlflow.runName": shown_text(tracked.name), "dynat_ray.kind": tracked.kind}
             if parent:
                 tags["mlflow.parentRunId"] = parent
-            run = self._client.create_run(self._experiment(), tags=tags)
+            # With whose it is, and from which program and commit, as MLflow's own runs have.
+            run = self._client.create_run(self._experiment(), tags=resolve_tags(tags))
             self._run = str(run.info.run_id)
         parameters = [
             Param(key, shown_text(str(value), _LONGEST_VALUE))
@@ -88,4 +92,6 @@ class MLflow:
         if given := os.environ.get("MLFLOW_EXPERIMENT_ID"):
             return given
         found = self._client.get_experiment_by_name(name)
-        return self._client.create_experiment(name) if found is None else found.experiment_id
+        if found is None:
+            return self._client.create_experiment(name, tags=_KIND)
+        return found.experiment_id

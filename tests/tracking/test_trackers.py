@@ -144,11 +144,13 @@ def test_mlflow_has_parameters_metrics_and_files(
 
     experiment = client.get_experiment_by_name("dynat-ray")
     assert experiment is not None
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     found = client.search_runs([experiment.experiment_id])
     runs = {run.info.run_name: run for run in found}
     assert runs.keys() == {"one", "group"}
     one = runs["one"]
     assert one.data.tags["mlflow.parentRunId"] == runs["group"].info.run_id
+    assert {"mlflow.user", "mlflow.source.name", "mlflow.source.type"} <= one.data.tags.keys()
     assert one.info.status == "FINISHED"
     assert one.data.params["train.epochs"] == str(SMALL["train.epochs"])
     history = client.get_metric_history(one.info.run_id, "loss")
