@@ -18,10 +18,10 @@ _MOST_SPANS = 512
 
 
 class WorkingTime:
-    """Adds up the time outside of `at_barrier`."""
+    """Adds up the time outside of `at_barrier`, from the first on."""
 
     def __init__(self) -> None:
-        self._since = _now()
+        self._since: _Moment | None = None
         self._spans: list[tuple[_Moment, _Moment]] = []
         self._seconds = 0.0
 
@@ -29,7 +29,8 @@ class WorkingTime:
     def at_barrier(self) -> Iterator[None]:
         """What happens inside may wait for other workers."""
         began = _now()
-        self._spans.append((self._since, began))
+        if self._since is not None:
+            self._spans.append((self._since, began))
         # A meeting may lie within another.
         self._since = began
         if len(self._spans) == _MOST_SPANS:
@@ -52,7 +53,7 @@ class WorkingTime:
 
 def _now() -> _Moment:
     """Returns a moment of the GPU's time where there is one: the host runs ahead of it."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event

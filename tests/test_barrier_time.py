@@ -17,7 +17,8 @@ def test_time_outside_of_meetings_is_added_up(monkeypatch: pytest.MonkeyPatch) -
         now[0] += 2.0
         with clock.at_barrier():
             now[0] += 30.0
-    assert clock.take() == pytest.approx(2000.0)
+    # From the first on: what was before may be another process's time, of which this is a fork.
+    assert clock.take() == pytest.approx(1998.0)
     assert clock.take() == 0.0
     now[0] += 1.0
     with pytest.raises(KeyError), clock.at_barrier():

@@ -39,13 +39,21 @@ import socket  # noqa: E402
 import stat  # noqa: E402
 import tempfile  # noqa: E402
 from collections.abc import Iterator, Sequence  # noqa: E402
-from contextlib import ExitStack, contextmanager, suppress  # noqa: E402
+from contextlib import (  # noqa: E402
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from pathlib import Path  # noqa: E402
 
 import ray  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 from dynat_ray import interrupt  # noqa: E402
+from dynat_ray.distributed.fork_server import PROGRAM, ForkServer, can_fork  # noqa: E402
+from dynat_ray.distributed.forked_worker import ADDRESS, RAYS  # noqa: E402
 from dynat_ray.distributed.head_watch import watch_head  # noqa: E402
 from dynat_ray.distributed.ray_internals import (  # noqa: E402
     forget_token,
@@ -54,6 +62,7 @@ from dynat_ray.distributed.ray_internals import (  # noqa: E402
     leave_signals_alone,
     shut_down,
     stay_on_loopback,
+    workers_started_by,
 )
 from dynat_ray.errors import UserError  # noqa: E402
 from dynat_ray.object_store import is_address  # noqa: E402
@@ -115,8 +124,14 @@ def _start() -> None:
     # Nobody drains the one machine that there is: no training needs a process that looks for it.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     stay_on_loopback()
-    with _own_environment():
+    with _own_environment() as scratch, _forking(scratch):
         _start_local()
+
+
+def _forking(folder: Path) -> AbstractContextManager[None]:
+    if not can_fork():
+        return nullcontext()
+    return workers_started_by(PROGRAM, lambda program: ForkServer(folder, program).end_with)
 
 
 def _require_listener(address: str) -> None:
@@ -193,7 +208,7 @@ def _all_or_nothing() -> Iterator[None]:
 
 
 @contextmanager
-def _own_environment() -> Iterator[None]:
+def _own_environment() -> Iterator[Path]:
     """While its context lasts, a Ray that starts has a token and a folder that are its user's own.
 
     Ray's processes inherit both and this one remembers them, so that they need not stay in the
@@ -201,7 +216,7 @@ def _own_environment() -> Iterator[None]:
     """
     names = (
         *("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR", "TMPDIR"),
-        *(LASTING, _COMPILED, _STATE_API),
+        *(LASTING, _COMPILED, _STATE_API, ADDRESS, RAYS),
     )
     before = {name: os.environ.get(name) for name in names}
     private = _private_folder()
@@ -211,10 +226,11 @@ def _own_environment() -> Iterator[None]:
         temporary = private
     os.environ[LASTING] = str(temporary)
     os.environ.setdefault(_COMPILED, str(temporary / f"torchinductor-{os.getuid()}"))
-    os.environ["TMPDIR"] = str(_scratch(temporary))
+    scratch = _scratch(temporary)
+    os.environ["TMPDIR"] = str(scratch)
     _set_token()
     try:
-        yield
+        yield scratch
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)

@@ -10,13 +10,16 @@ Ray Train's take more than a second to import, so the functions that need them d
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray._private import auto_init_hook, ray_constants
+from ray._private import auto_init_hook, ray_constants, services
 from ray._raylet import (  # type: ignore[attr-defined]
     AuthenticationTokenLoader,
     GcsClient,
@@ -52,6 +55,38 @@ def leave_signals_alone() -> None:
     long while Ray's processes start, and with a status that is no signal's.
     """
     ray._private.utils.set_sigterm_handler = lambda handler: None
+
+
+@contextmanager
+def workers_started_by(
+    program: str, prepare: Callable[[str], Callable[[int], object]]
+) -> Iterator[None]:
+    """While its context lasts, a Ray that starts runs another program for each of its workers.
+
+    `runtime_env={"py_executable": ...}` has Ray's agent prepare every actor, and Ray Train's own
+    environments do not keep it.
+
+    Args:
+        program: Path of a Python program, which gets the arguments of Ray's own.
+        prepare: Called with the path of Ray's own program before the process starts that starts
+            workers; what it returns is called with that process's number.
+    """
+    start = services.start_raylet
+    signature = inspect.signature(start)
+
+    def start_with_program(*arguments: Any, **named: Any) -> Any:
+        bound = signature.bind(*arguments, **named)
+        tell = prepare(bound.arguments["worker_path"])
+        bound.arguments["worker_path"] = program
+        started = start(*bound.args, **bound.kwargs)
+        tell(started.process.pid)
+        return started
+
+    services.start_raylet = start_with_program
+    try:
+        yield
+    finally:
+        services.start_raylet = start
 
 
 def shut_down() -> None:

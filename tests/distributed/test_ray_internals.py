@@ -31,6 +31,7 @@ NAMES = {
     "ray._private.ray_constants:ENABLE_RAY_CLUSTER": "stay_on_loopback",
     "ray._private.ray_constants:ENABLE_RAY_CLUSTERS_ENV_VAR": "stay_on_loopback",
     "ray._private.utils:set_sigterm_handler": "leave_signals_alone",
+    "ray._private.services:start_raylet": "workers_started_by",
     "ray._private.auto_init_hook:enable_auto_connect": "shut_down",
     "ray._raylet:AuthenticationTokenLoader.instance": "has_token",
     "ray._raylet:AuthenticationTokenLoader.has_token": "has_token",

@@ -1,0 +1,155 @@
+"""The process that forks: what it imports, and what a program has that is run in a forked one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from dynat_ray.distributed.fork_server import PROGRAM, ForkServer, can_fork
+from dynat_ray.distributed.forked_worker import ADDRESS, RAYS
+
+pytestmark = pytest.mark.skipif(not can_fork(), reason="Ray's own way is taken here")
+
+# Asked once, a GPU could be used in no forked process.
+IMPORTS = """
+import sys
+import torch
+from importlib import import_module
+from dynat_ray.distributed.fork_server import _IMPORTS
+
+def ask(*_):
+    raise AssertionError("asked for GPUs")
+
+for name in ("_cuda_getDeviceCount", "_cuda_init"):
+    setattr(torch._C, name, ask)
+torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = ask
+for name in _IMPORTS:
+    import_module(name)
+print(torch.get_num_threads() and "ray" in sys.modules)
+"""
+SHOW = """
+import json, os, sys
+import __main__
+print(json.dumps([
+    sys.argv[1:], os.environ["WORD"], os.getcwd(), __main__.__file__, "torch" in sys.modules,
+    "DYNAT_RAY_FORK_SERVER" in os.environ,
+]))
+print("beside", file=sys.stderr)
+sys.exit(int(sys.argv[1]))
+"""
+WAIT = """
+import pathlib, os, sys, time
+pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
+time.sleep(600)
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The variables under which a program is forked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ADDRESS, "")
+        patch.setenv(RAYS, "")
+        fork_server = ForkServer(tmp_path_factory.mktemp("fork"), "")
+        yield {ADDRESS: os.environ[ADDRESS]}
+        fork_server._process.stdin.close()  # type: ignore[union-attr]
+        assert fork_server._process.wait(60) == 0
+
+
+@pytest.fixture
+def fork(server: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    def start(program: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        path = tmp_path / "program.py"
+        path.write_text(program)
+        return subprocess.Popen(
+            [sys.executable, PROGRAM, *arguments],
+            env={**os.environ, **server, RAYS: str(path), **variables},
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+def wait_for(file: Path) -> int:
+    for _ in range(600):
+        if file.exists() and (text := file.read_text()):
+            return int(text)
+        time.sleep(0.1)
+    raise AssertionError("it did not start")
+
+
+def gone(process: int) -> bool:
+    for _ in range(100):
+        if not psutil.pid_exists(process):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_what_is_imported_is_nothing_of_ray_and_asks_for_no_gpu() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["forked", "without the server"])
+@pytest.mark.parametrize("status", [0, 3])
+def test_a_program_has_what_it_was_started_with(
+    fork: Callable[..., subprocess.Popen[str]], tmp_path: Path, there: bool, status: int
+) -> None:
+    variables = {} if there else {ADDRESS: str(tmp_path / "nobody")}
+    process = fork(SHOW, str(status), "b c", WORD="word", **variables)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert errors == "beside\n"
+    file = str(tmp_path / "program.py")
+    assert json.loads(out) == [[str(status), "b c"], "word", str(tmp_path), file, there, False]
+
+
+def test_an_error_is_shown_and_is_a_status(fork: Callable[..., subprocess.Popen[str]]) -> None:
+    process = fork("1 / 0")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors.endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_who_asked_ends_as_the_forked_process_and_the_other_way_round(
+    fork: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = fork(WAIT, str(tmp_path / "first"))
+    os.kill(wait_for(tmp_path / "first"), signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    process = fork(WAIT, str(tmp_path / "second"))
+    child = wait_for(tmp_path / "second")
+    process.kill()
+    assert gone(child)
+
+
+class _Where:
+    def threads(self) -> tuple[list[str], int]:
+        import torch
+
+        return psutil.Process().parent().cmdline(), torch.get_num_threads()
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_ray_has_its_workers_from_there_and_they_end_with_it() -> None:
+    actor = ray.remote(num_cpus=0)(_Where).remote()
+    parent, threads = ray.get(actor.threads.remote())
+    assert "fork_server" in " ".join(parent)
+    assert threads == 1
