@@ -56,11 +56,11 @@ def test_a_search_from_space_to_report(
     memory: dict[str, int] = {}
     with looking_at_processes(partial(look_at_memory, memory)):
         trials = run_search(check(make_search(small_config)), folder)
-    # They live as long as a trial, and many trials go side by side on the head.
+    # They live as long as a trial, and many trials go side by side on the head. What needs PyTorch
+    # is done in processes of its own, which end (see test_head_tasks.py).
     for name in ("ImplicitFunc", "TrainController"):
         assert memory[name] < _LARGE, f"{name} has {memory[name]} bytes"
-    # What needs PyTorch has processes of its own, which end.
-    assert {"_is_to_train", "write_trial_report", "RayTrainWorker"} <= memory.keys()
+    assert "RayTrainWorker" in memory
     output = capfd.readouterr()
     assert [trial.state for trial in trials] == ["finished", "failed"]
     assert "not finite" in trials[1].error
