@@ -25,7 +25,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dynat_ray.distributed.forked_worker import ADDRESS, LONGEST_ANSWER, RAYS
+from dynat_ray.distributed.forked_worker import ADDRESS, LONGEST_ANSWER, OOM_SCORE, RAYS
+from dynat_ray.training.freed_memory import set_allocator
 
 PROGRAM = str(Path(__file__).with_name("forked_worker.py"))
 """What Ray starts instead of its own program for a worker."""
@@ -193,9 +194,12 @@ def _become(request: dict[str, Any], files: list[int]) -> NoReturn:
         for number, file in enumerate(files):
             os.dup2(file, number)
             os.close(file)
+        with suppress(PermissionError):  # Lower than it is only root may set it.
+            OOM_SCORE.write_text(request["oom_score_adj"])
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["environment"])
+        set_allocator(os.environ)
         # PyTorch has read it in the other process. Without, a worker of Ray's has one thread.
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
         # Python's own generator is seeded anew in every process.

@@ -18,6 +18,7 @@ ADDRESS = "DYNAT_RAY_FORK_SERVER"
 RAYS = "DYNAT_RAY_WORKER_PROGRAM"
 """Environment variable: path of Ray's own program for a worker."""
 
+OOM_SCORE = Path("/proc/self/oom_score_adj")
 LONGEST_ANSWER = 64
 
 
@@ -26,7 +27,13 @@ def main() -> None:
     address, program = os.environ.pop(ADDRESS), os.environ.pop(RAYS)
     # As if Python had been started with it.
     sys.argv[0], sys.path[0] = program, str(Path(program).parent)
-    request = {"arguments": sys.argv, "environment": {**os.environ}, "folder": os.getcwd()}
+    request = {
+        "arguments": sys.argv,
+        "environment": {**os.environ},
+        "folder": os.getcwd(),
+        # Ray has workers end before anything else where memory is short.
+        "oom_score_adj": OOM_SCORE.read_text(),
+    }
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
         try:
             server.connect(address)

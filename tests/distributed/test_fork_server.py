@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pytest
 import ray
 
 from dynat_ray.distributed.fork_server import PROGRAM, ForkServer, can_fork
-from dynat_ray.distributed.forked_worker import ADDRESS, RAYS
+from dynat_ray.distributed.forked_worker import ADDRESS, OOM_SCORE, RAYS
+from dynat_ray.training.freed_memory import KEEP_FREED_MEMORY
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="Ray's own way is taken here")
 
@@ -46,6 +48,18 @@ print(json.dumps([
 ]))
 print("beside", file=sys.stderr)
 sys.exit(int(sys.argv[1]))
+"""
+# By how much resident memory falls when 30 MiB are freed, in MiB. The second time glibc keeps them.
+FREE = """
+from pathlib import Path
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+
+block = bytearray(b"x") * (30 << 20)
+before = resident()
+del block
+print(before - resident())
 """
 WAIT = """
 import pathlib, os, sys, time
@@ -121,6 +135,18 @@ def test_a_program_has_what_it_was_started_with(
     assert json.loads(out) == [[str(status), "b c"], "word", str(tmp_path), file, there, False]
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="its allocator is set")
+@pytest.mark.parametrize(("there", "keep"), [(True, True), (False, True), (False, False)])
+def test_the_allocator_is_as_the_environment_says(
+    fork: Callable[..., subprocess.Popen[str]], tmp_path: Path, there: bool, keep: bool
+) -> None:
+    variables = {} if there else {ADDRESS: str(tmp_path / "nobody")}
+    process = fork(FREE, **variables, **(KEEP_FREED_MEMORY if keep else {}))
+    out, errors = process.communicate(timeout=60)
+    assert not errors
+    assert (int(out) < 15) == keep
+
+
 def test_an_error_is_shown_and_is_a_status(fork: Callable[..., subprocess.Popen[str]]) -> None:
     process = fork("1 / 0")
     _, errors = process.communicate(timeout=60)
@@ -141,15 +167,17 @@ def test_who_asked_ends_as_the_forked_process_and_the_other_way_round(
 
 
 class _Where:
-    def threads(self) -> tuple[list[str], int]:
+    def threads(self) -> tuple[list[str], int, int]:
         import torch
 
-        return psutil.Process().parent().cmdline(), torch.get_num_threads()
+        score = int(OOM_SCORE.read_text())
+        return psutil.Process().parent().cmdline(), torch.get_num_threads(), score
 
 
 @pytest.mark.usefixtures("local_ray")
 def test_ray_has_its_workers_from_there_and_they_end_with_it() -> None:
     actor = ray.remote(num_cpus=0)(_Where).remote()
-    parent, threads = ray.get(actor.threads.remote())
+    parent, threads, score = ray.get(actor.threads.remote())
     assert "fork_server" in " ".join(parent)
     assert threads == 1
+    assert score > int(OOM_SCORE.read_text()), "where memory is short it would outlive this process"
