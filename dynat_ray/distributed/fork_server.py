@@ -117,6 +117,9 @@ class _Server:
         """Works until the process that standard input names ends, or that ends without one."""
         while True:
             for key, _ in self._selector.select():
+                if self._selector.get_map().get(key.fd) is not key:
+                    # What came before it has dealt with it: a process and who asked for it ended.
+                    continue
                 if key.data == _END:
                     return
                 if key.fd == sys.stdin.fileno():
@@ -201,7 +204,8 @@ def _become(request: dict[str, Any], files: list[int]) -> NoReturn:
         os.environ.update(request["environment"])
         set_allocator(os.environ)
         # PyTorch has read it in the other process. Without, a worker of Ray's has one thread.
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+        threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+        torch.set_num_threads(int(threads) if threads.isdecimal() and int(threads) else 1)
         # Python's own generator is seeded anew in every process.
         np.random.seed()  # noqa: NPY002 - others' code uses the generator of the old functions
         sys.argv[:] = request["arguments"]

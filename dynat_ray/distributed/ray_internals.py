@@ -63,8 +63,8 @@ def workers_started_by(
 ) -> Iterator[None]:
     """While its context lasts, a Ray that starts runs another program for each of its workers.
 
-    `runtime_env={"py_executable": ...}` has Ray's agent prepare every actor, and Ray Train's own
-    environments do not keep it.
+    `runtime_env={"py_executable": ...}` comes nearest; with it Ray's agent prepares an environment
+    before every process.
 
     Args:
         program: Path of a Python program, which gets the arguments of Ray's own.

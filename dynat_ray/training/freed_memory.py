@@ -14,6 +14,7 @@ KEEP_FREED_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
 }
+_LARGEST = 2**31 - 1
 # Their names as parameters of `mallopt`, from glibc's malloc.h.
 _PARAMETERS = {
     "MALLOC_ARENA_MAX": -8,
@@ -28,8 +29,8 @@ def set_allocator(environment: Mapping[str, str]) -> None:
     Args:
         environment: Of the variables above, those that it has; without glibc they mean nothing.
     """
-    with suppress(AttributeError, OSError):
+    with suppress(AttributeError, OSError, ValueError):
         mallopt = ctypes.CDLL(None).mallopt
         for name, parameter in _PARAMETERS.items():
             if value := environment.get(name):
-                mallopt(parameter, int(value))
+                mallopt(parameter, min(int(value), _LARGEST))

@@ -22,6 +22,7 @@ from dynat_ray.training.freed_memory import KEEP_FREED_MEMORY
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="Ray's own way is taken here")
 
+SERVER = "NUMBER_OF_THE_SERVER"
 # Asked once, a GPU could be used in no forked process.
 IMPORTS = """
 import sys
@@ -75,7 +76,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         patch.setenv(ADDRESS, "")
         patch.setenv(RAYS, "")
         fork_server = ForkServer(tmp_path_factory.mktemp("fork"), "")
-        yield {ADDRESS: os.environ[ADDRESS]}
+        yield {ADDRESS: os.environ[ADDRESS], SERVER: str(fork_server._process.pid)}
         fork_server._process.stdin.close()  # type: ignore[union-attr]
         assert fork_server._process.wait(60) == 0
 
@@ -166,6 +167,28 @@ def test_who_asked_ends_as_the_forked_process_and_the_other_way_round(
     assert gone(child)
 
 
+def test_both_ending_at_once_do_no_harm(
+    fork: Callable[..., subprocess.Popen[str]], server: dict[str, str], tmp_path: Path
+) -> None:
+    asking = fork(WAIT, str(tmp_path / "first"))
+    child = wait_for(tmp_path / "first")
+    forking = int(server[SERVER])
+    os.kill(forking, signal.SIGSTOP)
+    try:
+        os.kill(child, signal.SIGKILL)
+        while psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.1)
+        asking.kill()
+        asking.wait(60)
+    finally:
+        os.kill(forking, signal.SIGCONT)
+    assert gone(child)
+    process = fork(SHOW, "0", WORD="word", OMP_NUM_THREADS="2,1", MALLOC_ARENA_MAX="many")
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert json.loads(out)[-2], "it was not forked"
+
+
 class _Where:
     def threads(self) -> tuple[list[str], int, int]:
         import torch
@@ -180,4 +203,10 @@ def test_ray_has_its_workers_from_there_and_they_end_with_it() -> None:
     parent, threads, score = ray.get(actor.threads.remote())
     assert "fork_server" in " ".join(parent)
     assert threads == 1
+    (forking,) = (
+        each for each in psutil.Process().children(recursive=True) if each.cmdline() == parent
+    )
+    sockets = [each.laddr for each in forking.net_connections("unix") if each.laddr]
+    assert sockets
+    assert all(Path(each).parent.stat().st_mode & 0o077 == 0 for each in sockets)
     assert score > int(OOM_SCORE.read_text()), "where memory is short it would outlive this process"
