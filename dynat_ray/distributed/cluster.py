@@ -53,7 +53,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noq
 
 from dynat_ray import interrupt  # noqa: E402
 from dynat_ray.distributed.fork_server import PROGRAM, ForkServer, can_fork  # noqa: E402
-from dynat_ray.distributed.forked_worker import ADDRESS, RAYS  # noqa: E402
+from dynat_ray.distributed.forked_worker import ADDRESS, RAYS, SETS_UP  # noqa: E402
 from dynat_ray.distributed.head_watch import watch_head  # noqa: E402
 from dynat_ray.distributed.ray_internals import (  # noqa: E402
     forget_token,
@@ -131,7 +131,7 @@ def _start() -> None:
 def _forking(folder: Path) -> AbstractContextManager[None]:
     if not can_fork():
         return nullcontext()
-    return workers_started_by(PROGRAM, lambda program: ForkServer(folder, program).end_with)
+    return workers_started_by(PROGRAM, lambda *programs: ForkServer(folder, *programs).end_with)
 
 
 def _require_listener(address: str) -> None:
@@ -216,7 +216,7 @@ def _own_environment() -> Iterator[Path]:
     """
     names = (
         *("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_TMPDIR", "TMPDIR"),
-        *(LASTING, _COMPILED, _STATE_API, ADDRESS, RAYS),
+        *(LASTING, _COMPILED, _STATE_API, ADDRESS, RAYS, SETS_UP),
     )
     before = {name: os.environ.get(name) for name in names}
     private = _private_folder()

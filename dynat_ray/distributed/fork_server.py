@@ -25,11 +25,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dynat_ray.distributed.forked_worker import ADDRESS, LONGEST_ANSWER, OOM_SCORE, RAYS
+from dynat_ray.distributed.forked_worker import (
+    ADDRESS,
+    LONGEST_ANSWER,
+    OOM_SCORE,
+    RAYS,
+    SETS_UP,
+)
 from dynat_ray.training.freed_memory import set_allocator
 
 PROGRAM = str(Path(__file__).with_name("forked_worker.py"))
-"""What Ray starts instead of its own program for a worker."""
+"""What Ray starts instead of its own programs for a worker."""
 
 # What a process knows of a GPU does not survive a fork.
 _GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
@@ -72,16 +78,17 @@ class ForkServer:
 
     Args:
         folder: Nobody else's, removed in the end; the socket is made there.
-        program: Path of Ray's own program for a worker. It and the socket's address are put into
-            the environment, for `PROGRAM`.
+        program: Path of Ray's own program for a worker.
+        setup: Path of that which starts one in an environment of its own. Both and the socket's
+            address are put into the environment, for `PROGRAM`.
     """
 
-    def __init__(self, folder: Path, program: str) -> None:
+    def __init__(self, folder: Path, program: str, setup: str) -> None:
         address = folder / f"fork-{os.urandom(3).hex()}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             listener.bind(str(address))
             listener.listen(_QUEUE)
-            os.environ.update({ADDRESS: str(address), RAYS: program})
+            os.environ.update({ADDRESS: str(address), RAYS: program, SETS_UP: setup})
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _START, str(listener.fileno()), *sys.path],
                 stdin=subprocess.PIPE,
@@ -229,9 +236,12 @@ def serve(listening: int) -> None:
         listening: The number of the socket's file.
     """
     with socket.socket(fileno=listening) as listener:
+        # Next to nothing of what modules make is garbage; to look for it takes seconds.
+        gc.disable()
         for name in _IMPORTS:
             import_module(name)
         assert "ray" not in sys.modules
         # What is there now stays; looking for garbage in it would copy it into every process.
         gc.freeze()
+        gc.enable()
         _Server(listener).serve()

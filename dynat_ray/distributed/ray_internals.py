@@ -59,7 +59,7 @@ def leave_signals_alone() -> None:
 
 @contextmanager
 def workers_started_by(
-    program: str, prepare: Callable[[str], Callable[[int], object]]
+    program: str, prepare: Callable[[str, str], Callable[[int], object]]
 ) -> Iterator[None]:
     """While its context lasts, a Ray that starts runs another program for each of its workers.
 
@@ -67,17 +67,20 @@ def workers_started_by(
     before every process.
 
     Args:
-        program: Path of a Python program, which gets the arguments of Ray's own.
-        prepare: Called with the path of Ray's own program before the process starts that starts
-            workers; what it returns is called with that process's number.
+        program: Path of a Python program, which gets the arguments of Ray's own. It is its own
+            first argument where Ray would first start another, for an environment of its own.
+        prepare: Called with the paths of Ray's own programs, for a worker and for its environment,
+            before the process starts that starts workers; what it returns is called with that
+            process's number.
     """
     start = services.start_raylet
     signature = inspect.signature(start)
 
     def start_with_program(*arguments: Any, **named: Any) -> Any:
         bound = signature.bind(*arguments, **named)
-        tell = prepare(bound.arguments["worker_path"])
-        bound.arguments["worker_path"] = program
+        own = ("worker_path", "setup_worker_path")
+        tell = prepare(*map(bound.arguments.__getitem__, own))
+        bound.arguments.update(dict.fromkeys(own, program))
         started = start(*bound.args, **bound.kwargs)
         tell(started.process.pid)
         return started

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -63,36 +61,6 @@ def test_a_path_that_one_of_two_machines_lacks(
     require_everywhere([tmp_path])
     with pytest.raises(UserError, match=r"has no .*/missing; prepared data must lie"):
         require_everywhere([tmp_path, tmp_path / "missing"])
-
-
-def test_a_command_that_gets_sigterm_says_one_word_and_leaves_nothing() -> None:
-    """Its workers are killed, and what they had among temporary files goes too."""
-    command = (
-        "import ray, tempfile, time\n"
-        "from dynat_ray.cli import run\n"
-        "from dynat_ray.distributed.cluster import connect\n"
-        "def main(argv):\n"
-        "    connect()\n"
-        "    place = ray.remote(num_cpus=0)(lambda: tempfile.mkdtemp())\n"
-        "    print(ray.get(place.remote()), flush=True)\n"
-        "    ray.wait([ray.remote(num_cpus=0)(lambda: time.sleep(600)).remote()])\n"
-        "run(main)\n"
-    )
-    # Its path must be short.
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        process = subprocess.Popen(
-            [sys.executable, "-c", command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"TMPDIR": folder},
-        )
-        assert process.stdout is not None
-        assert Path(process.stdout.readline()).is_relative_to(folder)
-        process.send_signal(signal.SIGTERM)
-        _, message = process.communicate(timeout=60)
-        assert (process.returncode, message) == (143, "stopped\n")
-        assert list(Path(folder).glob("dynat-ray-*")) == []
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

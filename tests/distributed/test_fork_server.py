@@ -15,30 +15,38 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from ray._private.utils import update_envs
 
+from dynat_ray.distributed import fork_server as module
 from dynat_ray.distributed.fork_server import PROGRAM, ForkServer, can_fork
-from dynat_ray.distributed.forked_worker import ADDRESS, OOM_SCORE, RAYS
+from dynat_ray.distributed.forked_worker import ADDRESS, OOM_SCORE, RAYS, SETS_UP
 from dynat_ray.training.freed_memory import KEEP_FREED_MEMORY
 
 pytestmark = pytest.mark.skipif(not can_fork(), reason="Ray's own way is taken here")
 
 SERVER = "NUMBER_OF_THE_SERVER"
-# Asked once, a GPU could be used in no forked process.
-IMPORTS = """
-import sys
+# Comes before what the server does. Asked once, a GPU could be used in no forked process.
+NO_GPUS = """
 import torch
-from importlib import import_module
-from dynat_ray.distributed.fork_server import _IMPORTS
+
+asked = []
 
 def ask(*_):
+    asked.append("for GPUs")
     raise AssertionError("asked for GPUs")
 
 for name in ("_cuda_getDeviceCount", "_cuda_init"):
     setattr(torch._C, name, ask)
 torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = ask
-for name in _IMPORTS:
-    import_module(name)
-print(torch.get_num_threads() and "ray" in sys.modules)
+torch.asked = asked
+"""
+# What a forked process has from the server.
+IMPORTED = """
+import json, sys
+import torch
+from dynat_ray.distributed.fork_server import _IMPORTS
+wanted = {"ray", *_IMPORTS}
+print(json.dumps([torch.asked, sorted(wanted - sys.modules.keys())]))
 """
 SHOW = """
 import json, os, sys
@@ -74,8 +82,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     """The variables under which a program is forked."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ADDRESS, "")
-        patch.setenv(RAYS, "")
-        fork_server = ForkServer(tmp_path_factory.mktemp("fork"), "")
+        for name in (RAYS, SETS_UP):
+            patch.setenv(name, "")
+        patch.setattr(module, "_START", NO_GPUS + module._START)
+        fork_server = ForkServer(tmp_path_factory.mktemp("fork"), "", "")
         yield {ADDRESS: os.environ[ADDRESS], SERVER: str(fork_server._process.pid)}
         fork_server._process.stdin.close()  # type: ignore[union-attr]
         assert fork_server._process.wait(60) == 0
@@ -114,12 +124,12 @@ def gone(process: int) -> bool:
     return False
 
 
-def test_what_is_imported_is_nothing_of_ray_and_asks_for_no_gpu() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "False\n"
+def test_what_is_imported_is_nothing_of_ray_and_asks_for_no_gpu(
+    fork: Callable[..., subprocess.Popen[str]],
+) -> None:
+    out, errors = fork(IMPORTED).communicate(timeout=60)
+    assert not errors
+    assert json.loads(out) == [[], ["ray"]]
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["forked", "without the server"])
@@ -134,6 +144,44 @@ def test_a_program_has_what_it_was_started_with(
     assert errors == "beside\n"
     file = str(tmp_path / "program.py")
     assert json.loads(out) == [[str(status), "b c"], "word", str(tmp_path), file, there, False]
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["forked", "without the server"])
+@pytest.mark.parametrize("more", [{}, {"command_prefix": ["exec", "false", "&&"]}])
+def test_a_program_may_have_an_environment_of_its_own(
+    fork: Callable[..., subprocess.Popen[str]],
+    tmp_path: Path,
+    there: bool,
+    more: dict[str, list[str]],
+) -> None:
+    """And what is more than an environment is left to Ray's own program."""
+    rays = tmp_path / "rays.py"
+    rays.write_text("import json, sys; print(json.dumps(['by Ray', *sys.argv[1:]]))")
+    variables = {SETS_UP: str(rays)} | ({} if there else {ADDRESS: str(tmp_path / "nobody")})
+    words = {"WORD": "a ${OTHER} ${NOBODY_AT_ALL}b", "NEW": "$OTHER", "PYTHONOPTIMIZE": "1"}
+    context = {"env_vars": words, "py_executable": sys.executable, **more}
+    asked = [f"--serialized-runtime-env-context={json.dumps(context)}", "--language=PYTHON"]
+    process = fork(SHOW, PROGRAM, "0", "--b=c", *asked, WORD="before", OTHER="word", **variables)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    if more:
+        assert json.loads(out) == ["by Ray", PROGRAM, "0", "--b=c", *asked]
+        return
+    file = str(tmp_path / "program.py")
+    assert json.loads(out) == [["0", "--b=c"], "a word b", str(tmp_path), file, there, False]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_variables_are_what_ray_makes_of_them() -> None:
+    given = {"WORD": "a ${HOME} ${NOBODY_AT_ALL}b", "NEW": "$HOME"}
+    task = ray.remote(num_cpus=0, runtime_env={"env_vars": given})(lambda: dict(os.environ))
+    found = ray.get(task.remote())
+    with pytest.MonkeyPatch.context() as patch:
+        for name in given:
+            patch.setenv(name, "")
+        update_envs(given)
+        assert {name: found[name] for name in given} == {name: os.environ[name] for name in given}
+    assert not {ADDRESS, RAYS, SETS_UP} & found.keys()
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="its allocator is set")

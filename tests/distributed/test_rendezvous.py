@@ -4,63 +4,52 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+import ray.train
+import torch
+import torch.distributed as dist
 
 from dynat_ray.distributed import rendezvous
 from dynat_ray.distributed.process_group import ProcessGroup
-from tests.distributed.watching import LOOPBACK
+from tests.distributed.watching import LOOPBACK, listening_places
+from tests.processes import run_side_by_side
 
-# What a worker does, without Ray: set up, a sum, and where it listens meanwhile.
-WORKER = """
-import json, os, sys, time
-from pathlib import Path
-from types import SimpleNamespace
-import psutil, ray.train, torch
-import torch.distributed as dist
-from dynat_ray.distributed.rendezvous import join_group, leave_group, listen_on_little, open_store
 
-rank, folder = int(sys.argv[1]), Path(sys.argv[2])
-listen_on_little(one_machine=True)
-if rank == 0:
-    (folder / "new").write_text(json.dumps(open_store()))
-    (folder / "new").rename(folder / "store")
-while not (folder / "store").exists():
-    time.sleep(0.05)
-numbers = {"world_rank": rank, "local_rank": rank, "node_rank": 0}
-numbers |= {"world_size": 2, "local_world_size": 2}
-here = SimpleNamespace(**{f"get_{name}": lambda number=n: number for name, n in numbers.items()})
-ray.train.get_context = lambda: here
-join_group(json.loads((folder / "store").read_text()), gpu=False, seconds=60)
-assert (os.environ["LOCAL_RANK"], os.environ["NODE_RANK"]) == (str(rank), "0")
-total = torch.ones(3)
-dist.all_reduce(total)
-dist.all_reduce(total, group=dist.new_group(backend="gloo"))
-places = [each.laddr.ip for each in psutil.Process().net_connections("inet")
-          if each.status == psutil.CONN_LISTEN]
-print(json.dumps([total.tolist(), places]))
-dist.barrier()
-leave_group()
-assert not dist.is_initialized()
-"""
+def _work(rank: int, folder: Path) -> None:
+    """Does what a worker does, without Ray: sets up, sums, and says where it listens meanwhile."""
+    rendezvous.listen_on_little(one_machine=True)
+    if rank == 0:
+        (folder / "new").write_text(json.dumps(rendezvous.open_store()))
+        (folder / "new").rename(folder / "store")
+    while not (folder / "store").exists():
+        time.sleep(0.05)
+    numbers = {"world_rank": rank, "local_rank": rank, "node_rank": 0}
+    numbers |= {"world_size": 2, "local_world_size": 2}
+    methods = {f"get_{name}": lambda number=n: number for name, n in numbers.items()}  # type: ignore[misc]
+    here = SimpleNamespace(**methods)
+    ray.train.get_context = lambda: here  # type: ignore[assignment,return-value]
+    store = json.loads((folder / "store").read_text())
+    rendezvous.join_group(store, gpu=False, seconds=60)
+    assert (os.environ["LOCAL_RANK"], os.environ["NODE_RANK"]) == (str(rank), "0")
+    total = torch.ones(3)
+    dist.all_reduce(total)
+    dist.all_reduce(total, group=dist.new_group(backend="gloo"))
+    places = listening_places(psutil.Process())
+    (folder / f"said-{rank}").write_text(json.dumps([total.tolist(), places]))
+    dist.barrier()
+    rendezvous.leave_group()
+    assert not dist.is_initialized()
 
 
 def test_two_workers_listen_on_loopback_only(tmp_path: Path) -> None:
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(rank), str(tmp_path)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    said = [json.loads(worker.communicate(timeout=120)[0]) for worker in workers]
+    run_side_by_side(_work, tmp_path, processes=2)
+    said = [json.loads((tmp_path / f"said-{rank}").read_text()) for rank in (0, 1)]
     assert [total for total, _ in said] == [[4.0] * 3] * 2
     places = [place for _, places in said for place in places]
     assert len(places) > 1

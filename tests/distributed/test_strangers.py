@@ -1,14 +1,16 @@
-"""A local Ray obeys its own command and nobody else, on none of its ports."""
+"""A local Ray obeys its own command and nobody else, on none of its ports, and ends with it."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -21,24 +23,29 @@ import pytest
 NOBODY = 65534
 # A run's own needs of Ray: tasks, placement groups, the State API, flags in the store of keys.
 COMMAND = """
-import json, sys
+import json, tempfile, time
 import ray
 from ray.util.placement_group import placement_group
 from ray.util.state import list_placement_groups
+from dynat_ray.cli import run
 from dynat_ray.distributed.cluster import connect
 from dynat_ray.distributed.ray_internals import read_flag, set_flag
 
-connect()
-group = placement_group([{"CPU": 1}])
-ray.get(group.ready())
-set_flag("a-flag")
-address = ray.get_runtime_context().gcs_address
-print(json.dumps({
-    "address": address,
-    "answer": ray.get(ray.remote(num_cpus=0)(lambda: read_flag("a-flag") == "set").remote()),
-    "groups": len(list_placement_groups(address=address)),
-}), flush=True)
-sys.stdin.read()
+def main(argv):
+    connect()
+    group = placement_group([{"CPU": 1}])
+    ray.get(group.ready())
+    set_flag("a-flag")
+    address = ray.get_runtime_context().gcs_address
+    print(json.dumps({
+        "address": address,
+        "answer": ray.get(ray.remote(num_cpus=0)(lambda: read_flag("a-flag") == "set").remote()),
+        "groups": len(list_placement_groups(address=address)),
+        "temporary": ray.get(ray.remote(num_cpus=0)(lambda: tempfile.mkdtemp()).remote()),
+    }), flush=True)
+    ray.wait([ray.remote(num_cpus=0)(lambda: time.sleep(600)).remote()])
+
+run(main)
 """
 STRANGER = """
 import sys
@@ -78,6 +85,8 @@ NEEDED = {
     "PATH": os.environ["PATH"],
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
+    # Three attempts, a second after one another, instead of twenty.
+    "RAY_NUM_REDIS_GET_RETRIES": "3",
 }
 # The dashboard's pages, below /static/, need no token.
 JOBS = [
@@ -113,11 +122,13 @@ class Started:
 
     def token(self) -> str:
         """As Ray's processes know it."""
-        (token,) = {
-            process.environ()["RAY_AUTH_TOKEN"]
-            for process in self.family()
-            if "RAY_AUTH_TOKEN" in process.environ()
-        }
+        tokens = set()
+        for process in self.family():
+            # One that has just ended says nothing.
+            with suppress(psutil.Error, OSError):
+                tokens.add(process.environ().get("RAY_AUTH_TOKEN"))
+        (token,) = tokens - {None}
+        assert token is not None
         return token
 
 
@@ -125,12 +136,12 @@ class Started:
 def started() -> Iterator[Started]:
     # Paths of sockets must be short.
     folder = Path(tempfile.mkdtemp(prefix="dr-"))
-    (folder / "home").mkdir()
+    for name in ("home", "tmp"):
+        (folder / name).mkdir()
     with (folder / "errors").open("w") as errors:
         process = subprocess.Popen(
             [sys.executable, "-c", COMMAND],
             env=_environment(folder),
-            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
@@ -139,6 +150,8 @@ def started() -> Iterator[Started]:
     said = process.stdout.readline()
     assert said, (folder / "errors").read_text()
     yield Started(process, json.loads(said), folder)
+    # Unless the last test below has done so.
+    process.terminate()
     process.communicate(timeout=60)
     shutil.rmtree(folder)
 
@@ -146,7 +159,8 @@ def started() -> Iterator[Started]:
 def _environment(folder: Path) -> dict[str, str]:
     """This process's, without its word on tokens."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return own | {"HOME": str(folder / "home"), "RAY_TMPDIR": str(folder)}
+    places = {"HOME": folder / "home", "RAY_TMPDIR": folder, "TMPDIR": folder / "tmp"}
+    return own | {name: str(place) for name, place in places.items()}
 
 
 def test_the_command_itself_is_obeyed(started: Started) -> None:
@@ -168,7 +182,8 @@ def test_nobody_else_reaches_its_sockets_and_logs(started: Started) -> None:
     (folder,) = started.folder.glob("ray-*")
     assert folder.stat().st_mode & 0o777 == 0o700
     assert list(folder.glob("ray/session_*/sockets/*"))
-    assert {each.name for each in started.folder.iterdir()} == {folder.name, "errors", "home"}
+    names = {each.name for each in started.folder.iterdir()}
+    assert names == {folder.name, "errors", "home", "tmp"}
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
@@ -264,3 +279,16 @@ def _call(port: int, name: str, word: str) -> grpc.StatusCode:
             code: grpc.StatusCode = error.code()
             return code
     return grpc.StatusCode.OK
+
+
+def test_when_the_command_gets_sigterm_it_says_one_word_and_leaves_nothing(
+    started: Started,
+) -> None:
+    """The last, since it ends it: workers are killed, and their temporary files go too."""
+    temporary = started.folder / "tmp"
+    assert Path(started.said["temporary"]).is_relative_to(temporary)
+    assert list(temporary.glob("dynat-ray-*")) != []
+    started.process.send_signal(signal.SIGTERM)
+    assert started.process.wait(timeout=60) == 143
+    assert (started.folder / "errors").read_text() == "stopped\n"
+    assert list(temporary.glob("dynat-ray-*")) == []

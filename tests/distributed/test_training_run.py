@@ -22,7 +22,7 @@ from tests.distributed.watching import LOOPBACK, listening
 from tests.processes import run_side_by_side
 from tests.training.test_two_workers import _train_all
 
-EVALUATION = {"eval.attacks": ["clean", "pgd-5", "apgd-t"], "eval.samples": 40}
+EVALUATION = {"eval.attacks": ["clean", "pgd-5", "apgd-t"], "eval.samples": 20}
 
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -43,9 +43,12 @@ def test_a_run_in_two_parts_from_settings_to_report(
 ) -> None:
     interrupt = signal.getsignal(signal.SIGINT)
     with pytest.MonkeyPatch.context() as patch:
-        # Its table is not what is looked at, and workers for it take seconds to start.
+        # Its table and its page are not what is looked at: others come in their place. Workers for
+        # them take seconds to start, figures as long to draw.
         patch.setattr(training_run, "cluster_workers", lambda *_: Workers(1, on_ray=False))
-        run(changed(small_config, train__epochs=1), whole)
+        patch.setattr(training_run, "write_report", lambda folder: None)
+        run(changed(small_config, train__epochs=1, eval__attacks=["clean", "pgd-5"]), whole)
+        assert not (whole / "report.html").exists()
     with pytest.raises(UserError, match="--resume"):
         run(changed(small_config, train__epochs=2), whole)
     with listening("RayTrainWorker") as places:
@@ -59,7 +62,7 @@ def test_a_run_in_two_parts_from_settings_to_report(
         assert noise not in output.out + output.err
     for table in (results["best"], results["last"]):
         assert table["clean"]["samples"] == 359
-        assert table["apgd-t"]["samples"] == 40
+        assert table["apgd-t"]["samples"] == 20
         assert 0 <= table["pgd-5"]["accuracy"] <= table["clean"]["accuracy"] <= 100
     assert json.loads((whole / "results.json").read_text()) == results
     environment = json.loads((whole / "environment.json").read_text())
@@ -93,12 +96,19 @@ def test_one_and_one_epoch_on_two_workers_equal_two(
 
 
 def test_a_finished_run_is_not_trained_again(
-    small_config: RunConfig, whole: Path, capfd: pytest.CaptureFixture[str]
+    small_config: RunConfig,
+    whole: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # The page is drawn again, as it was above.
+    drawn: list[Path] = []
+    monkeypatch.setattr(training_run, "write_report", drawn.append)
     before = (whole / "model" / "model.safetensors").stat().st_mtime
     run(changed(small_config, train__epochs=2), whole, resume=True)
     assert (whole / "model" / "model.safetensors").stat().st_mtime == before
     assert "epoch 2/2" not in capfd.readouterr().out
+    assert drawn == [whole]
 
 
 def test_settings_that_would_break_a_run_cannot_be_changed(

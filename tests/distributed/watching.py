@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 import psutil
 
 LOOPBACK = ("127.", "::1", "::ffff:127.")
-_SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_BETWEEN_LOOKS = 0.25
 
 
 def listening_places(process: psutil.Process) -> list[str]:
@@ -41,15 +41,21 @@ def listening(name: str) -> Iterator[dict[int, list[str]]]:
 
 
 @contextmanager
-def looking_at_processes(look: Callable[[psutil.Process], None]) -> Iterator[None]:
+def looking_at_processes(
+    look: Callable[[psutil.Process], None], seconds: float = _SECONDS_BETWEEN_LOOKS
+) -> Iterator[None]:
     """Calls `look` with every process below this one, again and again inside the block.
 
     What `look` asks of a process that has just ended is not answered; that ends nothing.
+
+    Args:
+        look: What is called.
+        seconds: Between two looks, each of which costs as much as a small process itself.
     """
     over = threading.Event()
 
     def look_at_all() -> None:
-        while not over.wait(_SECONDS_BETWEEN_LOOKS):
+        while not over.wait(seconds):
             for process in psutil.Process().children(recursive=True):
                 with suppress(psutil.Error, OSError):
                     look(process)
