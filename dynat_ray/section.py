@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import ClassVar, get_type_hints
 
 from dynat_ray.value_types import check_value
@@ -28,7 +30,13 @@ class Section:
             setattr(self, name, check_value(f"{self.section}.{name}", getattr(self, name), hint))
 
 
-def field_types(section: type[Section]) -> dict[str, object]:
+_field_types: dict[type[Section], Mapping[str, object]] = {}
+
+
+def field_types(section: type[Section]) -> Mapping[str, object]:
     """Returns the types of a section's fields, restrictions included, by name."""
-    hints = get_type_hints(section, include_extras=True)
-    return {each.name: hints[each.name] for each in fields(section)}
+    if section not in _field_types:
+        hints = get_type_hints(section, include_extras=True)
+        found = {each.name: hints[each.name] for each in fields(section)}
+        _field_types[section] = MappingProxyType(found)
+    return _field_types[section]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -42,6 +42,7 @@ def _number(base: type, *restrictions: tuple[str, float], allowed: str) -> Restr
 
 
 _FINITE = ("<", math.inf)
+_LONGEST_KEPT = 100
 
 PositiveInt = Annotated[int, Restriction(library.PositiveInt, "a whole number, at least 1")]
 NonNegativeInt = Annotated[int, Restriction(library.NonNegativeInt, "a whole number, 0 or more")]
@@ -97,7 +98,11 @@ def check_value(key: str, value: object, hint: object) -> Any:
     if value == "" and hint is not str:
         value = None
     try:
-        read = _parser(hint).parse_object({"value": _read_text(value, hint)})["value"]
+        if _is_kept(value):
+            # Programs check the same few values again and again, and the library takes its time.
+            read = deepcopy(_read_once(hint, repr(value), value))
+        else:
+            read = _read(value, hint)
     except ArgumentError:
         raise UserError(f"{key} is {value!r}; it must be {describe_type(hint)}") from None
     if read is None and NoneType not in get_args(hint):
@@ -134,6 +139,23 @@ def describe_type(hint: object) -> str:
         NoneType: "null",
     }
     return words.get(hint, str(hint))
+
+
+def _read(value: object, hint: object) -> Any:
+    return _parser(hint).parse_object({"value": _read_text(value, hint)})["value"]
+
+
+@lru_cache(maxsize=2048)
+def _read_once(hint: object, words: str, value: object) -> Any:
+    """Returns what `_read` does; the words tell apart what is equal, as 1, 1.0 and true."""
+    return _read(value, hint)
+
+
+def _is_kept(value: object) -> bool:
+    """Returns whether nobody can change a value, and to keep it costs little."""
+    if isinstance(value, str):
+        return len(value) <= _LONGEST_KEPT
+    return value is None or type(value) in (bool, int, float)
 
 
 @cache

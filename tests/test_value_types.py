@@ -101,3 +101,18 @@ def test_what_was_given_stays_as_it_is() -> None:
     kept = {"sizes": ["1", "2"], "name": "1e3"}
     check_value("key", given, dict[str, object])
     assert given == kept
+
+
+def test_what_was_read_before_is_told_from_what_is_equal() -> None:
+    """And whoever changes what came back has changed nothing for others."""
+    assert check_value("k", 1, PositiveInt) == 1
+    with pytest.raises(UserError, match="k is True"):
+        check_value("k", True, PositiveInt)
+    assert check_value("k", True, bool) is True
+    with pytest.raises(UserError, match="k is 1;"):
+        check_value("k", 1, bool)
+    for hint, text in ((list[str], "a,b"), (dict[str, object], "{a: [1]}")):
+        first = check_value("k", text, hint)
+        before = repr(first)
+        first.clear()
+        assert repr(check_value("k", text, hint)) == before

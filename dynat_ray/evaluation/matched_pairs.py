@@ -38,14 +38,15 @@ def _low(ahead: float, behind: float, images: int) -> float:
         # Clopper-Pearson's lower distribution of B is 0 then.
         fewest = beta.ppf(1 - level, differ + 1, images - differ) if differ < images else 1.0
         return -float(fewest)
-    share_ahead = beta(ahead, behind + 1)
-    rejects = share_ahead.cdf(0.5) <= level
+    # A frozen distribution takes longer to make than all that is asked of it.
+    share_ahead = (ahead, behind + 1)
+    rejects = beta.cdf(0.5, *share_ahead) <= level
     # Where B is above a half, fewer images that differ mean a smaller difference; else more do.
     shapes = (differ, images - differ + 1) if rejects else (differ + 1, images - differ)
     quantiles = (np.arange(_POINTS) + 0.5) / _POINTS
     share_differ = beta.ppf(quantiles, *shapes) if shapes[1] > 0 else np.ones(_POINTS)
 
     def excess(difference: float) -> float:
-        return float(share_ahead.cdf((1 + difference / share_differ) / 2).mean()) - level
+        return float(beta.cdf((1 + difference / share_differ) / 2, *share_ahead).mean()) - level
 
     return float(brentq(excess, -1.0, 1.0, xtol=1e-7))

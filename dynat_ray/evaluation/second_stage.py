@@ -85,9 +85,14 @@ class Counts:
         from scipy.stats import hypergeom
 
         def possible(falling: int) -> bool:
-            fell = hypergeom(self.survivors, falling, self.tried)
-            tail = fell.cdf(self.fell) if side > 0 else fell.sf(self.fell - 1)
-            return bool(tail - fell.pmf(self.fell) / 2 > _TAIL)
+            # A frozen distribution takes longer to make than all that is asked of it.
+            shape = (self.survivors, falling, self.tried)
+            tail = (
+                hypergeom.cdf(self.fell, *shape)
+                if side > 0
+                else hypergeom.sf(self.fell - 1, *shape)
+            )
+            return bool(tail - hypergeom.pmf(self.fell, *shape) / 2 > _TAIL)
 
         # Tails fall steadily on the way.
         inside, outside = round(self.expected), farthest + side

@@ -33,6 +33,8 @@ _STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
     "axes.titlepad": 10,
+    # No ticks are above: to look for them takes a fifth of the time.
+    "axes.titley": 1.0,
     "axes.edgecolor": "#9aa4ae",
     "axes.labelcolor": NEUTRAL,
     "axes.spines.top": False,
