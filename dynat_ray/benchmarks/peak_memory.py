@@ -16,7 +16,7 @@ _STEPS = 2  # momentum is there from the second on
 
 
 def measure(
-    *, batch_size: int, device: str, threads: int = 0, compiled: bool = False
+    *, batch_size: int, device: str, threads: int = 0, compiled: bool = False, width: int = 64
 ) -> dict[str, int]:
     """Returns the peak in bytes of each loop's step of `preact_resnet18`, 32 x 32 images.
 
@@ -28,18 +28,19 @@ def measure(
         device: Where.
         threads: CPU threads; 0: all cores.
         compiled: `torch.compile` ours.
+        width: Channels of the network's first stage.
     """
     progress, peaks = Progress("memory", len(LOOPS)), {}
     for name in LOOPS:
-        peaks[name] = in_environment({}, _peak, name, batch_size, device, threads, compiled)
+        peaks[name] = in_environment({}, _peak, name, batch_size, device, threads, compiled, width)
         progress.done(f"{name:<20} {peaks[name] / 2**30:6.2f} GiB")
     return peaks
 
 
-def _peak(name: str, batch_size: int, device: str, threads: int, compiled: bool) -> int:
+def _peak(name: str, batch_size: int, device: str, threads: int, compiled: bool, width: int) -> int:
     with cpu_threads(threads):
         images, labels = random_batch(batch_size, device)
-        model = classifier(seed=0, shape=(3, 32, 32)).to(device)
+        model = classifier(seed=0, shape=(3, 32, 32), base_width=width).to(device)
         step = make_step(name, model, sgd(model), _ATTACK, compiled=compiled)
         for _ in range(_STEPS):
             step(images, labels)

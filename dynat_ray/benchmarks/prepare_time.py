@@ -184,7 +184,8 @@ def _ffcv(subset: Path, out: Path) -> float:
 def _pillow(subset: Path) -> float:
     files = [file for split in ("train", "test") for file, _ in files_of(subset, split)]
     cores = len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn")) as pool:
+    # As FFCV's writer does it.
+    with ProcessPoolExecutor(cores, multiprocessing.get_context("fork")) as pool:
         list(pool.map(_decode, [[], *[[]] * cores]))
         began = time.perf_counter()
         list(pool.map(_decode, [files[start : start + 64] for start in range(0, len(files), 64)]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.context
 import os
 import statistics
 import time
@@ -16,6 +17,8 @@ import torch
 from dynat_ray import interrupt
 
 _Result = TypeVar("_Result")
+# Of processes that begin with nothing of this one.
+_PROCESSES: multiprocessing.context.BaseContext = multiprocessing.get_context("spawn")
 
 
 @contextmanager
@@ -37,7 +40,7 @@ def in_environment(
     before = dict(os.environ)
     os.environ.update(variables)
     try:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with ProcessPoolExecutor(1, _PROCESSES) as pool:
             return pool.submit(call, *args, **kwargs).result()
     finally:
         os.environ.clear()

@@ -7,8 +7,20 @@ from typing import Any
 
 import pytest
 import torch
+from pyautoattack import AutoAttack
 
 from dynat_ray.benchmarks import attack_time
+from tests.quick_attack import square_queries
+
+_QUERIES = 200
+
+
+class _Shortened(AutoAttack):
+    """With as few Square queries as ours makes here."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.square.n_queries = _QUERIES
 
 
 @pytest.mark.parametrize("drafts", [True, False])
@@ -30,7 +42,9 @@ def test_each_goes_first_in_turn(monkeypatch: pytest.MonkeyPatch, drafts: bool) 
 
     monkeypatch.setattr(attack_time, "seconds_of", seconds_of)
     monkeypatch.setattr(attack_time, "drafts_status", lambda *_: "on" if drafts else "off")
-    case, ratios = attack_time._time(network, pixels, labels, 1e-6, 2, "cpu")
+    monkeypatch.setattr(attack_time, "AutoAttack", _Shortened)
+    with square_queries(_QUERIES):
+        case, ratios = attack_time._time(network, pixels, labels, 1e-6, 2, "cpu")
     expected = ["theirs", "float32", "drafts"][:ways]
     assert order == [*expected, *reversed(expected)]
     of_drafts = {"": [1 / 3, 6 / 4]} if drafts else {}

@@ -66,13 +66,13 @@ def test_sets_of_few_images_have_fewer_classes() -> None:
 def test_memory_that_grows_is_seen() -> None:
     # It has more from the middle of the time on.
     code = (
-        "import time; a = bytearray(8 << 20); time.sleep(4); b = bytearray(64 << 20); time.sleep(9)"
+        "import time; a = bytearray(8 << 20); time.sleep(2); b = bytearray(64 << 20); time.sleep(9)"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
     try:
         with MemoryWatch(lambda: [process.pid, 2**22 + 1]) as watch:
             began = time.time()
-            time.sleep(8)
+            time.sleep(4)
             ended = time.time()
     finally:
         process.kill()
@@ -97,6 +97,7 @@ def _run_here(config: RunConfig, folder: Path) -> None:
     training_run.write_report(folder)
 
 
+@pytest.mark.usefixtures("forked_processes")
 def test_all_parts_of_a_rehearsal(
     sources: Path,
     tmp_path: Path,

@@ -36,7 +36,7 @@ def test_a_loop_learns_its_batch(name: str) -> None:
 def test_an_attack_that_does_nothing_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     batch = our_loop.random_batch(8, "cpu")
-    raised = step_time._require_attack(*batch, compiled=False)
+    raised = step_time._require_attack(*batch, compiled=False, width=16)
     assert raised["ours"] == pytest.approx(raised["ours_float32"], rel=0.1)
     assert raised["ours"] > 0
 
