@@ -16,6 +16,7 @@ from xdist.scheduler import LoadFileScheduling
 from dynat_ray.config import RunConfig
 from dynat_ray.data import load_info, load_test_images
 from dynat_ray.data.preparing import prepare_dataset
+from dynat_ray.distributed import evaluation_run
 from dynat_ray.models import build_model, save_model
 from dynat_ray.settings import build_config
 from tests.loopback_s3 import bucket, s3, server
@@ -151,3 +152,22 @@ def robust_few() -> Victim:
 def plain() -> Victim:
     """Trained on clean images: accurate, and easily fooled."""
     return train_victim(10, steps=120, eps=0.0)
+
+
+@pytest.fixture
+def few_iterations(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Has APGD and FAB make so many of the 100 iterations that `test_autoattack` holds them to."""
+    count = 20
+    monkeypatch.setattr("dynat_ray.attacks.apgd.ITERATIONS", count)
+    monkeypatch.setattr("dynat_ray.attacks.fab._ITERATIONS", count)
+    return count
+
+
+@pytest.fixture
+def no_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the attacks that an evaluation makes to check what others found.
+
+    `test_distances_and_page` has them from end to end, tests/evaluation one by one.
+    """
+    for check in ("check_attacks", "check_transfer"):
+        monkeypatch.setattr(evaluation_run, check, lambda *arguments, **settings: [])

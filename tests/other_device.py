@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ class _Mode(TorchDispatchMode):
 def _compute(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Runs an operation here and gives back its results there."""
     name = op._schema.name.removeprefix("aten::")
-    flat, form = pytree.tree_flatten((args, kwargs))
+    flat = list(_leaves((*args, *kwargs.values())))
     there = {id(leaf.here): leaf for leaf in flat if isinstance(leaf, OtherTensor)}
     # A number alone may lie on the host, as for any device.
     here = [x for x in flat if isinstance(x, Tensor) and not isinstance(x, OtherTensor) and x.dim()]
@@ -104,8 +104,7 @@ def _compute(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             return leaf.here
         return torch.device("cpu") if isinstance(leaf, torch.device) else leaf
 
-    args, kwargs = pytree.tree_unflatten([local(leaf) for leaf in flat], form)
-    made = op(*args, **kwargs)
+    made = op(*_mapped(local, args), **{key: _mapped(local, kwargs[key]) for key in kwargs})
 
     def wrapped(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or isinstance(leaf, OtherTensor):
@@ -114,7 +113,24 @@ def _compute(op: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             return there[id(leaf)]
         return OtherTensor(leaf) if result_there else leaf
 
-    return pytree.tree_map(wrapped, made)
+    # Also of named tuples.
+    return wrapped(made) if isinstance(made, Tensor) else pytree.tree_map(wrapped, made)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yields what an operation's arguments hold; `pytree` would take most of the time."""
+    if isinstance(value, tuple | list):
+        for each in value:
+            yield from _leaves(each)
+    else:
+        yield value
+
+
+def _mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """Returns such arguments with each leaf replaced."""
+    if isinstance(value, tuple | list):
+        return type(value)([_mapped(function, each) for each in value])
+    return function(value)
 
 
 def _wait(what: str) -> None:

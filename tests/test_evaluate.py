@@ -49,6 +49,7 @@ def _rows(json_file: Path) -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.usefixtures("no_checks")
 def test_a_run_needs_nothing_else(
     run: Path, few_digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,6 +69,7 @@ def test_a_run_needs_nothing_else(
     assert all(attack in table for attack in ("clean", "pgd-5", "apgd-t"))
 
 
+@pytest.mark.usefixtures("no_checks")
 def test_rows_say_what_became_of_each_sample(run: Path, few_digits: Path, tmp_path: Path) -> None:
     out = main([str(run), "--samples", "20", "--out", str(tmp_path / "a.json")])
     images, labels = load_test_images(few_digits)
@@ -156,11 +158,10 @@ def test_training_foretells_which_of_its_images_fall(run: Path, tmp_path: Path) 
         main([str(run), "--attacks", "clean", "--samples", "60", "--compare", str(out)])
 
 
+@pytest.mark.usefixtures("no_checks")
 def test_a_sampled_attack_says_whom_it_tried(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for check in ("check_attacks", "check_transfer"):
-        monkeypatch.setattr(evaluation_run, check, lambda *arguments, **settings: [])
     arguments = [str(run), "--samples", "30", "--attacks", f"clean,{QUICK}"]
     with quick_attacks():
         curve = main(
@@ -304,9 +305,9 @@ def test_a_function_that_makes_the_model(
 
 
 def test_distances_and_page(run: Path, tmp_path: Path) -> None:
-    arguments = [str(run), "--samples", "12", "--batch-size", "8"]
+    arguments = [str(run), "--samples", "12", "--batch-size", "12"]
     arguments += ["--attacks", "clean,autoattack", "--distances"]
-    with square_queries(500):
+    with square_queries(200):
         first = main([*arguments, "--out", str(tmp_path / "a.json")])
     content = json.loads(first.read_text())
     rows = _rows(first)

@@ -115,6 +115,7 @@ def test_names_with_a_point_keep_apart(run: Path, tmp_path: Path) -> None:
     assert {f"eps{eps}.parquet" for eps in ("0.02", "0.1")} <= {f.name for f in tmp_path.iterdir()}
 
 
+@pytest.mark.usefixtures("no_checks")
 def test_fewer_images_for_a_costly_attack_are_other_images(run: Path, tmp_path: Path) -> None:
     runs = []
     for samples in (10, 20):

@@ -10,6 +10,7 @@ import pytest
 
 from dynat_ray.errors import UserError
 from dynat_ray.evaluate import main
+from dynat_ray.evaluation import union_of_norms
 from dynat_ray.evaluation.union_of_norms import parse_norms
 
 NORMS = "Linf:0.08,L2:0.4,L1:1.5"
@@ -17,7 +18,7 @@ ATTACKS = "clean,pgd-5,cw-5"
 
 
 def test_each_norm_and_all_of_them(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "several.json"
     assert main([str(run), "--norms", NORMS, "--attacks", ATTACKS, "--out", str(out)]) == out
@@ -39,6 +40,8 @@ def test_each_norm_and_all_of_them(
         assert entry["samples"] == len(whole)
     assert content["union"]["pgd-5"]["accuracy"] < content["union"]["clean"]["accuracy"]
     assert "Which norm decides" in out.with_suffix(".html").read_text()
+    # Which is the worst is found in fewer passes from here on.
+    monkeypatch.setattr(union_of_norms, "_PROBE", "pgd-5")
     # Only the union: whom one norm has fooled the next one does not see.
     only = tmp_path / "union.json"
     main([str(run), "--norms", NORMS, "--attacks", ATTACKS, "--union-only", "--out", str(only)])

@@ -54,12 +54,17 @@ def _import_ffcv() -> None:
     iterator: Any = importlib.import_module("ffcv.loader.epoch_iterator")
     iterator.IS_CUDA = False
 
-    def compile_reader(manager: Any) -> Any:
+    @functools.cache
+    def compiled(enabled: bool) -> Any:
         def read(address: Any, state: Any) -> Any:  # pragma: no cover (compiled)
             content, starts, sizes = state
             return content[address : address + sizes[np.searchsorted(starts, address)]]
 
         return compiler.compile(read)
+
+    def compile_reader(manager: Any) -> Any:
+        # Once for all readers of the process: it is a third of what each of them compiles.
+        return compiled(compiler.is_enabled)
 
     # FFCV's own version flips a flag of a type that all compiled functions share, which makes
     # numba complain whenever one of them is freed.

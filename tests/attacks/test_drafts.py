@@ -67,7 +67,7 @@ def multiplying(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("stage", SEARCHES, ids=lambda stage: stage.name)
-def test_an_exact_draft_changes_nothing(robust: Victim, stage: Stage) -> None:
+def test_an_exact_draft_changes_nothing(robust: Victim, few_iterations: int, stage: Stage) -> None:
     images, labels = _right(robust, 24)
     alone = Setting(threat=THREAT, classes=10, seed=3)
     drafted = Setting(threat=THREAT, classes=10, seed=3, draft=robust.model)
@@ -80,14 +80,16 @@ def test_an_exact_draft_changes_nothing(robust: Victim, stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("stage", SEARCHES, ids=lambda stage: stage.name)
-def test_a_search_goes_on_where_only_the_draft_is_fooled(robust: Victim, stage: Stage) -> None:
+def test_a_search_goes_on_where_only_the_draft_is_fooled(
+    robust: Victim, few_iterations: int, stage: Stage
+) -> None:
     images, labels = _right(robust, 24)
     draft = _AlwaysFooled()
     at = Setting(threat=THREAT, classes=10, seed=3, draft=draft)
     found = stage.perturb(robust.model, images, labels, at)
     assert (robust.model(found).argmax(dim=1) == labels).any()
     # Once at the start and at every query; or twice an iteration for each of nine classes.
-    assert draft.asked == (201 if isinstance(stage, Square) else 9 * 100 * 2)
+    assert draft.asked == (201 if isinstance(stage, Square) else 9 * few_iterations * 2)
 
 
 def test_a_draft_is_near_the_model_and_of_no_use_in_too_small_a_ball(
@@ -137,6 +139,7 @@ def test_an_evaluation_with_drafts_finds_the_same(
     robust: Victim,
     classifier: Classifier,
     multiplying: None,
+    few_iterations: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images, labels = robust.images[:24], robust.labels[:24]

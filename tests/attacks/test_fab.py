@@ -33,11 +33,13 @@ def test_steps_to_a_plane_are_the_librarys(norm: Norm, distance: float) -> None:
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", EPS), ("L2", 0.8), ("L1", 3.0)])
-def test_distances_are_the_librarys(robust: Victim, norm: Norm, eps: float) -> None:
+def test_distances_are_the_librarys(
+    robust: Victim, few_iterations: int, norm: Norm, eps: float
+) -> None:
     images, labels = robust.images[:24], robust.labels[:24]
     keep = robust.model(images).argmax(dim=1) == labels
     images, labels = images[keep], labels[keep]
-    library = FABAttack_PT(robust.model, norm=norm, n_iter=100, device=images.device)
+    library = FABAttack_PT(robust.model, norm=norm, n_iter=few_iterations)
     for rank in (0, 3):
         found, distances = nearest_towards(robust.model, images, labels, rank, norm=norm)
         library.target_class = rank + 2
@@ -54,14 +56,14 @@ def test_distances_are_the_librarys(robust: Victim, norm: Norm, eps: float) -> N
         assert (robust.model(found[reached]).argmax(dim=1) != labels[reached]).all()
 
 
-def test_within_eps_the_same_samples_fall(robust: Victim) -> None:
+def test_within_eps_the_same_samples_fall(robust: Victim, few_iterations: int) -> None:
     images, labels = robust.images[:40], robust.labels[:40]
     keep = robust.model(images).argmax(dim=1) == labels
     images, labels = images[keep], labels[keep]
     at = Setting(threat=Threat("Linf", EPS), classes=10, seed=0)
     ours = TargetedFab().perturb(robust.model, images, labels, at)
     assert ((ours - images).abs() <= EPS * (1 + 1e-5)).all()
-    library = FABAttack_PT(robust.model, eps=EPS, targeted=True, device=images.device)
+    library = FABAttack_PT(robust.model, eps=EPS, targeted=True, n_iter=few_iterations)
     theirs = library.perturb(images, labels)
     fallen = robust.model(ours).argmax(dim=1) != labels
     assert fallen.tolist() == (robust.model(theirs).argmax(dim=1) != labels).tolist()

@@ -73,7 +73,9 @@ class _AtRandom(torch.nn.Module):
         return logits
 
 
-def test_a_model_that_answers_at_random_is_attacked_as_by_the_library(plain: Victim) -> None:
+def test_a_model_that_answers_at_random_is_attacked_as_by_the_library(
+    plain: Victim, few_iterations: int
+) -> None:
     """It is not fooled for good by one wrong answer."""
     model, images, labels = _AtRandom(plain.model), plain.images[:24], plain.labels[:24]
     at = Setting(threat=Threat("Linf", 0.03), classes=10, seed=3)
@@ -83,7 +85,7 @@ def test_a_model_that_answers_at_random_is_attacked_as_by_the_library(plain: Vic
     ):
         library = kind(
             lambda batch: model(batch.contiguous(memory_format=torch.channels_last)).clone(),
-            n_iter=100,
+            n_iter=few_iterations,
             eps=at.threat.eps,
             norm=at.threat.norm,
             seed=at.seed,
@@ -99,7 +101,9 @@ def test_a_model_that_answers_at_random_is_attacked_as_by_the_library(plain: Vic
 
 
 @pytest.mark.parametrize("stage", [AutoPgd("ce"), TargetedAutoPgd()], ids=["ce", "targeted"])
-def test_what_is_not_fooled_comes_as_near_as_the_attack_got(robust: Victim, stage: Stage) -> None:
+def test_what_is_not_fooled_comes_as_near_as_the_attack_got(
+    robust: Victim, few_iterations: int, stage: Stage
+) -> None:
     images, labels = robust.images[:10], robust.labels[:10]
     seen: list[Tensor] = []
     handle = robust.model.register_forward_hook(lambda m, i, logits: seen.append(logits.detach()))

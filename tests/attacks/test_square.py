@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from pyautoattack.square import SquareAttack
 
-from dynat_ray.attacks.square import Square, square_fits
+from dynat_ray.attacks.square import Square, _side, square_fits
 from dynat_ray.attacks.stages import Setting
 from dynat_ray.errors import UserError
 from dynat_ray.evaluation import evaluate_attacks
@@ -33,6 +35,15 @@ def test_images_are_the_librarys(robust: Victim) -> None:
     torch.testing.assert_close(ours[fallen], theirs[fallen], rtol=0, atol=1e-6)
     assert (robust.model(ours).argmax(dim=1) != labels).tolist() == fallen.tolist()
     assert ((ours - images).abs() <= EPS * (1 + 1e-5)).all()
+
+
+def test_squares_shrink_as_the_librarys() -> None:
+    """Over the queries of a whole attack and further, which the images above do not take."""
+    library = SquareAttack(torch.nn.Flatten(), eps=EPS, p_init=0.8, resc_schedule=False)
+    for query in range(9000):
+        side = round(math.sqrt(library.p_selection(query) * 60 * 80))
+        assert _side(query, 60, 80) == min(side, 60)
+    assert _side(8999, 8, 8) == 1
 
 
 @pytest.mark.parametrize(

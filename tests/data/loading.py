@@ -18,7 +18,7 @@ from dynat_ray.data import (
     build_loader,
     load_info,
 )
-from dynat_ray.data.ffcv_library import ffcv_problem
+from dynat_ray.data.ffcv_library import ffcv_module, ffcv_problem
 from dynat_ray.data.preparing import dataset as preparing_module
 
 CPU = torch.device("cpu")
@@ -62,6 +62,12 @@ def augmented(
             strict=True,
         )
     }
+
+
+def compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes FFCV decode in Python, slowly, but without a compilation for each reader."""
+    if not ffcv_problem():
+        monkeypatch.setattr(ffcv_module("pipeline.compiler").Compiler, "is_enabled", False)
 
 
 def store_as_jpeg(monkeypatch: pytest.MonkeyPatch, longest: int) -> None:

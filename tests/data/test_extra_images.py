@@ -12,11 +12,13 @@ from dynat_ray.data import ExtraImages, load_split
 from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.errors import UserError
 from tests.data.conftest import WriteFolder
-from tests.data.loading import KINDS, batches, make, store_as_jpeg
+from tests.data.loading import KINDS, batches, compile_nothing, make, store_as_jpeg
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_extra_data(kind: str, colour: Path, tmp_path: Path) -> None:
+def test_extra_data(
+    kind: str, colour: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = np.random.default_rng(1)
     made = generator.integers(0, 256, (200, 9, 7, 3), dtype=np.uint8)
     np.savez(tmp_path / "extra.npz", image=made, label=np.arange(200) % 2)
@@ -26,6 +28,8 @@ def test_extra_data(kind: str, colour: Path, tmp_path: Path) -> None:
     labels = torch.cat([load_split(colour, "train")[1], load_split(extra, "train")[1]])
     counts = []
     for rank in range(2):
+        if rank:  # It would compile the same.
+            compile_nothing(monkeypatch)
         found = batches(make(colour, kind, rank=rank, world_size=2, extra=ExtraImages(extra, 0.6)))
         assert [len(batch.images) for batch in found] == [8, 8, 8, 8]
         for batch in found:
@@ -57,6 +61,8 @@ def test_extra_images_are_cropped_like_the_others(
     write_folder: WriteFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ffcv")
+    # Compiled or not, the parts are the same: tests/data/test_pixels.py.
+    compile_nothing(monkeypatch)
     raw, jpeg = tmp_path / "raw", tmp_path / "jpeg"
     root = write_folder()
     prepare_dataset(f"folder:{root}", raw, progress=False)

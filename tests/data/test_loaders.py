@@ -12,7 +12,7 @@ from dynat_ray.data import load_split
 from dynat_ray.data import readers as readers_module
 from dynat_ray.data.stored import StoredImages, read_stored
 from dynat_ray.errors import UserError
-from tests.data.loading import KINDS, batches, make
+from tests.data.loading import KINDS, batches, compile_nothing, make
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -40,7 +40,11 @@ def test_grey_images_have_one_channel(kind: str, digits: Path) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_workers_share_the_same_global_batches(kind: str, world_size: int, colour: Path) -> None:
+def test_workers_share_the_same_global_batches(
+    kind: str, world_size: int, colour: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # That pixels come compiled as well is tested above.
+    compile_nothing(monkeypatch)
     alone = batches(make(colour, "memory"), epoch=5)
     shares = [
         batches(make(colour, kind, rank=rank, world_size=world_size), epoch=5)
@@ -73,7 +77,10 @@ def test_batches_stay_as_they_are_while_others_are_read(kind: str, colour: Path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_part_smaller_than_a_batch(kind: str, colour: Path) -> None:
+def test_a_part_smaller_than_a_batch(
+    kind: str, colour: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_nothing(monkeypatch)
     chosen = np.array([40, 7, 9])
     (batch,) = batches(make(colour, kind, indices=chosen, shuffle=False))
     images, labels = load_split(colour, "train")
@@ -99,7 +106,8 @@ def test_image_size_resizes(kind: str, colour: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_balance(kind: str, colour: Path) -> None:
+def test_balance(kind: str, colour: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_nothing(monkeypatch)
     few = np.concatenate([np.arange(0, 48, 3), [1, 2]])
     found = batches(make(colour, kind, indices=few, balance=True))
     assert torch.cat([batch.labels for batch in found]).bincount().tolist() == [6, 6, 6]

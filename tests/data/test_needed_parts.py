@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import boto3
 import numpy as np
 import pytest
 import torch
@@ -25,7 +26,7 @@ from dynat_ray.data.readers import Kind, open_reader
 from dynat_ray.data.store_copy import data_folder
 from dynat_ray.data.stored_parts import parts_with
 from dynat_ray.errors import UserError
-from tests.data.loading import KINDS
+from tests.data.loading import KINDS, compile_nothing
 from tests.data.stores import watched
 
 IMAGES, SIDE = 96, 16
@@ -33,23 +34,31 @@ HALVES = np.split(np.arange(IMAGES), 2)
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    # Eight images a part.
-    monkeypatch.setattr(part_sending, "_PART_BYTES", 8 * 3 * SIDE * SIDE)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dynat_ray.data.cache_room._SPARE", 0)
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def prepared(s3: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A set's address and folder, which no test changes."""
+    root = tmp_path_factory.mktemp("needed")
+    boto3.client("s3", endpoint_url=s3).create_bucket(Bucket="needed-parts")
+    address, folder = "s3://needed-parts/set", root / "local"
     pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, SIDE, SIDE, 3), dtype=np.uint8)
-    np.savez(tmp_path / "made.npz", image=pixels, label=np.arange(IMAGES) % 3)
-    return f"npz:{tmp_path / 'made.npz'}"
+    np.savez(root / "made.npz", image=pixels, label=np.arange(IMAGES) % 3)
+    with pytest.MonkeyPatch.context() as patch:
+        # Eight images a part.
+        patch.setattr(part_sending, "_PART_BYTES", 8 * 3 * SIDE * SIDE)
+        patch.setattr("dynat_ray.data.cache_room._SPARE", 0)
+        patch.setenv("DYNAT_RAY_CACHE", str(root / "cache"))
+        for place in (address, folder):
+            prepare_dataset(f"npz:{root / 'made.npz'}", place, progress=False)
+    return address, folder
 
 
 @pytest.fixture
-def address(source: str, bucket: str) -> str:
-    prepare_dataset(source, f"{bucket}/set", progress=False)
-    return f"{bucket}/set"
+def address(prepared: tuple[str, Path]) -> str:
+    return prepared[0]
 
 
 def on_machine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
@@ -68,14 +77,14 @@ def read(address: str, kind: Kind, used: np.ndarray) -> torch.Tensor:
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_of_two_machines_fetches_half(
     kind: Kind,
-    source: str,
-    address: str,
+    prepared: tuple[str, Path],
     server: ThreadedMotoServer,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    prepare_dataset(source, tmp_path / "local", progress=False)
-    expected, labels = load_split(tmp_path / "local", "train")
+    compile_nothing(monkeypatch)
+    address, local = prepared
+    expected, labels = load_split(local, "train")
     on_machine(monkeypatch, tmp_path / "whole")
     (everything,) = bytes_to_fetch(address, "train", kind, [np.arange(IMAGES)])
     for number, half in enumerate(HALVES):

@@ -13,13 +13,17 @@ from dynat_ray.data import Loader, load_labels, load_split, load_test_images
 from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.errors import UserError
 from tests.data.conftest import WriteFolder
-from tests.data.loading import augmented, batches, make, store_as_jpeg
+from tests.data.loading import augmented, batches, compile_nothing, make, store_as_jpeg
 
 
-def test_augmented_pixels_do_not_depend_on_loader_or_workers(colour: Path) -> None:
+def test_augmented_pixels_do_not_depend_on_loader_or_workers(
+    colour: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ffcv")
     alone = augmented(colour, "memory")
     for rank in range(3):
+        if rank:  # Each would compile the same.
+            compile_nothing(monkeypatch)
         for index, image in augmented(colour, "ffcv", rank=rank, world_size=3).items():
             assert torch.equal(image, alone[index])
 
@@ -42,6 +46,8 @@ def test_random_parts_do_not_depend_on_loader_or_workers(
     assert len(alone) == 18
     assert {image.shape for image in alone.values()} == {(3, 5, 5) if image_size else (3, 12, 10)}
     for rank in range(3):
+        if rank:
+            compile_nothing(monkeypatch)
         found = augmented(tmp_path / "out", "ffcv", rank=rank, world_size=3, **options)
         for index, image in found.items():
             assert torch.equal(image, alone[index])
@@ -63,7 +69,7 @@ def write_photos(root: Path) -> None:
                 Image.fromarray(pixels).save(root / split / label / f"{number}.png")
 
 
-def test_images_of_various_sizes(tmp_path: Path) -> None:
+def test_images_of_various_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ffcv")
     write_photos(tmp_path / "photos")
     out = tmp_path / "out"
@@ -93,6 +99,7 @@ def test_images_of_various_sizes(tmp_path: Path) -> None:
         make(out, "ffcv", resized_crop=True)
     first = rows(make(out, "ffcv", **crops), 0)
     assert first != centred
+    compile_nothing(monkeypatch)
     # Keyed by (seed, epoch, index): not by worker, batch or place in the run.
     assert rows(make(out, "ffcv", **crops), 1) != first
     assert rows(make(out, "ffcv", seed=4, **crops), 0) != first

@@ -31,6 +31,7 @@ from dynat_ray.data.preparing import part_sending, prepare_dataset
 from dynat_ray.data.store_copy import data_folder, require_here
 from dynat_ray.errors import UserError
 from tests.data.conftest import WriteFolder
+from tests.data.loading import compile_nothing
 from tests.data.stores import Objects, watched
 
 SMALL = 3 * 12 * 10 * 8
@@ -51,9 +52,19 @@ def source(write_folder: WriteFolder) -> str:
     return f"folder:{write_folder(train=4)}"
 
 
+@pytest.fixture(scope="module")
+def prepared() -> list[str]:
+    """Where the source was prepared in the store, once it was; no test may change it."""
+    return []
+
+
 @pytest.fixture
-def address(source: str, bucket: str) -> str:
-    prepare_dataset(source, f"{bucket}/set", progress=False)
+def address(source: str, prepared: list[str], bucket: str, s3: str) -> str:
+    """The source in a bucket of the test's own."""
+    if not prepared:
+        prepare_dataset(source, f"{bucket}/once", progress=False)
+        prepared.append(f"{bucket}/once")
+    Objects(s3, f"{bucket}/set").copy_from(Objects(s3, prepared[0]))
     return f"{bucket}/set"
 
 
@@ -99,9 +110,14 @@ def test_what_is_not_asked_for_is_not_fetched(address: str, server: ThreadedMoto
 
 
 def test_labels_of_a_large_set_take_no_pixels(
-    write_folder: WriteFolder, server: ThreadedMotoServer, bucket: str, tmp_path: Path
+    write_folder: WriteFolder,
+    server: ThreadedMotoServer,
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pytest.importorskip("ffcv")
+    compile_nothing(monkeypatch)
     folder = write_folder(train=4)
     # Of several sizes, so that there is no file but the beton.
     shutil.copytree(write_folder("others", size=(9, 8)) / "train" / "cat", folder / "train" / "x")

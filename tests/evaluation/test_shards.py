@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dynat_ray.attacks import registry
+from dynat_ray.attacks.apgd import AutoPgd
 from dynat_ray.attacks.gradient import GradientAttack
 from dynat_ray.attacks.registry import Attack, get_attacks
 from dynat_ray.evaluation.outcomes import collect
@@ -57,7 +58,7 @@ def test_seeds_differ_between_shards_and_evaluations() -> None:
     assert shard_seed(3, 7) == shard_seed(3, 7)
 
 
-def test_outcome_depends_on_seed_and_number_alone(robust: Victim) -> None:
+def test_outcome_depends_on_seed_and_number_alone(robust: Victim, few_iterations: int) -> None:
     shard = Shard(2, (THREAT,), np.arange(40), CHEAP)
     first = _run(robust, shard)
     torch.manual_seed(99)
@@ -78,7 +79,7 @@ def _images_of_first_step(victim: Victim, seed: int) -> torch.Tensor:
     return next(images for images in seen if not torch.equal(images, victim.images[:8]))
 
 
-def test_shards_in_any_order_give_the_same_outcomes(robust: Victim) -> None:
+def test_shards_in_any_order_give_the_same_outcomes(robust: Victim, few_iterations: int) -> None:
     attacks = get_attacks(CHEAP)
     shards = plan_shards(60, attacks, [THREAT], batch_size=16)
     finished = {}
@@ -95,7 +96,13 @@ def test_shards_in_any_order_give_the_same_outcomes(robust: Victim) -> None:
     assert len(finished[True]["clean"]) == 60
 
 
-def test_later_stages_see_only_samples_still_right(robust: Victim) -> None:
+def test_later_stages_see_only_samples_still_right(
+    robust: Victim, few_iterations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of two draws for a gradient, instead of 20.
+    stages = tuple(AutoPgd(loss, draws=2) for loss in ("ce", "dlr"))
+    rand = replace(registry.get_attack("autoattack-rand"), stages=stages)
+    monkeypatch.setitem(registry._FIXED, rand.name, rand)
     shard = Shard(0, (THREAT,), np.arange(60), ("autoattack-rand",))
     found = evaluate_shard(robust.model, robust.images[:60], robust.labels[:60], shard, seed=0)[
         THREAT
@@ -139,7 +146,7 @@ def test_eps_zero_changes_nothing(robust: Victim) -> None:
     assert found["autoattack"] == found["clean"]
 
 
-def test_model_and_random_state_are_left_as_they_were(robust: Victim) -> None:
+def test_model_and_random_state_are_left_as_they_were(robust: Victim, few_iterations: int) -> None:
     model = robust.model
     model.zero_grad()
     model[0].train()
@@ -159,7 +166,7 @@ def test_model_and_random_state_are_left_as_they_were(robust: Victim) -> None:
         model.eval().requires_grad_(True)
 
 
-def test_autocast_around_it_makes_no_difference(robust: Victim) -> None:
+def test_autocast_around_it_makes_no_difference(robust: Victim, few_iterations: int) -> None:
     shard = Shard(0, (THREAT,), np.arange(40), CHEAP)
     expected = _run(robust, shard)
     seen = []

@@ -91,7 +91,10 @@ def model(hub: ThreadingHTTPServer, tmp_path: Path) -> Classifier:
 
 
 def test_a_model_is_downloaded_evaluated_and_started_from(
-    model: Classifier, small_config: RunConfig, hub: ThreadingHTTPServer
+    model: Classifier,
+    small_config: RunConfig,
+    hub: ThreadingHTTPServer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     name = "hf-hub:owner/name"
@@ -101,7 +104,8 @@ def test_a_model_is_downloaded_evaluated_and_started_from(
     assert (config.model.name, config.model.init_from) == ("preact_resnet10", name)
     assert config.model.kwargs == {"base_width": 8}
     hub.shutdown()
-    # From the copy.
+    # From the copy. The library waits ten seconds for the answer on each file.
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
     begun = build()
     initialise_from(begun, name)
     torch.testing.assert_close(begun(images), model(images))

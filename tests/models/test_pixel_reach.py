@@ -29,8 +29,8 @@ def build(name: str, side: int, **kwargs: Any) -> nn.Module:
 PASSING_OVER: list[tuple[str, int, dict[str, Any]]] = [
     ("vit_tiny_patch16_224", 28, {"depth": 1}),
     ("vit_tiny_patch16_224", 30, {"depth": 1}),
-    ("mixer_s16_224", 40, {}),
-    ("swin_tiny_patch4_window7_224", 30, {"depths": [1, 1, 1, 1]}),
+    ("mixer_s16_224", 40, {"mlp_ratio": [0.5, 0.5]}),
+    ("swin_tiny_patch4_window7_224", 30, {"depths": [1, 1, 1, 1], "embed_dim": 24}),
     ("eva02_tiny_patch14_224", 30, {"depth": 1}),
     ("convnext_atto", 34, {"depths": [1, 1, 1, 1]}),
     ("lenet", 29, {}),

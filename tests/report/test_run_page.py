@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from dynat_ray.errors import UserError
 from dynat_ray.report import write_report
@@ -25,6 +26,15 @@ RESULTS = {
     "last": {"clean": entry(96.0), "pgd-20": entry(70.0), "autoattack": entry(66.0)},
     "best_epoch": 1,
 }
+
+
+@pytest.fixture
+def unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are composed, and not laid out and written, which is most of a page's time.
+
+    For pages whose figures are those of another test here, which writes them.
+    """
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
 
 
 class Page(HTMLParser):
@@ -92,6 +102,7 @@ def test_is_self_contained(make_run: MakeRun) -> None:
     assert not re.search(r"""(src|href)=["'](?!data:)|url\(|@import|<script""", page.source)
 
 
+@pytest.mark.usefixtures("unsaved")
 @pytest.mark.parametrize(("pgd", "loud"), [(70.0, False), (80.0, True)])
 def test_pgd_far_above_autoattack_is_said_loudly(make_run: MakeRun, pgd: float, loud: bool) -> None:
     results = {"best": {"pgd-20": entry(pgd), "autoattack": entry(68.0)}}
@@ -99,6 +110,7 @@ def test_pgd_far_above_autoattack_is_said_loudly(make_run: MakeRun, pgd: float, 
     assert page.says("masked gradients") == loud
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_pgd_is_compared_on_the_images_that_autoattack_saw(make_run: MakeRun) -> None:
     part = entry(68.0) | {"same_samples": {"pgd-20": 69.5}}
     page = Page(
@@ -108,6 +120,7 @@ def test_pgd_is_compared_on_the_images_that_autoattack_saw(make_run: MakeRun) ->
     assert not page.says("masked gradients")
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_pgd_without_autoattack_is_an_upper_bound(make_run: MakeRun) -> None:
     page = Page(write_report(make_run(results={"best": {"pgd-20": entry(80.0)}})))
     assert page.says("AutoAttack was not run here")
@@ -120,6 +133,7 @@ def test_an_unfinished_run_says_so(make_run: MakeRun) -> None:
     assert "Learning curves" in page.headings
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_a_run_that_compute_has_ended_inside_an_epoch(make_run: MakeRun) -> None:
     folder = make_run()
     config = override(read_run_config(folder), {"train.compute": 60.0})
@@ -145,12 +159,14 @@ def test_clean_training_has_no_budgets(make_run: MakeRun) -> None:
     assert "The 24 most fragile training images" in page.headings
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_without_the_data_set(make_run: MakeRun, tmp_path: Path) -> None:
     page = Page(write_report(make_run(data=tmp_path / "gone")))
     assert page.says("class 3")
     assert page.says("no pictures")
 
 
+@pytest.mark.usefixtures("unsaved")
 def test_names_are_escaped(make_run: MakeRun) -> None:
     folder = make_run(name="<i>run & more", results={"best": {"<u>": entry(1.0)}})
     page = Page(write_report(folder))

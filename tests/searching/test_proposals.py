@@ -48,7 +48,7 @@ def accuracy(settings: Mapping[str, Any]) -> float:
     return float(60 - 40 * (a - 0.8) ** 2 - 4 * (np.log10(b) - 1) ** 2 + 5 * (settings["c"] == "y"))
 
 
-def draws(content: Mapping[str, Any], count: int = 4000) -> list[Any]:
+def draws(content: Mapping[str, Any], count: int = 2000) -> list[Any]:
     proposals = make_proposals("random", {"a": content})
     return [proposals.ask(number)["a"] for number in range(1, count + 1)]
 

@@ -35,7 +35,7 @@ with lease(Path(sys.argv[1]), "run", wait=True), interrupt.graceful():
     print("ready", flush=True)
     while not interrupt.received():
         time.sleep(0.01)
-    time.sleep(2)
+    time.sleep(1)
     print("ended", flush=True)
 """
 
@@ -58,6 +58,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "_SECONDS_BETWEEN_LOOKS", 0.05)
     monkeypatch.setattr(lease, "_SILENCE", 1.0)
     monkeypatch.setattr(lease, "_MOMENT", 0.2)
+
+
+@pytest.fixture
+def nobody_lives(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no owner gives signs of life, it may be waited for even less."""
+    monkeypatch.setattr(lease, "_SILENCE", 0.3)
+    monkeypatch.setattr(lease, "_MOMENT", 0.1)
 
 
 @contextmanager
@@ -243,7 +250,7 @@ def wait_until(condition: Callable[[], object]) -> None:
     "content", [b"", b"{}", b"[1]", b"\xff", json.dumps({"owner": 1}).encode()]
 )
 def test_a_claim_that_says_nothing_is_waited_out(
-    quick: None, tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+    nobody_lives: None, tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own(tmp_path / "one").write_bytes(content)
     with hold(tmp_path / "one", wait=True):
@@ -252,7 +259,9 @@ def test_a_claim_that_says_nothing_is_waited_out(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_pipe_is_no_claim_and_does_not_stop_anybody_for_ever(quick: None, tmp_path: Path) -> None:
+def test_a_pipe_is_no_claim_and_does_not_stop_anybody_for_ever(
+    nobody_lives: None, tmp_path: Path
+) -> None:
     os.mkfifo(tmp_path / ".one.lease-0123456789abcdef")
     with hold(tmp_path / "one", wait=True):
         pass

@@ -26,6 +26,7 @@ from dynat_ray.tracking.run_trackers import group_trackers, run_trackers
 from tests.small_run import SMALL
 
 _SECONDS_TO_START = 600
+_SECONDS_BETWEEN_TRIES = 0.1
 
 
 @pytest.fixture
@@ -105,13 +106,13 @@ def mlflow_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
     log = (tmp_path / "server.log").open("w")
     with log, subprocess.Popen(command, env=quiet, stdout=log, stderr=log) as server:
         try:
-            for _ in range(_SECONDS_TO_START):
+            for _ in range(int(_SECONDS_TO_START / _SECONDS_BETWEEN_TRIES)):
                 try:
                     urllib.request.urlopen(f"{address}/health", timeout=2)
                     break
                 except OSError:
                     assert server.poll() is None, (tmp_path / "server.log").read_text()
-                    time.sleep(1)
+                    time.sleep(_SECONDS_BETWEEN_TRIES)
             else:
                 pytest.fail("the server of MLflow did not start")
             monkeypatch.setenv("MLFLOW_TRACKING_URI", address)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
@@ -27,10 +27,16 @@ from tests.training.stopped_session import Stopped, StopsAfterReports
 from tests.training.test_two_workers import _train_all
 
 CPU = torch.device("cpu")
-# 180 training images in batches of 48 and a last one of 36.
-IMAGES, SIZES = 180, [48, 48, 48, 36]
+# 90 training images in batches of 24 and a last one of 18.
+IMAGES, SIZE = 90, 24
 # An attack of three steps, and the outer pass.
 PGD_AT = 3 * 2 + 3
+
+
+@pytest.fixture
+def small_config(small_config: RunConfig) -> RunConfig:
+    """The usual one in smaller batches."""
+    return override(small_config, {"train.batch_size": SIZE})
 
 
 def run(config: RunConfig, folder: Path, **settings: Any) -> list[dict[str, Any]]:
@@ -38,6 +44,14 @@ def run(config: RunConfig, folder: Path, **settings: Any) -> list[dict[str, Any]
     keys = {key.replace("__", "."): value for key, value in settings.items()}
     train(override(config, keys), LocalSession(folder, CPU))
     return read_metrics(folder / "metrics.jsonl")
+
+
+class Whole(NamedTuple):
+    """A run that was never killed, and the lines of its metrics."""
+
+    config: RunConfig
+    folder: Path
+    lines: list[dict[str, Any]]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -62,18 +76,18 @@ def test_a_run_ends_on_the_step_that_spends_the_last_unit(
     small_config: RunConfig, tmp_path: Path
 ) -> None:
     # Of the second epoch two steps are needed, and of the third of them a part: three are made.
-    compute = PGD_AT * (1 + (48 + 48 + 10) / IMAGES)
+    compute = PGD_AT * (1 + (SIZE + SIZE + 5) / IMAGES)
     lines = run(small_config, tmp_path, method__name="pgd_at", train__compute=compute)
     assert [line["step"] for line in lines] == [4, 7]
     assert lines[-1]["epochs_done"] == 1.75
-    assert lines[-1]["forward_units"] == PGD_AT * (1 + 3 * 48 / IMAGES)
+    assert lines[-1]["forward_units"] == PGD_AT * (1 + 3 * SIZE / IMAGES)
     assert lines[-1]["validation_robust_accuracy"] is not None
     # The samples of the last epoch are those that it saw.
     rows = [
         len(pq.read_table(tmp_path / "samples" / f"epoch_{epoch:04d}.parquet"))
         for epoch in range(2)
     ]
-    assert rows == [180, 3 * 48]
+    assert rows == [IMAGES, 3 * SIZE]
     assert is_trained(tmp_path, RunLength(compute, by_compute=True))
     assert not is_trained(tmp_path, RunLength(2 * compute, by_compute=True))
     # Where it is over, it stays so.
@@ -87,7 +101,7 @@ def test_a_run_ends_on_the_step_that_spends_the_last_unit(
         {"attack__first_steps": 1, "train__epochs": 3},
         {"attack__steps": 1, "train__awp_gamma": 0.01, "train__awp_warmup_epochs": 1},
         {"threat__eps": 0.0},
-        {"data__limit": 97, "data__val_fraction": 0.0},
+        {"data__limit": 49, "data__val_fraction": 0.0},
     ],
 )
 def test_what_pgd_at_spends_is_known_before(
@@ -110,7 +124,7 @@ def test_with_a_constant_cost_compute_and_epochs_are_the_same_run(
 ) -> None:
     settings = {"method__name": "gairat", "optim__schedule": "cosine", "optim__warmup_epochs": 0.5}
     # Batches of one size, so that every step is the same part of both.
-    settings |= {"method__start": 0.5, "method__start_accuracy": 0.0, "train__batch_size": 45}
+    settings |= {"method__start": 0.5, "method__start_accuracy": 0.0, "train__batch_size": 30}
     run(small_config, tmp_path / "epochs", **settings)
     run(small_config, tmp_path / "compute", train__compute=2.0 * PGD_AT, **settings)
     for one, other in zip(
@@ -122,29 +136,36 @@ def test_with_a_constant_cost_compute_and_epochs_are_the_same_run(
         assert other["loss"] == pytest.approx(one["loss"], rel=0.02)
 
 
-@pytest.mark.parametrize("reports", [1, 2, 4, 6])
-def test_a_run_that_is_killed_goes_on_exactly(
-    small_config: RunConfig, tmp_path: Path, reports: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoint, "_STEPS_BETWEEN_LOOKS", 2)
+@pytest.fixture(scope="module")
+def whole(shared_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """A run of steps that cost more and more; nobody changes its folder."""
     settings = {
         "train.compute": 12.0,
-        "train.batch_size": 24,
+        "train.batch_size": 12,
         "train.checkpoint_minutes": 1e-9,
         "train.ema_decay": 0.9,
         "optim.schedule": "one-cycle",
         "attack.first_steps": 1,
         "attack.growth": 1.0,
     }
-    config = override(small_config, settings)
-    lines = run(config, tmp_path / "whole")
-    assert lines[-1]["epochs_done"] > 2
+    config, folder = override(shared_config, settings), tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "_STEPS_BETWEEN_LOOKS", 2)
+        return Whole(config, folder, run(config, folder))
+
+
+@pytest.mark.parametrize("reports", [1, 2, 4, 6])
+def test_a_run_that_is_killed_goes_on_exactly(
+    whole: Whole, tmp_path: Path, reports: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "_STEPS_BETWEEN_LOOKS", 2)
+    assert whole.lines[-1]["epochs_done"] > 2
     with pytest.raises(Stopped):
-        train(config, StopsAfterReports(tmp_path / "parts", reports))
-    resumed = run(config, tmp_path / "parts")
-    assert same(tmp_path / "whole", tmp_path / "parts")
+        train(whole.config, StopsAfterReports(tmp_path, reports))
+    resumed = run(whole.config, tmp_path)
+    assert same(whole.folder, tmp_path)
     for key in ("epoch", "step", "forward_units", "epochs_done", "loss", "learning_rate"):
-        assert [line[key] for line in resumed] == [line[key] for line in lines], key
+        assert [line[key] for line in resumed] == [line[key] for line in whole.lines], key
 
 
 def test_what_follows_the_run_reaches_its_end(
@@ -197,7 +218,7 @@ def test_two_workers_spend_what_one_does(digits: Path, tmp_path: Path) -> None:
 
     base = {
         "data.path": str(digits),
-        "data.limit": 200,
+        "data.limit": 120,
         "data.val_fraction": 0.1,
         "data.loader": "memory",
         "attack.steps": 3,
@@ -220,7 +241,7 @@ def test_two_workers_spend_what_one_does(digits: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compute", [0.01, 0.5])
 def test_less_than_a_step_is_refused_before(small_config: RunConfig, compute: float) -> None:
-    """Whatever the method, a step takes a forward and a backward pass of 48 images of 180."""
+    """Whatever the method, a step takes a forward and a backward pass of 24 images of 90."""
     with pytest.raises(UserError, match=r"train.compute is .*, less than one step: .* 0\.8 "):
         check_compute(override(small_config, {"train.compute": compute}))
 

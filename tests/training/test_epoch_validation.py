@@ -100,11 +100,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epoch_validation, "wait", lambda *_, **__: None)
 
 
-@pytest.fixture
-def alike(small_config: RunConfig, tmp_path: Path) -> Any:
+@pytest.fixture(scope="module")
+def alike(shared_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Says whether a run is like one that is validated as it goes."""
-    usual = tmp_path / "usual"
-    train(override(small_config, EPOCHS), LocalSession(usual, CPU))
+    usual = tmp_path_factory.mktemp("usual")
+    train(override(shared_config, EPOCHS), LocalSession(usual, CPU))
 
     def compare(folder: Path) -> None:
         lines = [

@@ -93,6 +93,8 @@ def _train_on_two_machines(rank: int, config: RunConfig, folder: Path) -> None:
     torch.set_num_threads(1)
     patch = pytest.MonkeyPatch()
     patch.setattr("dynat_ray.data.cache_room._SPARE", 0)
+    # The third look comes inside of the second epoch.
+    patch.setattr("dynat_ray.training.checkpoint._STEPS_BETWEEN_LOOKS", 4)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2
     )
@@ -138,11 +140,15 @@ def test_two_machines_fetch_half_each_and_train_as_one_that_has_all(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(part_sending, "_PART_BYTES", 2**12)
-    prepare_dataset("digits", f"{bucket}/digits", progress=False)
+    monkeypatch.setattr(part_sending, "_PART_BYTES", 2**10)
+    # Of the two files of a split only the one that is read.
+    monkeypatch.setattr("dynat_ray.data.preparing.dataset.ffcv_problem", lambda: "none")
+    for path in (f"{bucket}/digits", str(tmp_path / "digits")):
+        prepare_dataset("digits", path, limit=400, progress=False)
     config = override(part_config, {"data.path": f"{bucket}/digits"})
     run_side_by_side(_train_on_two_machines, config, tmp_path, processes=2)
-    train(part_config, LocalSession(tmp_path / "one", torch.device("cpu")))
+    one = override(part_config, {"data.path": str(tmp_path / "digits")})
+    train(one, LocalSession(tmp_path / "one", torch.device("cpu")))
     models = {
         name: load_model(tmp_path / name / "model_last").state_dict()
         for name in ("whole", "resumed", "one")

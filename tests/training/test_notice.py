@@ -39,7 +39,9 @@ class _Told(LocalSession):
 @pytest.fixture
 def config(small_config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
     monkeypatch.setattr(checkpoint, "_STEPS_BETWEEN_LOOKS", 2)
-    return override(small_config, {"train.batch_size": 24})
+    # Not more often on a busy machine, where a step may take seconds.
+    monkeypatch.setattr(checkpoint, "_SECONDS_BETWEEN_LOOKS", 1e9)
+    return override(small_config, {"train.batch_size": 16})
 
 
 def weights(folder: Path) -> dict[str, Any]:

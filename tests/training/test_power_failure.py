@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from dynat_ray import atomic_files
 from dynat_ray.config import RunConfig
@@ -41,6 +42,7 @@ TINY = {
     "data.limit": 20,
     "data.val_fraction": 0.2,
     "attack.steps": 1,
+    "eval.steps": 1,
     "model.name": "mlp",
     "model.kwargs": {},
     "train.batch_size": 16,
@@ -88,6 +90,10 @@ def write_model(folder: Path, version: int) -> None:
 def read_model(folder: Path) -> int:
     (value,) = {float(p.detach().unique()) for p in load_model(folder).parameters()}
     return int(value)
+
+
+def weights_in(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
 
 
 def report_checkpoint(folder: Path, version: int, name: str = "") -> None:
@@ -205,7 +211,7 @@ def test_a_run_goes_on_from_every_step(
     if begun:
         train(override(config, {"train.epochs": 1}), LocalSession(before, CPU))
     shutil.copytree(before, folder)
-    expected = {name: load_model(whole / name).state_dict() for name in ("model", "model_last")}
+    expected = {name: weights_in(whole / name) for name in ("model", "model_last")}
     # Most steps of a first epoch are those of any other.
     every = 1 if begun else 3
     for operation in failures(lambda: train(config, LocalSession(folder, CPU)), 0.5, every):
@@ -216,7 +222,7 @@ def test_a_run_goes_on_from_every_step(
         assert [line["epoch"] for line in lines] == list(range(2 if begun else 1)), operation
         assert is_trained(folder, RunLength.of(config.train))
         for name, weights in expected.items():
-            found = load_model(folder / name).state_dict()
+            found = weights_in(folder / name)
             assert all(torch.equal(value, found[key]) for key, value in weights.items()), operation
         shutil.rmtree(folder)
         shutil.copytree(before, folder)

@@ -54,7 +54,7 @@ def test_shape_colour_and_labels_stay() -> None:
 def test_a_run_grows_and_goes_on(small_config: RunConfig, tmp_path: Path, method: str) -> None:
     settings = {"data.first_image_size": 5, "method.name": method, "train.epochs": 3}
     if method == "generative_ssl":
-        settings["method.pretraining"] = 0.0
+        settings |= {"method.pretraining": 0.0, "method.width": 4}
     config = override(small_config, settings)
     check_run(config, load_info(config.data.path))
     train(config, LocalSession(tmp_path, CPU))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
@@ -36,12 +37,20 @@ def run(config: RunConfig, folder: Path, **settings: Any) -> dict[str, torch.Ten
     return load_model(folder / "model_last").state_dict()
 
 
+class Whole(NamedTuple):
+    """A run that tests of this module share; nobody changes its folder."""
+
+    config: RunConfig
+    folder: Path
+    weights: dict[str, torch.Tensor]
+
+
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(value, other[name]) for name, value in one.items())
 
 
 def test_a_run_leaves_what_it_should(small_config: RunConfig, tmp_path: Path) -> None:
-    run(override(small_config, DEEPER), tmp_path)
+    run(override(small_config, DEEPER | {"data.limit": 200}), tmp_path)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["epoch"] for line in lines] == [0, 1]
     assert all(math.isfinite(line["loss"]) for line in lines)
@@ -73,7 +82,12 @@ def test_a_run_leaves_what_it_should(small_config: RunConfig, tmp_path: Path) ->
             "optim__lr": 1e-3,
         },
         {"method__name": "iaat", "method__warmup": 0.0, "method__warmup_accuracy": 0.0},
-        {"method__name": "generative_ssl", "method__pretraining": 0.0, "train__awp_gamma": 0.01},
+        {
+            "method__name": "generative_ssl",
+            "method__pretraining": 0.0,
+            "method__width": 4,
+            "train__awp_gamma": 0.01,
+        },
         {"attack__carry_epochs": 3, "data__augment": ["crop-1", "flip"]},
     ],
     ids=[
@@ -101,26 +115,35 @@ def test_two_and_two_epochs_equal_four(
     assert clean == [line["loss"] for line in read_metrics(tmp_path / "parts" / "metrics.jsonl")]
 
 
+@pytest.fixture(scope="module")
+def looks(shared_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """A whole run that may write a checkpoint after every other step."""
+    settings = {"train.batch_size": 12, "train.checkpoint_minutes": 1e-9, "train.ema_decay": 0.9}
+    config = override(shared_config, settings | {"attack.carry_epochs": 2})
+    folder = tmp_path_factory.mktemp("looks")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoint, "_STEPS_BETWEEN_LOOKS", 2)
+        return Whole(config, folder, run(config, folder))
+
+
 @pytest.mark.parametrize("reports", [1, 2, 4])
 def test_a_run_stopped_inside_an_epoch_goes_on_exactly(
-    small_config: RunConfig, tmp_path: Path, reports: int, monkeypatch: pytest.MonkeyPatch
+    looks: Whole, tmp_path: Path, reports: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "_STEPS_BETWEEN_LOOKS", 2)
-    settings = {"train.batch_size": 24, "train.checkpoint_minutes": 1e-9, "train.ema_decay": 0.9}
-    settings |= {"attack.carry_epochs": 2}
-    config = override(small_config, settings)
-    whole = run(config, tmp_path / "whole")
+    # Not more often on a busy machine, where a step may take seconds.
+    monkeypatch.setattr(checkpoint, "_SECONDS_BETWEEN_LOOKS", 1e9)
     with pytest.raises(Stopped):
-        train(config, StopsAfterReports(tmp_path / "parts", reports))
-    newest = LocalSession(tmp_path / "parts", CPU).checkpoints()[0].name
+        train(looks.config, StopsAfterReports(tmp_path, reports))
+    newest = LocalSession(tmp_path, CPU).checkpoints()[0].name
     assert ("step" in newest) == (reports != 4)
-    assert same(whole, run(config, tmp_path / "parts"))
-    lines = [read_metrics(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts")]
+    assert same(looks.weights, run(looks.config, tmp_path))
+    lines = [read_metrics(folder / "metrics.jsonl") for folder in (looks.folder, tmp_path)]
     for key in ("loss", "mean_eps", "train_clean_accuracy", "passes_per_sample", "step"):
         assert [line[key] for line in lines[0]] == [line[key] for line in lines[1]]
     tables = [
-        pq.read_table(tmp_path / name / "samples" / "epoch_0000.parquet")
-        for name in ("whole", "parts")
+        pq.read_table(folder / "samples" / "epoch_0000.parquet")
+        for folder in (looks.folder, tmp_path)
     ]
     assert tables[0].equals(tables[1])
 
@@ -134,11 +157,18 @@ def test_the_seed_decides(small_config: RunConfig, tmp_path: Path) -> None:
     assert not same(first, other)
 
 
+@pytest.fixture(scope="module")
+def three_epochs(shared_config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """A run of three epochs, each with a checkpoint."""
+    config, folder = override(shared_config, {"train.epochs": 3}), tmp_path_factory.mktemp("three")
+    return Whole(config, folder, run(config, folder))
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "no checksum"])
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(
-    small_config: RunConfig, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+    three_epochs: Whole, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = run(small_config, tmp_path, train__epochs=3)
+    shutil.copytree(three_epochs.folder, tmp_path, dirs_exist_ok=True)
     newest = tmp_path / "checkpoints" / "epoch_0002"
     content = (newest / "state.pt").read_bytes()
     if damage == "cut":
@@ -149,7 +179,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
         (newest / "state.pt").write_bytes(content[:middle] + changed + content[middle + 1 :])
     else:
         (newest / "state.sha256").unlink()
-    assert same(whole, run(small_config, tmp_path, train__epochs=3))
+    assert same(three_epochs.weights, run(three_epochs.config, tmp_path))
     assert "epoch_0002 is damaged" in capsys.readouterr().out
     assert [line["epoch"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0, 1, 2]
 

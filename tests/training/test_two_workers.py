@@ -56,11 +56,16 @@ METHODS = {
     "uad_at": {"method.name": "uad_at", "train.epochs": 1},
     # At ten times this rate the loss rises, and a rounding may decide which boundary is nearest.
     "deep_defense": {"method.name": "deep_defense", "optim.lr": 0.001},
-    "generative_ssl": {"method.name": "generative_ssl", "method.pretraining": 0.5},
+    "generative_ssl": {
+        "method.name": "generative_ssl",
+        "method.pretraining": 0.5,
+        "method.width": 4,
+    },
     # Its autoencoder must stay as it is in the second epoch, whatever its momentum.
     "generative_ssl apart": {
         "method.name": "generative_ssl",
         "method.pretraining": 0.5,
+        "method.width": 4,
         "method.train_jointly": False,
         "method.lr_ratio": 1.0,
         "method.adversarial": 3.0,
@@ -129,7 +134,7 @@ def folders(
     """All runs, trained by two workers in one pair of processes."""
     base = {
         "data.path": str(digits),
-        "data.limit": 200,
+        "data.limit": 150,
         "data.val_fraction": 0.1,
         "data.loader": "memory",
         "attack.steps": 3,

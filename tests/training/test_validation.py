@@ -58,8 +58,9 @@ def _validate(
     torch.set_num_threads(1)
     method = f"file://{folder}/meeting"
     dist.init_process_group("gloo", init_method=method, rank=rank, world_size=WORKERS)
+    network = Bright()
     found = [
-        validate(Bright(), Images(levels, size, rank, WORKERS), config)  # type: ignore[arg-type]
+        validate(network, Images(levels, size, rank, WORKERS), config)  # type: ignore[arg-type]
         for levels, size in cases
     ]
     torch.save([vars(each) for each in found], folder / f"{rank}.pt")
@@ -76,6 +77,7 @@ def test_each_image_counts_once_on_two_workers(small_config: RunConfig, tmp_path
         for rest in ([dark] * 6, [bright] * 4, [dark, bright] * 5)
         for size in (4, 6, 20)
     ] + [([bright], 2), ([near], 4)]
+    network = Bright()
     run_side_by_side(_validate, cases, small_config, tmp_path, processes=WORKERS)
     for rank in range(WORKERS):
         both = torch.load(tmp_path / f"{rank}.pt")
@@ -85,7 +87,7 @@ def test_each_image_counts_once_on_two_workers(small_config: RunConfig, tmp_path
             undefined = sum(level == white for level in levels)
             wanted = ValidationAccuracy(right, robust, len(levels), undefined)
             assert together == vars(wanted), (levels, size)
-            alone = validate(Bright(), Images(levels, size, 0, 1), small_config)  # type: ignore[arg-type]
+            alone = validate(network, Images(levels, size, 0, 1), small_config)  # type: ignore[arg-type]
             assert alone == wanted
 
 

@@ -42,7 +42,7 @@ def begun(folder: Path) -> Path:
 def test_a_preparer_that_is_stopped_leaves_nothing(
     number: int, write_folder: WriteFolder, tmp_path: Path
 ) -> None:
-    write_folder(train=100)
+    write_folder(train=100, test=1)
     said = tmp_path / "stdout", tmp_path / "stderr"
     process = start_python("-c", SLOW, cwd=tmp_path, said=said)
     begun(tmp_path)
@@ -57,7 +57,7 @@ def test_a_preparer_that_is_stopped_leaves_nothing(
 def test_the_next_one_removes_what_a_dead_one_left(
     write_folder: WriteFolder, tmp_path: Path
 ) -> None:
-    root = write_folder(train=100)
+    root = write_folder(train=100, test=1)
     process = start_python("-c", SLOW, cwd=tmp_path)
     left = begun(tmp_path)
     other = tmp_path / ".out-of mine"

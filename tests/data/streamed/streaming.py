@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from dynat_ray.data import load_split, store_copy
-from dynat_ray.data.ffcv_library import ffcv_module
 from dynat_ray.data.loaders import Loader
 from dynat_ray.data.preparing import part_sending
 from tests.data.loading import make
@@ -30,11 +29,6 @@ def be_small_and_quick(monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
     monkeypatch.setattr("dynat_ray.object_store._PAUSES", (0.0, 0.0))
     monkeypatch.setattr("dynat_ray.data.cache_room._SPARE", 0)
     monkeypatch.setenv("DYNAT_RAY_CACHE", str(cache))
-
-
-def compile_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes FFCV decode in Python, slowly, but without a compilation for each reader."""
-    monkeypatch.setattr(ffcv_module("pipeline.compiler").Compiler, "is_enabled", False)
 
 
 @contextmanager

@@ -19,14 +19,13 @@ from dynat_ray.data.ffcv_library import ffcv_problem
 from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.data.store_copy import data_folder, require_here
 from tests.data.conftest import WriteFolder
-from tests.data.loading import make, store_as_jpeg
+from tests.data.loading import compile_nothing, make, store_as_jpeg
 from tests.data.stores import watched
 from tests.data.streamed.streaming import (
     IMAGES,
     SIZE,
     Batches,
     assert_same,
-    compile_nothing,
     images_asked_for,
     made_source,
     new_process,
@@ -37,6 +36,12 @@ from tests.data.streamed.streaming import (
 pytestmark = pytest.mark.skipif(bool(ffcv_problem()), reason="no FFCV")
 
 DISK = namedtuple("DISK", "total used free")
+
+
+@pytest.fixture
+def address(prepared: tuple[str, Path]) -> str:
+    """The set itself, of which nothing is changed here."""
+    return prepared[0]
 
 
 @pytest.mark.parametrize("options", [{}, {"threads": 2}, {"balance": True}, {"world_size": 3}])

@@ -17,11 +17,10 @@ from dynat_ray.data.ffcv_library import ffcv_problem
 from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.errors import UserError
 from tests.data.conftest import WriteFolder
-from tests.data.loading import make, store_as_jpeg
+from tests.data.loading import compile_nothing, make, store_as_jpeg
 from tests.data.stores import Objects, watched
 from tests.data.streamed.streaming import (
     assert_same,
-    compile_nothing,
     images_asked_for,
     images_of,
     made_source,
