@@ -46,6 +46,7 @@ def _run(
     # Wide enough for Winograd's algorithm, if it were there.
     wide = {"model.name": "preact_resnet10", "model.kwargs": {"base_width": 16}}
     short = {"train.epochs": 1, "data.limit": 96, "data.path": str(digits)}
+    short |= {"attack.steps": 1, "eval.steps": 1}
     given = json.dumps({**SMALL, **wide, **short, **settings})
     finished = run_python(
         *("-c", _PROGRAM, str(folder), given, *arguments),

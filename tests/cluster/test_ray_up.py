@@ -179,7 +179,9 @@ def test_aws_sees_the_roles_of_head_and_workers(monkeypatch: pytest.MonkeyPatch)
     with mock_aws():
         iam, ec2 = boto3.client("iam"), boto3.client("ec2", region_name=region)
         subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
-        image = ec2.describe_images()["Images"][0]["ImageId"]
+        # Any will do: of more than a thousand these are few.
+        few = {"Name": "virtualization-type", "Values": ["paravirtual"]}
+        image = ec2.describe_images(Filters=[few])["Images"][0]["ImageId"]
         group = ec2.describe_security_groups()["SecurityGroups"][0]["GroupId"]
         provider = AWSNodeProvider(content["provider"], content["cluster_name"])
         for name, kind in content["available_node_types"].items():

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from dynat_ray.acceleration import cpu
 from dynat_ray.acceleration.cpu import native_code
 from dynat_ray.data.cache_folder import cache_folder
+from tests.processes import run_python, start_python
 
 pytestmark = pytest.mark.skipif(native_code.compiler() is None, reason="there is no C++ compiler")
 
@@ -25,6 +24,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     native_code.load.cache_clear()
     yield tmp_path / "cache" / "dynat-ray" / "native"
     native_code.load.cache_clear()
+
+
+_ANSWER = """
+import pathlib, sys
+from dynat_ray.acceleration.cpu import native_code
+print(native_code.load(pathlib.Path(sys.argv[1])).answer())
+"""
 
 
 def _source(folder: Path, answer: int) -> Path:
@@ -77,17 +83,23 @@ def test_where_the_cache_cannot_be_written_it_is_done_without(
     assert library.answer() == 42
 
 
-def test_processes_without_a_home_share_one_folder(tmp_path: Path, temporary: Path) -> None:
+@pytest.fixture(scope="module")
+def forking() -> None:
+    """Has the server that forks put its own temporary files where they always are."""
+    run_python("-c", "")
+
+
+def test_processes_without_a_home_share_one_folder(
+    forking: None, tmp_path: Path, temporary: Path
+) -> None:
     source = _source(tmp_path, 42)
-    program = (
-        "import pathlib, sys; from dynat_ray.acceleration.cpu import native_code; "
-        "print(native_code.load(pathlib.Path(sys.argv[1])).answer())"
-    )
+    said = [tmp_path / "one", tmp_path / "other"]
     running = [
-        subprocess.Popen([sys.executable, "-c", program, str(source)], stdout=subprocess.PIPE)
-        for _ in range(2)
+        start_python("-c", _ANSWER, str(source), said=(file, tmp_path / "errors")) for file in said
     ]
-    assert [each.communicate()[0] for each in running] == [b"42\n"] * 2
+    for process in running:
+        process.join(300)
+    assert [file.read_text() for file in said] == ["42\n"] * 2
     library = native_code.load(source)
     assert library is not None
     assert library.answer() == 42
@@ -122,12 +134,7 @@ def test_a_damaged_library_is_made_again(tmp_path: Path, own_cache: Path) -> Non
         assert file.stat().st_size == len(whole)
     # In a process of its own, which the system would end.
     file.write_bytes(whole[:4096])
-    program = (
-        "import pathlib, sys; from dynat_ray.acceleration.cpu import native_code; "
-        "print(native_code.load(pathlib.Path(sys.argv[1])).answer())"
-    )
-    command = [sys.executable, "-c", program, str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_python("-c", _ANSWER, str(source))
     assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr
 
 

@@ -106,6 +106,13 @@ def _network() -> nn.Module:
     return model.eval().to(memory_format=torch.channels_last)
 
 
+def _small_network() -> nn.Module:
+    torch.manual_seed(0)
+    settings = {"layers": [1, 1], "channels": [32, 64], "stem_chs": 32}
+    model = timm.create_model("wide_resnet28_10", num_classes=7, **settings)
+    return model.eval().to(memory_format=torch.channels_last)
+
+
 def _gradient(model: nn.Module, images: Tensor) -> Tensor:
     images = images.clone().requires_grad_(True)
     logits = model(images).float()
@@ -113,9 +120,10 @@ def _gradient(model: nn.Module, images: Tensor) -> Tensor:
     return gradient
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-def test_attacks_use_it_and_follow_the_weights(compiled: bool) -> None:
-    model, images = _network(), torch.rand(4, 3, 32, 32)
+@pytest.mark.parametrize(("compiled", "count"), [(False, 9), (True, 5)])
+def test_attacks_use_it_and_follow_the_weights(compiled: bool, count: int) -> None:
+    # Most of the time is the compiler's.
+    model, images = _small_network() if compiled else _network(), torch.rand(4, 3, 32, 32)
     network = torch.compile(model) if compiled else model
     for _ in range(2):
         with frozen(model):
@@ -124,7 +132,7 @@ def test_attacks_use_it_and_follow_the_weights(compiled: bool) -> None:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.1)
-    assert sum(isinstance(module, WinogradConvolution) for module in twin.modules()) == 9
+    assert sum(isinstance(module, WinogradConvolution) for module in twin.modules()) == count
 
 
 def test_under_autocast_it_takes_that_precision() -> None:

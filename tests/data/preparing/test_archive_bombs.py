@@ -216,7 +216,9 @@ def stored_zip(archive: Path, content: bytes) -> None:
         ("tar", lambda archive, data: archive.write_bytes(file_of(IMAGE, data) + bytes(1024))),
         (
             "tar.xz",
-            lambda a, data: a.write_bytes(lzma.compress(file_of(IMAGE, data) + bytes(1024))),
+            lambda a, data: a.write_bytes(
+                lzma.compress(file_of(IMAGE, data) + bytes(1024), preset=1)
+            ),
         ),
         ("zip", stored_zip),
     ],

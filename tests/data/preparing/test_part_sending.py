@@ -141,5 +141,8 @@ def test_a_store_that_is_away_for_a_moment_is_asked_again(
         asked_before.add(asked)
         return None if again else ("400 Bad Request", "RequestTimeout")
 
+    # The client waits a little for each part.
+    source = f"folder:{write_folder(train=3, test=1)}"
     with watched(server, refuse):
-        prepare_dataset(f"folder:{write_folder()}", f"{bucket}/set", progress=False)
+        prepare_dataset(source, f"{bucket}/set", progress=False)
+    assert len(asked_before) > 3

@@ -17,8 +17,10 @@ from dynat_ray.data.loaders import Loader
 from dynat_ray.data.preparing import part_sending
 from tests.data.loading import make
 
-IMAGES, SIDE = 96, 16
+IMAGES, SIDE = 48, 16
 SIZE = 3 * SIDE * SIDE
+# A part of the beton that holds images; the first and the last one hold none.
+PART = f"train-00003-of-{IMAGES // 8 + 2:05d}.beton"
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
 

@@ -20,6 +20,7 @@ from tests.data.conftest import WriteFolder
 from tests.data.loading import compile_nothing, make, store_as_jpeg
 from tests.data.stores import Objects, watched
 from tests.data.streamed.streaming import (
+    PART,
     assert_same,
     images_asked_for,
     images_of,
@@ -60,14 +61,13 @@ def test_a_set_that_is_prepared_anew_meanwhile_is_noticed(
 
 
 def spoil(objects: Objects, how: str) -> None:
-    name = "train-00003-of-00014.beton"
-    content = objects.read(name)
+    content = objects.read(PART)
     if how == "missing":
-        objects.delete(name)
+        objects.delete(PART)
     elif how == "shorter":
-        objects.write(name, content[: len(content) // 2])
+        objects.write(PART, content[: len(content) // 2])
     else:
-        objects.write(name, content[::-1])
+        objects.write(PART, content[::-1])
 
 
 @pytest.mark.parametrize("how", ["missing", "shorter", "changed"])
@@ -90,7 +90,7 @@ def test_a_part_that_is_not_what_it_was_is_noticed(
         # The one thing that can't be known: no part is read as a whole.
         read(loader, 0)
     else:
-        with pytest.raises(UserError, match=r"train-00003-of-00014\.beton is .*prepare the data"):
+        with pytest.raises(UserError, match=rf"{PART} is .*prepare the data"):
             read(loader, 1)
     loader.close()
 
@@ -107,9 +107,7 @@ def test_a_part_that_changes_while_it_is_read_is_noticed(
     for part in images._parts:
         images._open(part, threading.Event())
     spoil(Objects(s3, address), how)
-    with pytest.raises(
-        UserError, match=r"train-00003-of-00014\.beton is (missing, or shorter|cut|not what)"
-    ):
+    with pytest.raises(UserError, match=rf"{PART} is (missing, or shorter|cut|not what)"):
         read(loader, 0)
     loader.close()
 
