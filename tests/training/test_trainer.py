@@ -81,7 +81,13 @@ def test_a_run_leaves_what_it_should(small_config: RunConfig, tmp_path: Path) ->
             "optim__name": "adamw",
             "optim__lr": 1e-3,
         },
-        {"method__name": "iaat", "method__warmup": 0.0, "method__warmup_accuracy": 0.0},
+        {
+            "method__name": "iaat",
+            "method__warmup": 0.0,
+            "method__warmup_accuracy": 0.0,
+            # So many that after two epochs some withstand an attack.
+            "data__limit": 200,
+        },
         {
             "method__name": "generative_ssl",
             "method__pretraining": 0.0,
