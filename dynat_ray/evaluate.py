@@ -26,6 +26,7 @@ def main(argv: Sequence[str]) -> Path | str:
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
+    """Returns the options; so many lines, since each option has its own."""
     parser = cli.ArgumentParser(prog="python -m dynat_ray.evaluate", description=__doc__)
     add = parser.add_argument
     what = "folder, s3:// address, file of weights, timm name, hf-hub:OWNER/NAME, module:function"

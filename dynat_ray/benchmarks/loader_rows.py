@@ -92,8 +92,7 @@ def measure(
             if streaming:
                 # Before the others come: what is kept are single images.
                 loaders["kept"] = open_streamed()
-                for _ in loaders["kept"].iterate(0):
-                    pass
+                _read_all(loaders["kept"])
             staged = _fetch(address, cache)
             loaders["staged"] = open_loader(address, "auto")
         for loader in loaders.values():
@@ -139,6 +138,11 @@ def _open(
     )
 
 
+def _read_all(loader: Loader, start_step: int = 0) -> None:
+    for _ in loader.iterate(0, start_step):
+        pass
+
+
 def _rows(loaders: Mapping[str, Loader], classes: int, rounds: int) -> dict[str, dict[str, Any]]:
     augmentation, epochs = Augmentation(list(AUGMENTATION), seed=0), count()
 
@@ -170,8 +174,7 @@ def _stream(open_streamed: Callable[[], Loader], classes: int, rounds: int) -> d
     for call, found in ((run_epoch, seconds), (waited_for, waited)) * rounds:
         # Nothing is kept of the epoch before, but the last batch, with which FFCV is compiled.
         with empty_cache(), closing(open_streamed()) as loader:
-            for _ in loader.iterate(0, loader.steps - 1):
-                pass
+            _read_all(loader, loader.steps - 1)
             found.append(call(loader, augmentation, 0, classes))
     return _row(loader, seconds, waited)
 

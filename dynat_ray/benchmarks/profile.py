@@ -103,10 +103,7 @@ def measure(
         seconds = min(seconds_of(partial(step, images, labels), device) for _ in range(3))
         times = _times(partial(step, images, labels), device)
         # The same arithmetic, but compiled and replayed steps hide their operations.
-        plain = ours(cuda_graphs=False)
-        plain(images, labels)
-        with _Counter() as counted:
-            plain(images, labels)
+        counted = _counted(partial(ours(cuda_graphs=False), images, labels))
         rates = {dtype: _matrix_rate(device, dtype) for dtype in counted.flops}
         bandwidth = _bandwidth(device)
     floor = sum(flops / rates[dtype] for dtype, flops in counted.flops.items())
@@ -126,6 +123,14 @@ def measure(
         "floor_seconds": floor,
         "floor_share": floor / seconds,
     }
+
+
+def _counted(step: Callable[[], object]) -> _Counter:
+    """Returns the operations of a step, after one that prepares."""
+    step()
+    with _Counter() as counted:
+        step()
+    return counted
 
 
 def table(found: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 A step ends when its slowest worker does. PGD-AT gives every worker the same work. DynAT's follows
 from how many of its samples are attacked, and for how many steps: what a run has recorded of each
 sample says so, and timed steps say how long that takes. Attacks are dealt evenly
-(`perturb.balancing`); what is learnt of them stays where the samples are.
+(`methods.balancing`); what is learnt of them stays where the samples are.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import torch
 
 from dynat_ray.atomic_files import atomic_write_text
 from dynat_ray.config import RunConfig
-from dynat_ray.data import balanced_subset, load_info, load_labels, load_split
+from dynat_ray.data import DatasetInfo, balanced_subset, load_info, load_labels, load_split
 from dynat_ray.distributed import final_table
 from dynat_ray.distributed.evaluator import Workers
 from dynat_ray.distributed.progress import ProgressPrinter
@@ -105,11 +105,8 @@ def measure(
     compute = pgd_at_compute(build_config([*layers, {"train.epochs": epochs}]))
     layers.append({"train.compute": compute})
     configs = {name: build_config([*layers, {"method.name": name}]) for name in METHODS}
-    for name, config in configs.items():
-        check_run(config, load_info(data))
-        require_same_settings(folder / name, config)
+    _check(configs, load_info(data), folder)
     results: dict[str, Any] = {}
-    differences: list[DifferenceRow] = []
     for name, config in configs.items():
         print(f"{name}: {RunLength.of(config.train)} a training image ...", flush=True)
         results[name] = _results(config, folder / name, torch.device(device))
@@ -128,6 +125,13 @@ def measure(
         "results": results,
         "differences": [row.cells() for row in differences],
     }
+
+
+def _check(configs: Mapping[str, RunConfig], info: DatasetInfo, folder: Path) -> None:
+    """Raises `UserError` if a method can't be trained, or was with other settings."""
+    for name, config in configs.items():
+        check_run(config, info)
+        require_same_settings(folder / name, config)
 
 
 def table(results: Mapping[str, Any], differences: list[DifferenceRow]) -> str:

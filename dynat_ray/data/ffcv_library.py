@@ -55,7 +55,7 @@ def _import_ffcv() -> None:
     iterator.IS_CUDA = False
 
     @functools.cache
-    def compiled(enabled: bool) -> Any:
+    def compiled(_enabled: bool) -> Any:
         def read(address: Any, state: Any) -> Any:  # pragma: no cover (compiled)
             content, starts, sizes = state
             return content[address : address + sizes[np.searchsorted(starts, address)]]

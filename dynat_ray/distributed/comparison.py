@@ -106,12 +106,9 @@ def compare(
     connect()
     require_shared_storage(out_given)
     workers = resolve_workers(common.cluster)
-    cpus = common.cluster.cpus_per_worker
-    slots = side_by_side(workers.fewest, cpus, workers.gpu, RUN_BYTES)
+    slots = side_by_side(workers.fewest, common.cluster.cpus_per_worker, workers.gpu, RUN_BYTES)
     _open(folder, common, resume=resume)
-    seeds: dict[str, list[int]] = {}
-    for each in runs:
-        seeds.setdefault(each.label, []).append(each.seed)
+    seeds = _seeds_by_label(runs)
     print(
         f"compare   {len(seeds)} methods, {len(runs)} runs, {min(slots, len(runs))} side by side, "
         f"{workers.fewest} {'GPU' if workers.gpu else 'CPU'} worker{'s' * (workers.fewest > 1)} "
@@ -135,6 +132,13 @@ def compare(
             f"others is in {folder / 'compare.md'}; add --resume to try the failed ones again"
         )
     return table
+
+
+def _seeds_by_label(runs: Sequence[ComparedRun]) -> dict[str, list[int]]:
+    seeds: dict[str, list[int]] = {}
+    for each in runs:
+        seeds.setdefault(each.label, []).append(each.seed)
+    return seeds
 
 
 def _checked(common: RunConfig, runs: Sequence[ComparedRun]) -> tuple[RunConfig, list[ComparedRun]]:

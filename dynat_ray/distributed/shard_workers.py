@@ -105,10 +105,8 @@ class ShardWorkers:
                 answer = actor.evaluate.remote([shared], own, shard, seed, cpu_kernels_choice())
                 running[answer] = actor, shard
 
-            # Some may wait for their node for minutes, or for ever.
-            starting = {actor.ready.remote(): actor for actor in self._actors[: len(shards)]}
             try:
-                self._wait_for_one(list(starting))
+                starting = self._starting(len(shards))
                 while running or waiting:
                     (answer, *_), _ = ray.wait([*running, *starting], num_returns=1)
                     if answer in starting:
@@ -141,13 +139,18 @@ class ShardWorkers:
         more = min(self._count, shards) - len(self._actors)
         self._actors += [start.remote(gpu) for _ in range(more)]
 
-    def _wait_for_one(self, ready: list[Any]) -> None:
-        if not nodes_may_come():
-            return
-        words = WaitingWords(1, 1, bool(self._gpu), self._minutes)
-        while not ray.wait(ready, num_returns=1, timeout=1)[0]:
-            words.look()
-        words.end()
+    def _starting(self, most: int) -> dict[Any, Any]:
+        """Returns the workers by what each answers when it is there, once one of them is.
+
+        The others may wait for their node for minutes, or for ever.
+        """
+        starting = {actor.ready.remote(): actor for actor in self._actors[:most]}
+        if nodes_may_come():
+            words = WaitingWords(1, 1, bool(self._gpu), self._minutes)
+            while not ray.wait(list(starting), num_returns=1, timeout=1)[0]:
+                words.look()
+            words.end()
+        return starting
 
     def _end(self) -> None:
         for actor in self._actors:

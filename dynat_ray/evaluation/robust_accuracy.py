@@ -34,7 +34,8 @@ def evaluate_attacks(
     """Measures a model under several attacks, where the model is.
 
     In eval mode, with frozen parameters; what counts is in float32, always. The model, its flags
-    and PyTorch's random states are afterwards as they were.
+    and PyTorch's random states are afterwards as they were. So many arguments, since each changes
+    what is measured or how fast.
 
     Args:
         model: Images in [0, 1] to logits.

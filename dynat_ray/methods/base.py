@@ -22,8 +22,8 @@ from dynat_ray.acceleration.twin import twin_of
 from dynat_ray.collectives import world_size
 from dynat_ray.config import AttackConfig, MethodSettings, ThreatConfig
 from dynat_ray.data import Batch
+from dynat_ray.methods.balancing import Balanced
 from dynat_ray.models import Classifier
-from dynat_ray.perturb.balancing import Balanced
 from dynat_ray.perturb.objectives import ObjectiveName
 from dynat_ray.perturb.pgd import PGD
 from dynat_ray.perturb.running import AttackOutcome, StopRule

@@ -6,15 +6,15 @@ import ctypes
 from collections.abc import Mapping
 from contextlib import suppress
 
+_LARGEST = 2**31 - 1
 # glibc hands the memory of large tensors back at once, and every new one faults its pages in again:
 # a fourteenth of a step. These environment variables, which it reads when a process starts, let it
 # keep 2 GiB, of blocks up to 32 MiB (its limit).
 KEEP_FREED_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TRIM_THRESHOLD_": str(_LARGEST),
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
 }
-_LARGEST = 2**31 - 1
 # Their names as parameters of `mallopt`, from glibc's malloc.h.
 _PARAMETERS = {
     "MALLOC_ARENA_MAX": -8,

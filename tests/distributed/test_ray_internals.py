@@ -124,6 +124,21 @@ def test_a_ray_of_one_machine_stays_on_loopback(monkeypatch: pytest.MonkeyPatch)
     assert done.stdout.strip() == "False", message
 
 
+def test_workers_are_started_by_programs_that_can_be_replaced() -> None:
+    from ray._private import services
+    from ray._private.workers import setup_worker
+
+    ours = "workers_started_by"
+    needed = {"worker_path", "setup_worker_path"}
+    message = changed("a node is told otherwise what starts a worker", ours)
+    assert needed <= set(inspect.signature(services.start_raylet).parameters), message
+    # What `forked_worker` reads in the place of the second program.
+    options = {option for each in setup_worker.parser._actions for option in each.option_strings}
+    message = changed(f"an environment of its own is told by {sorted(options)}", ours)
+    read = {"--serialized-runtime-env-context", "--language"}
+    assert options - {"-h", "--help"} == read, message
+
+
 def test_of_the_nodes_messages_some_can_be_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = ray._private.worker
     expected = ["data", "ignore_prefix"]

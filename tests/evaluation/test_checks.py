@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 
@@ -65,14 +65,6 @@ def test_honest_models_are_not_accused(
     assert _flagged(_all(plain.model, plain, norm, eps)) == set()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fewer_queries() -> Iterator[None]:
-    """So many show masked models up, so they may judge others."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attack_checks, "_QUERIES", 200)
-        yield
-
-
 MASKS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
     "quantised": lambda model, images: model((images * 4).round() / 4),
     "saturated": lambda model, images: 1e4 * model(images),
@@ -86,7 +78,14 @@ MASKS: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
 @pytest.fixture(scope="module")
 def checks_of(plain: Victim) -> Callable[[str], list[Check]]:
     """Gives what the checks say of a model behind a mask, which they are asked once."""
-    return cache(lambda mask: _all(Wrapped(plain.model, MASKS[mask]), plain))
+
+    def check(mask: str) -> list[Check]:
+        with pytest.MonkeyPatch.context() as patch:
+            # Enough to show these up; honest models are judged by all.
+            patch.setattr(attack_checks, "_QUERIES", 200)
+            return _all(Wrapped(plain.model, MASKS[mask]), plain)
+
+    return cache(check)
 
 
 @pytest.mark.parametrize(

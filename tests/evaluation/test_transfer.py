@@ -29,9 +29,9 @@ def _check(
     return check
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def quick_learning() -> Iterator[None]:
-    """Half of the steps make a substitute that shows masked models up, so it may judge others."""
+    """Half of the steps make a substitute that shows masked models up; all judge honest ones."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(transfer, "_LEARNING_STEPS", 150)
         yield
@@ -51,7 +51,7 @@ def quantised(plain: Victim) -> nn.Module:
 
 
 @pytest.fixture(scope="module")
-def with_substitute(quantised: nn.Module, plain: Victim) -> Check:
+def with_substitute(quick_learning: None, quantised: nn.Module, plain: Victim) -> Check:
     return _check(quantised, plain)
 
 

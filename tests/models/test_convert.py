@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import dynat_ray
 from dynat_ray import convert
 from dynat_ray.errors import UserError
+from tests.models import convstem_networks as convstem
 from tests.models import zoo_networks as zoo
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -26,12 +27,13 @@ def preact(*, norm: bool) -> nn.Module:
 
 def convnext(steps: int) -> nn.Module:
     widths = [8, 16] if steps == 2 else [8, 12, 16]
-    stem = zoo.conv_stem(widths, [2, 2, 1][:steps])
-    return zoo.ConvStemConvNeXt(stem, [16, 24, 32, 40], 7)
+    stem = convstem.conv_stem(widths, [2, 2, 1][:steps])
+    return convstem.ConvStemConvNeXt(stem, [16, 24, 32, 40], 7)
 
 
 def vit() -> nn.Module:
-    return zoo.ConvStemViT(zoo.conv_stem([4, 8, 16, 32], [2] * 4, 24), 24, 3, 2, 4)
+    stem = convstem.conv_stem([4, 8, 16, 32], [2] * 4, 24)
+    return convstem.ConvStemViT(stem, 24, 3, 2, 4)
 
 
 def resnet50_madry() -> nn.Module:

@@ -95,6 +95,8 @@ def test_a_run_leaves_what_it_should(small_config: RunConfig, tmp_path: Path) ->
             "train__awp_gamma": 0.01,
         },
         {"attack__carry_epochs": 3, "data__augment": ["crop-1", "flip"]},
+        # What it drops comes from PyTorch's own generator, all else from keys.
+        {"model__kwargs": {"channels": [8, 16], "drop_rate": 0.5}},
     ],
     ids=[
         "plain",
@@ -102,6 +104,7 @@ def test_a_run_leaves_what_it_should(small_config: RunConfig, tmp_path: Path) ->
         "remembered-budgets",
         "networks-of-its-own",
         "carried-perturbations",
+        "dropout",
     ],
 )
 def test_two_and_two_epochs_equal_four(

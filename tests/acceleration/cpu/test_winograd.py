@@ -55,6 +55,7 @@ def test_output_and_gradient_are_the_convolutions(
     tolerance: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Has an argument for each thing that is varied."""
     multiply_in(factors, dtype, monkeypatch)
     if factors == torch.float16 and (channels % 32 or kernels % 32):
         pytest.skip("panels are longer in float16")
@@ -127,6 +128,7 @@ def test_the_weights_gradient_is_the_convolutions(
     tolerance: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Has an argument for each thing that is varied."""
     multiply_in(factors, dtype, monkeypatch)
     torch.manual_seed(0)
     features = torch.randn(samples, channels, height, width).to(dtype)

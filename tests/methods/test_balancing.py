@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from dynat_ray.forward_units import counting
-from dynat_ray.perturb.balancing import Balanced, even_moves
+from dynat_ray.methods.balancing import Balanced, even_moves
 from dynat_ray.perturb.pgd import PGD
 from dynat_ray.perturb.running import AttackOutcome, StopRule
 from dynat_ray.perturb.several_norms import SeveralNorms
