@@ -200,15 +200,13 @@ def end_stopped() -> NoReturn:
     The interpreter is not taken down: native threads of libraries may wait there for ever.
     """
     say_stopped()
-    _clean_up()
-    os._exit(status())
+    _leave(status())
 
 
 def end_with(error: str) -> None:
     """Ends the command from any thread, with what the user can correct."""
     _say(f"error: {error}")
-    _clean_up()
-    os._exit(USER_MISTAKE)
+    _leave(USER_MISTAKE)
 
 
 @contextmanager
@@ -294,6 +292,15 @@ def _end_in_time() -> None:
     while _command.patient:
         time.sleep(0.1)
     end_stopped()
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends what the command has started, and itself; all has been said."""
+    # Ray's native threads would go on to say what they lose.
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    _clean_up()
+    os._exit(status)
 
 
 def _clean_up() -> None:

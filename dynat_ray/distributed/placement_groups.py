@@ -1,9 +1,9 @@
-"""Frees what the workers of a trial held when the trial is ended from outside.
+"""Frees what the workers of a training held when its controller is gone, killed or ended with it.
 
-Ray Train leaves this to a helper process that asks Ray's State API whether the training is still
+Ray Train leaves this to a helper process that asks Ray's State API whether the controller is still
 there. On a cluster that somebody else started the question fails where a second Ray runs on the
-machine, since it does not say which one is meant; the helper then never acts, and no other trial
-can ever start.
+machine, since it does not say which one is meant; the helper then never acts, and nobody can ever
+start where those workers were.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ import threading
 import ray
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from dynat_ray.distributed.ray_internals import own_placement_groups
+from dynat_ray.distributed.ray_internals import (
+    own_placement_groups,
+    read_flag,
+    remove_flag,
+    set_flag,
+)
 
 # In what a worker reports: the placement group that it runs in.
 GROUP = "placement_group"
@@ -26,6 +31,27 @@ def current_group() -> str:
     """Returns the id of the placement group that this worker runs in; empty if in none."""
     group = ray.util.get_current_placement_group()
     return "" if group is None else str(group.id.hex())
+
+
+def tell_group(training: str) -> None:
+    """Says, on a worker, where the workers of its training run.
+
+    Args:
+        training: What tells it from all others.
+    """
+    set_flag(_flag(training), current_group())
+
+
+def free_group(training: str) -> None:
+    """Removes the placement group of a training that is over, if that is still there."""
+    # Ray may have ended since.
+    if ray.is_initialized() and (group := read_flag(_flag(training))):
+        _remove(group)
+        remove_flag(_flag(training))
+
+
+def _flag(training: str) -> str:
+    return f"dynat-ray-group-{training}"
 
 
 def remove_group_later(group: str) -> threading.Timer:
@@ -47,6 +73,5 @@ def remove_all_groups() -> None:
 
 
 def _remove(group: str) -> None:
-    # Ray may have ended since.
     if ray.is_initialized():
         remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(group))))

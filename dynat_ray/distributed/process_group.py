@@ -16,6 +16,7 @@ from ray.exceptions import GetTimeoutError
 from ray.train.backend import Backend, BackendConfig
 
 from dynat_ray.distributed.notices import listen_to_sigterm
+from dynat_ray.distributed.placement_groups import tell_group
 from dynat_ray.distributed.rendezvous import (
     join_group,
     leave_group,
@@ -35,10 +36,12 @@ class ProcessGroup(BackendConfig):
     It listens on loopback where all workers are on one machine.
 
     Attributes:
+        training: The training's name, by which its workers say where they run.
         gpu: Of NCCL; else of gloo.
         seconds: Workers may wait for one another so long.
     """
 
+    training: str
     gpu: bool
     seconds: float
 
@@ -52,6 +55,8 @@ class _ProcessGroupBackend(Backend):
     share_cuda_visible_devices = True
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
+        # First, since whoever frees the workers' places may need it at any moment.
+        worker_group.execute_single(0, tell_group, backend_config.training)
         machines = set(worker_group.execute(node_address))
         worker_group.execute(listen_on_little, one_machine=len(machines) == 1)
         place = worker_group.execute_single(0, open_store)

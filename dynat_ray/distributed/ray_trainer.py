@@ -31,6 +31,7 @@ from dynat_ray.distributed.graceful_stop import until_stopped
 from dynat_ray.distributed.mirror_follower import Follower
 from dynat_ray.distributed.notices import FlagDown
 from dynat_ray.distributed.place_watch import PlaceWatch
+from dynat_ray.distributed.placement_groups import free_group
 from dynat_ray.distributed.process_group import ProcessGroup
 from dynat_ray.distributed.progress import ProgressPrinter, add_note
 from dynat_ray.distributed.ray_internals import data_parallel_trainer
@@ -146,7 +147,8 @@ def fit(
         failures: tuple[type[Exception], ...] = (ray.train.TrainingFailedError,)
         if not ended_by_others:
             failures += (RayActorError,)
-        work = partial(_until_its_end, trainer, config.cluster, wait, failures, note)
+        free = partial(free_group, own.training)
+        work = partial(_until_its_end, trainer, config.cluster, wait, failures, free, note)
         end = until_stopped(work, stop, lambda: watch.hopeless)
     if end.error:
         raise UserError(end.error)
@@ -171,7 +173,7 @@ def _trainer(
             "stop_flag": own.name,
             "training": own.training,
         },
-        backend_config=ProcessGroup(workers.gpu, _COLLECTIVE_TIMEOUT),
+        backend_config=ProcessGroup(own.training, workers.gpu, _COLLECTIVE_TIMEOUT),
         scaling_config=_scaling(config.cluster, workers),
         run_config=_train_options(
             config.cluster, workers, run_folder, mirror, [*callbacks, FlagDown(own)]
@@ -229,6 +231,7 @@ def _until_its_end(
     cluster: ClusterConfig,
     wait: Callable[..., None],
     failures: tuple[type[Exception], ...],
+    free: Callable[[], None],
     note: Callable[[str], None],
 ) -> TrainingEnd:
     """Trains, and again after whatever a restart may help against; raises what it may not."""
@@ -248,6 +251,8 @@ def _until_its_end(
             note(sentence)
             # Machines that were there once come back, some time.
             minutes = math.inf
+        finally:
+            free()
 
 
 def _print_note(message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from functools import partial
 from typing import Any
 
 import pytest
@@ -177,10 +178,12 @@ def test_looking_for_a_twin_leaves_the_random_state() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_a_compiled_network_has_a_compiled_twin() -> None:
+def test_a_compiled_network_has_a_compiled_twin(monkeypatch: pytest.MonkeyPatch) -> None:
+    # C++ is compiled for minutes; `test_winograd_use` has a network for which that is done.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     model = with_statistics(timm.create_model("preact_resnet10", base_width=8))
     images = torch.rand(2, 3, 32, 32)
-    compiled = torch.compile(model, backend="eager", dynamic=False)
+    compiled = torch.compile(model, dynamic=False)
     twin = frozen_twin(compiled, images)
     assert hasattr(twin, "_orig_mod")
     assert _norms(twin) == 0

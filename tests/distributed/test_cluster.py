@@ -15,7 +15,7 @@ import ray
 from ray._private import services
 from ray.util.state import list_nodes
 
-from dynat_ray.distributed import cluster
+from dynat_ray.distributed import cluster, local_environment
 from dynat_ray.distributed.cluster import connect, require_everywhere
 from dynat_ray.errors import UserError
 from tests.programs import said, started
@@ -139,7 +139,7 @@ def test_each_cluster_has_a_token_of_its_own_unless_the_user_has_said_otherwise(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: seen.append(dict(os.environ)))
-    monkeypatch.setattr(cluster, "has_token", lambda: "RAY_AUTH_TOKEN" in os.environ)
+    monkeypatch.setattr(local_environment, "has_token", lambda: "RAY_AUTH_TOKEN" in os.environ)
     before = dict(os.environ)
     connect()
     connect()

@@ -83,14 +83,15 @@ def test_workers_are_told_whether_they_share_a_machine(machines: list[str], one:
         told.append((function.__name__, *arguments, named))
         return machines
 
-    def execute_single(rank: int, function: Any) -> Any:
-        told.append((rank, function.__name__))
+    def execute_single(rank: int, function: Any, *arguments: Any) -> Any:
+        told.append((rank, function.__name__, *arguments))
         return "a", 1
 
     workers = SimpleNamespace(execute=execute, execute_single=execute_single)
-    group = ProcessGroup(gpu=True, seconds=5)
+    group = ProcessGroup(training="one", gpu=True, seconds=5)
     group.backend_cls().on_start(workers, group)
     assert told == [
+        (0, "tell_group", "one"),
         ("node_address", {}),
         ("listen_on_little", {"one_machine": one}),
         (0, "open_store"),

@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
 
 from dynat_ray.storage.metrics import read_metrics
+from tests.faults.cluster import Head
 from tests.faults.jobs import ROOT, wait_until
 
 pytestmark = pytest.mark.faults
@@ -36,12 +39,8 @@ def _own() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
 
 
-@pytest.fixture(params=["alone", "beside another Ray"])
-def _another_ray(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Ray Train's own help asks Ray whether the controller lives: which Ray, if there are two?"""
-    if request.param == "alone":
-        yield
-        return
+@contextmanager
+def _another_ray() -> Iterator[None]:
     with subprocess.Popen(
         [sys.executable, "-c", _RAY], env=_own(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
@@ -51,18 +50,57 @@ def _another_ray(request: pytest.FixtureRequest) -> Iterator[None]:
         process.communicate()
 
 
-@pytest.mark.usefixtures("_another_ray")
+class Place(NamedTuple):
+    """Where a command runs.
+
+    Attributes:
+        environment: Its variables.
+        head: The cluster that it is sent to; None: it starts its own.
+    """
+
+    environment: dict[str, str]
+    head: Head | None
+
+    def processes(self, command: subprocess.Popen[str]) -> list[psutil.Process]:
+        """Returns those of its Ray."""
+        if self.head is not None:
+            return self.head.processes()
+        return psutil.Process(command.pid).children(recursive=True)
+
+
+@pytest.fixture(params=["alone", "beside another Ray", "on a cluster beside another Ray"])
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """Ray Train's own help asks Ray whether the controller lives: which Ray, if there are two?"""
+    with ExitStack() as stack:
+        found = Place(_own(), None)
+        if "cluster" in request.param:
+            head = stack.enter_context(Head(cpus=os.cpu_count() or 1))
+            found = Place({**head.environment, "RAY_ADDRESS": f"127.0.0.1:{head.port}"}, head)
+        if "another" in request.param:
+            stack.enter_context(_another_ray())
+        yield found
+
+
 @pytest.mark.parametrize("restarts", [3, 0])
-def test_whoever_comes_next_gets_its_workers_places(tmp_path: Path, restarts: int) -> None:
+def test_whoever_comes_next_gets_its_workers_places(
+    tmp_path: Path, place: Place, restarts: int
+) -> None:
     options = f"{COMPARE} --cluster.max_failures {restarts} --out {tmp_path}"
     command = [sys.executable, "-m", "dynat_ray.compare", *options.split()]
-    process = subprocess.Popen(command, cwd=ROOT, env=_own(), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=place.environment, stderr=subprocess.PIPE, text=True
+    )
     runs = tmp_path / "killed" / "runs"
     try:
         wait_until(lambda: read_metrics(runs / "pgd_at-seed0" / "metrics.jsonl"), "an epoch")
-        for each in psutil.Process(process.pid).children(recursive=True):
-            if "TrainController" in " ".join(each.cmdline()):
-                each.send_signal(signal.SIGKILL)
+        controllers = [
+            each
+            for each in place.processes(process)
+            if "TrainController" in " ".join(each.cmdline())
+        ]
+        assert controllers
+        for each in controllers:
+            each.send_signal(signal.SIGKILL)
         _, errors = process.communicate(timeout=_PATIENCE)
     finally:
         process.terminate()

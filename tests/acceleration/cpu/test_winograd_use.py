@@ -108,8 +108,9 @@ def _network() -> nn.Module:
 
 def _small_network() -> nn.Module:
     torch.manual_seed(0)
-    settings = {"layers": [1, 1], "channels": [32, 64], "stem_chs": 32}
-    model = timm.create_model("wide_resnet28_10", num_classes=7, **settings)
+    first, second = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3, padding=1)
+    layers = [first, nn.ReLU(), second, nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(32, 7))
     return model.eval().to(memory_format=torch.channels_last)
 
 
@@ -120,7 +121,7 @@ def _gradient(model: nn.Module, images: Tensor) -> Tensor:
     return gradient
 
 
-@pytest.mark.parametrize(("compiled", "count"), [(False, 9), (True, 5)])
+@pytest.mark.parametrize(("compiled", "count"), [(False, 9), (True, 1)])
 def test_attacks_use_it_and_follow_the_weights(compiled: bool, count: int) -> None:
     # Most of the time is the compiler's.
     model, images = _small_network() if compiled else _network(), torch.rand(4, 3, 32, 32)
