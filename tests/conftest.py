@@ -60,7 +60,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _OneRay:
-    """Says who runs what where tests run side by side (`-n 2`), in the order of the items."""
+    """Says who runs what where tests run side by side (`-n 3`), in the order of the items."""
     config.option.loadscopereorder = False
     return _OneRay(config, log)
 
