@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +103,7 @@ def main(argv: Sequence[str]) -> str:
     variants = read_variants(options.methods)
     layers = [recipe, _COMMON, given, overrides]
     common = build_config(layers)
+    _say_whose([recipe, given], common.method.name, variants)
     check_attack_names(common.eval.attacks)
     if compute := _compute(options, common):
         layers.append(compute)
@@ -139,6 +141,30 @@ def main(argv: Sequence[str]) -> str:
         )
     print(f"\n{table}\n")
     return place.written("compare.html")
+
+
+def _say_whose(layers: Sequence[Settings], method: str, variants: Sequence[Variant]) -> None:
+    """Says which settings are of one method alone: others have their defaults, and may lose by it.
+
+    Args:
+        layers: The recipe's settings, and those of a file.
+        method: Whose they are.
+        variants: What is compared.
+    """
+    own = {key: value for layer in layers for key, value in layer.items() if _is_of_method(key)}
+    others = [each.label for each in variants if each.settings["method.name"] != method]
+    if own and others:
+        settings = ", ".join(f"{key}={value}" for key, value in own.items())
+        print(
+            f"note: {settings} holds for {method} alone; {', '.join(others)} "
+            f"{'has' if len(others) == 1 else 'have'} settings of their own (NAME:KEY=VALUE)",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _is_of_method(key: str) -> bool:
+    return key.startswith("method.") and key != "method.name"
 
 
 def _compute(options: argparse.Namespace, common: RunConfig) -> Settings:

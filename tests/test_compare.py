@@ -81,3 +81,20 @@ def test_a_store_can_not_hand_on_the_standard_model(
     with pytest.raises(UserError, match=r"deep_defense and hat start from .*--out"):
         main(["--methods", "trades,deep_defense,hat", "--out", "s3://bucket/runs"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("recipe", "methods", "said"),
+    [
+        ("mnist-lenet", "dynat,trades", "note: method.beta=1.0 holds for dynat alone; trades has"),
+        ("mnist-lenet", "dynat,dynat:beta=5", ""),
+        ("digits", "dynat,trades", ""),
+    ],
+)
+def test_whose_a_recipes_settings_are_is_said(
+    capsys: pytest.CaptureFixture[str], recipe: str, methods: str, said: str
+) -> None:
+    with pytest.raises(UserError, match="no-such-attack"):
+        main(["--recipe", recipe, "--methods", methods, "--eval.attacks", "[no-such-attack]"])
+    errors = capsys.readouterr().err
+    assert (said in errors) if said else (errors == "")
