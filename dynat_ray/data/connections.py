@@ -25,19 +25,30 @@ class Connections:
         self._count = count
         self._calls: SimpleQueue[tuple[Future[None], Callable[[], None]] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._is_closed = False
 
     def submit(self, call: Callable[[], None]) -> Future[None]:
-        """Makes a call as soon as a thread is free; one that is cancelled before is not made."""
-        if len(self._threads) < self._count:
-            thread = threading.Thread(target=self._work, name="connection", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        """Makes a call as soon as a thread is free; one that is cancelled before is not made.
+
+        Once closed, all are cancelled.
+        """
         future: Future[None] = Future()
-        self._calls.put((future, call))
+        with self._lock:
+            if self._is_closed:
+                future.cancel()
+                return future
+            if len(self._threads) < self._count:
+                thread = threading.Thread(target=self._work, name="connection", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+            self._calls.put((future, call))
         return future
 
     def close(self) -> None:
         """Makes no more calls; returns soon, also while some wait for an answer."""
+        with self._lock:
+            self._is_closed = True
         while True:
             try:
                 waiting = self._calls.get_nowait()

@@ -82,6 +82,7 @@ class FfcvReader:
         # Side of the square that each image gets; 0: FFCV gives batches of one size.
         self._square = info.max_side if whole and info.size is None else 0
         self._running: list[Any] = []
+        self._is_closed = False
         self._loader = _open_loader(
             file,
             whole_decoder() if self._square else centre_decoder(info, side),
@@ -98,6 +99,8 @@ class FfcvReader:
     def batches(self, indices: Indices) -> Iterator[Tensor]:
         """Yields uint8 `(B, H, W, C)` on the device for consecutive `batch_size` of `indices`.
 
+        It ends early where another thread closes the reader.
+
         Raises:
             RuntimeError: FFCV failed, or gave nothing for minutes.
             UserError: Images that are fetched meanwhile can't be had.
@@ -106,6 +109,9 @@ class FfcvReader:
         sizes = iter(self.sizes[torch.from_numpy(indices)].split(self._batch_size))
         self._running.append(running)
         try:
+            # Another thread that closes between the two lines above has not seen this one.
+            if self._is_closed:
+                return
             while (decoded := running.next_batch(self._file)) is not None:
                 yield self._own(decoded, next(sizes))
         finally:
@@ -113,8 +119,9 @@ class FfcvReader:
             self._running.remove(running)
 
     def close(self) -> None:
-        """Stops decoding."""
-        for running in self._running:
+        """Stops decoding; another thread may wait for a batch."""
+        self._is_closed = True
+        for running in list(self._running):
             running.close()
 
     def _require(self, info: DatasetInfo, file: Path, used: Indices | None) -> None:
@@ -210,13 +217,15 @@ def epoch_class() -> Any:
             return super().run_pipeline(*arguments)
 
         def next_batch(self, file: Path) -> np.ndarray | None:
-            """Returns the next batch of pixels, None at the end."""
+            """Returns the next batch of pixels, None at the end and once it is closed."""
             deadline = time.monotonic() + _PATIENCE
             while True:
                 try:
                     item = self.output_queue.get(timeout=1.0)
                     break
                 except Empty:
+                    if self.terminate_event.is_set():
+                        return None
                     if not self.is_alive() and self.output_queue.empty():
                         raise RuntimeError(f"FFCV stopped reading {file}") from None
                     if time.monotonic() > deadline:

@@ -197,6 +197,24 @@ def test_it_ends_while_the_store_gives_nothing(address: str, server: ThreadedMot
             thread.join(20)
 
 
+def test_closed_while_an_epoch_begins_it_ends(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loader = streamed(address)
+    (reader,) = loader._readers
+    begin = reader._begin  # type: ignore[attr-defined]
+
+    def begin_and_close(indices: Any) -> Any:
+        running = begin(indices)
+        # As another thread may, before anybody knows of what has begun.
+        loader.close()
+        return running
+
+    monkeypatch.setattr(reader, "_begin", begin_and_close)
+    with pytest.raises(ValueError, match="zip"):  # It got fewer batches than an epoch has.
+        read(loader, 0)
+
+
 def test_no_more_is_fetched_ahead_than_was_said(
     address: str, server: ThreadedMotoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
