@@ -16,9 +16,10 @@ train: $(READY)
 	$(BIN)/python -m dynat_ray.train
 
 # Three processes, since two leave a quarter of two cores idle: tests wait for processes to start.
-# The one that gets tests/distributed starts Ray.
+# The one that gets tests/distributed starts Ray. Hundreds of processes import the package: with its
+# bytecode kept, whatever the environment says, not each of them compiles it.
 test: $(READY)
-	$(BIN)/python -m pytest -n 3 --durations=10
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3 --durations=10
 
 # What `make test` leaves out: real clusters that lose workers, nodes and drivers, and commands that
 # are killed at so many random moments.
