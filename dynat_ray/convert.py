@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dynat_ray import cli
 from dynat_ray.shown_text import shown_text
-from dynat_ray.user_path import user_path
+from dynat_ray.user_path import require_there, user_path
 from dynat_ray.value_types import Positive, PositiveInt, check_value
 
 
@@ -18,6 +18,7 @@ def main(argv: Sequence[str]) -> Path:
     check_value("--size", options.size, PositiveInt | None)
     mean = check_value("--mean", options.mean or [], list[float])
     std = check_value("--std", options.std or [], list[Positive])
+    require_there("the file", options.file)
     folder = cli.new_folder(options.out)
 
     # Seconds to import: after the options are known to be right.

@@ -12,6 +12,7 @@ from dynat_ray.attack_names import check_attack_names
 from dynat_ray.config import Norm
 from dynat_ray.errors import UserError
 from dynat_ray.object_store import is_address
+from dynat_ray.user_path import require_there
 from dynat_ray.value_types import PositiveInt, check_value
 
 
@@ -125,6 +126,13 @@ def _parse(argv: Sequence[str]) -> Namespace:
     check_value("--eot", options.eot, PositiveInt)
     names = (name.strip() for name in (options.attacks or "").split(","))
     check_attack_names(name for name in names if name)
+    named = (
+        ("the model", options.model),
+        ("--data", options.data),
+        ("--surrogate", options.surrogate),
+    )
+    for what, given in (*named, *(("--compare", file) for file in options.compare)):
+        require_there(what, given)
     if options.out and is_address(options.out):
         raise UserError(
             f"--out is {options.out}, but an evaluation is written to a file; give one, or leave "

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dynat_ray import cli
 from dynat_ray.errors import UserError
+from dynat_ray.user_path import require_there
 
 
 def main(argv: Sequence[str]) -> Path | str:
@@ -15,6 +16,7 @@ def main(argv: Sequence[str]) -> Path | str:
     folder = cli.new_folder(options.out)
     if options.push and options.to != "hub-folder":
         raise UserError("--push is for --to hub-folder: the hub takes model folders")
+    require_there("the model", options.run)
 
     # Seconds to import: after the options are known to be right.
     from dynat_ray.exporting.graphs import write_onnx, write_program

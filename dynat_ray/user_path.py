@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from dynat_ray.errors import UserError
+
 
 def user_path(text: Path | str) -> Path:
     """Returns a path with a home folder in the place of `~`, as a shell does.
@@ -14,3 +16,17 @@ def user_path(text: Path | str) -> Path:
             `Path.expanduser` would raise.
     """
     return Path(os.path.expanduser(text))
+
+
+def require_there(what: str, given: str | None) -> None:
+    """Asks for a path before the seconds that it takes to import what would look for it.
+
+    Args:
+        what: As which it was given.
+        given: A path, or anything else; with a slash and without a colon it can only be a path.
+
+    Raises:
+        UserError: It can only be a path, and nothing is there.
+    """
+    if given and "/" in given and ":" not in given and not os.path.exists(user_path(given)):
+        raise UserError(f"{what} {given} does not exist")

@@ -33,6 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
     The process that only hands tests out (`-n 3`) would keep the others waiting for ten seconds.
     """
+    # Numba compiles for a few images here, and reads this when it is imported.
+    os.environ.setdefault("NUMBA_OPT", "1")
     if "PYTEST_XDIST_WORKER" in os.environ or not config.getoption("tx"):
         config.pluginmanager.import_plugin("tests.fixtures")
 

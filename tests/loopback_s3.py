@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import boto3
 import pytest
+from moto import backends
 from moto.server import ThreadedMotoServer
 
 
@@ -19,9 +20,13 @@ def server() -> Iterator[ThreadedMotoServer]:
     """The server, for who looks into it."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server.start()
-    yield server
-    server.stop()
+    modules = list(backends.list_of_moto_modules())
+    with pytest.MonkeyPatch.context() as patch:
+        # At each request it would look into hundreds of folders for them.
+        patch.setattr(backends, "list_of_moto_modules", lambda: modules)
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 SMALL: dict[str, Any] = {
-    "data.limit": 200,
+    "data.limit": 120,
     "data.val_fraction": 0.1,
     "data.loader": "memory",
     # One block in each of two stages.

@@ -82,7 +82,7 @@ def test_all_examples_work_as_they_stand(installed: Path, tmp_path: Path) -> Non
         np.save(tmp_path / "digits" / f"y_{split}.npy", digits.target[rows])
     (space,) = _examples("yaml")
     (tmp_path / "space.yaml").write_text(space)
-    done = _run(["-c", SCRIPT, str(tmp_path), json.dumps(SMALL)], installed)
+    done = _run(["-c", SCRIPT, str(tmp_path), json.dumps({**SMALL, "data.limit": 200})], installed)
     assert done.returncode == 0, done.stderr
     accuracies, searched = map(json.loads, done.stdout.splitlines()[-2:])
     assert accuracies["clean"] > accuracies["corners"]
@@ -114,7 +114,7 @@ config = build_config([settings | {"method.name": "half_clean"}])
 assert build_config([flatten(yaml.safe_load(dump_config(config)))]) == config
 train(config, LocalSession(folder / "run", torch.device("cpu")))
 """
-    done = _run(["-c", script, str(tmp_path), json.dumps(SMALL)], installed)
+    done = _run(["-c", script, str(tmp_path), json.dumps({**SMALL, "data.limit": 200})], installed)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "model" / "model.safetensors").exists()
 

@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -66,11 +67,12 @@ def draw(width: float, height: float, paint: Callable[[Figure], None]) -> str:
         # Characters that no font here has are drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)  # type: ignore[union-attr, call-arg]
         paint(figure)
         file = io.BytesIO()
-        figure.savefig(file, format="svg", dpi=150, metadata={"Date": None})
+        # `savefig` would draw everything twice, the first time for the layout alone.
+        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})
     return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

@@ -81,8 +81,8 @@ def test_a_run_says_that_its_network_has_no_twin(
         train(build_config([settings]), LocalSession(tmp_path, torch.device("cpu")))
     assert capsys.readouterr().out.count("its logits or gradients are others") == 1
     environment = json.loads((tmp_path / "environment.json").read_text())
-    # Two epochs of four steps, and each epoch's validation.
-    assert environment["twin"] == "refused 10 times: its logits or gradients are others"
+    # Two epochs of three steps, and each epoch's validation.
+    assert environment["twin"] == "refused 8 times: its logits or gradients are others"
 
 
 def test_a_twin_with_other_gradients_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,16 +15,19 @@ from tests.quick_attack import square_queries
 _QUERIES = 200
 
 
-class _Shortened(AutoAttack):
-    """With as few Square queries as ours makes here."""
-
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        super().__init__(*arguments, **settings)
-        self.square.n_queries = _QUERIES
-
-
 @pytest.mark.parametrize("drafts", [True, False])
-def test_each_goes_first_in_turn(monkeypatch: pytest.MonkeyPatch, drafts: bool) -> None:
+def test_each_goes_first_in_turn(
+    monkeypatch: pytest.MonkeyPatch, drafts: bool, few_iterations: int
+) -> None:
+    class Shortened(AutoAttack):
+        """With as few Square queries and iterations as ours makes here."""
+
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **settings)
+            self.square.n_queries = _QUERIES
+            for attack in (self.apgd, self.apgd_targeted, self.fab):
+                attack.n_iter = few_iterations
+
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 4 * 4, 10))
     pixels = torch.rand(4, 3, 4, 4)
     labels = network(pixels).argmax(dim=1)
@@ -42,7 +45,7 @@ def test_each_goes_first_in_turn(monkeypatch: pytest.MonkeyPatch, drafts: bool) 
 
     monkeypatch.setattr(attack_time, "seconds_of", seconds_of)
     monkeypatch.setattr(attack_time, "drafts_status", lambda *_: "on" if drafts else "off")
-    monkeypatch.setattr(attack_time, "AutoAttack", _Shortened)
+    monkeypatch.setattr(attack_time, "AutoAttack", Shortened)
     with square_queries(_QUERIES):
         case, ratios = attack_time._time(network, pixels, labels, 1e-6, 2, "cpu")
     expected = ["theirs", "float32", "drafts"][:ways]

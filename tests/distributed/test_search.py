@@ -69,7 +69,7 @@ def test_a_search_from_space_to_report(
     output = capfd.readouterr()
     assert [trial.state for trial in trials] == ["finished", "failed"]
     assert "not finite" in trials[1].error
-    assert trials[0].validation["pgd-5"]["samples"] == 20
+    assert trials[0].validation["pgd-5"]["samples"] == 10
     assert [row["number"] for row in pq.read_table(folder / "trials.parquet").to_pylist()] == [0, 1]
     best = build_config([read_settings(folder / "best.yaml")])
     assert best.optim.lr == small_config.optim.lr

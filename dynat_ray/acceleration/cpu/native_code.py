@@ -7,6 +7,7 @@ cache would hand one processor's code to another that shares the home folder.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import platform
@@ -15,7 +16,10 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,6 +42,8 @@ _FLAGS = ["-O3", "-march=native", "-std=c++17", "-fopenmp", "-fPIC", "-shared"]
 # not read that far.
 _MARK = b"dynat-ray:sha256:"
 _NO_COMPILER = "there is no C++ compiler (g++) in the path, and CXX is not set"
+# Several times what the longest of ours takes a core: nobody waits for a process that is stopped.
+_SECONDS_TO_WAIT = 120
 # Why a source file could not be loaded.
 _failures: dict[Path, str] = {}
 
@@ -137,15 +143,42 @@ def _compiled(source: Path) -> Path:
     parts += [file.read_bytes() for file in (source, *headers)]
     key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
     target = cache_folder() / f"{source.stem}-{key}.so"
-    if not _is_intact(target):
-        with tempfile.TemporaryDirectory() as folder:
-            made = Path(folder) / target.name
-            _run([*command, str(source), "-o", str(made)])
-            code = made.read_bytes()
-        # At once, since others may be waiting for the same file, and by nobody but this user.
+    if _is_intact(target):
+        return target
+    with _alone(target.parent), tempfile.TemporaryDirectory() as folder:
+        if _is_intact(target):
+            return target
+        made = Path(folder) / target.name
+        _run([*command, str(source), "-o", str(made)])
+        code = made.read_bytes()
+        # At once, since others may read the same file, and by nobody but this user.
         with atomic_write(target, mode=0o600) as partial:
             partial.write_bytes(code + _MARK + hashlib.sha256(code).digest())
     return target
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Has this machine's processes compile one after the other: the workers of a run need the same.
+
+    Where there are no locks, as on some network drives, each compiles it, as each does that has
+    waited for `_SECONDS_TO_WAIT`.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + _SECONDS_TO_WAIT
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.1)
+                continue
+            except OSError:
+                pass
+            break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _is_intact(file: Path) -> bool:

@@ -108,6 +108,33 @@ def test_processes_without_a_home_share_one_folder(
     assert len(list(folder.iterdir())) == 1
 
 
+def test_of_processes_that_need_the_same_one_compiles_it(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "compiler"
+    lines = ("#!/bin/sh", f'echo "$@" >> "{tmp_path}/asked"', "sleep 1", 'exec c++ "$@"')
+    compiler.write_text("\n".join(lines))
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    said = [tmp_path / "one", tmp_path / "other"]
+    source = str(_source(tmp_path, 42))
+    running = [start_python("-c", _ANSWER, source, said=(file, tmp_path / "e")) for file in said]
+    for process in running:
+        process.join(300)
+    assert [file.read_text() for file in said] == ["42\n"] * 2
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert sum(" -o " in arguments for arguments in asked) == 1
+    assert len(list(own_cache.iterdir())) == 1
+
+
+def test_a_process_that_stands_still_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_code, "_SECONDS_TO_WAIT", 0.3)
+    with native_code._alone(native_code.cache_folder()):
+        assert native_code._compiled(_source(tmp_path, 42)).is_file()
+
+
 @pytest.mark.parametrize("planted", ["open to others", "a link"])
 def test_code_that_others_could_have_put_there_is_not_loaded(
     planted: str, tmp_path: Path, temporary: Path

@@ -12,8 +12,10 @@ from dynat_ray.acceleration import cpu
 from dynat_ray.acceleration.cpu import normalised_relu
 from dynat_ray.acceleration.fixed_batch_norm import FixedBatchNorm
 
+# In quotes, so that it is compiled when they run, and not by all who collect tests.
 pytestmark = pytest.mark.skipif(
-    normalised_relu._library() is None, reason="no C++ compiler, or a processor it is not made for"
+    "normalised_relu._library() is None",
+    reason="no C++ compiler, or a processor it is not made for",
 )
 
 

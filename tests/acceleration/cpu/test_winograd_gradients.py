@@ -19,8 +19,9 @@ from dynat_ray.models import build_model
 from dynat_ray.perturb.threat import Threat
 from dynat_ray.training.step import Stepper, wrap
 
+# In quotes, so that it is compiled when they run, and not by all who collect tests.
 pytestmark = pytest.mark.skipif(
-    formats.library() is None, reason="no C++ compiler, or a processor it is not made for"
+    "formats.library() is None", reason="no C++ compiler, or a processor it is not made for"
 )
 
 
