@@ -41,11 +41,14 @@ class SampleLog:
     def __init__(self, earlier: EpochRecord | None = None) -> None:
         self._earlier = earlier
         self._parts: list[dict[str, Tensor]] = []
+        # The step, from 0, of each of them.
+        self._steps: list[int] = []
         self._losses: list[Tensor] = []
         self._passes = 0
 
     def add(self, outcome: StepOutcome) -> None:
         """Takes in a step; nothing is copied to the host."""
+        step = len(self._losses)
         self._losses.append(outcome.loss)
         self._passes += outcome.passes.image_gradients
         for part in outcome.parts:
@@ -55,9 +58,13 @@ class SampleLog:
                 change = adversarial - part.prepared.batch.images
                 columns["change"] = change.flatten(1).abs().amax(dim=1)
             self._parts.append(columns)
+            self._steps.append(step)
 
     def gather(self, seconds: float, loader_seconds: float) -> EpochRecord | None:
         """Returns all workers' values of the epoch so far on rank 0, None on the others.
+
+        They are in the order of their steps, and so the same, to the last digit of a mean, wherever
+        a run was stopped and went on.
 
         Args:
             seconds: How long the steps took that were added here.
@@ -70,16 +77,19 @@ class SampleLog:
             for name in (self._parts[0] if self._parts else {})
         }
         losses = torch.stack(self._losses).float().cpu() if self._losses else torch.zeros(0)
-        own = (columns, losses.numpy(), self._passes, loader_seconds)
+        steps = np.repeat(self._steps, [len(part["index"]) for part in self._parts])
+        own = (columns, losses.numpy(), self._passes, loader_seconds, steps)
         everyone = gather_objects(own)
         if rank() != 0:
             return None
+        by_step = np.argsort(np.concatenate([part[4] for part in everyone]), kind="stable")
         merged = {
-            name: np.concatenate([part[0][name] for part in everyone]) for name in everyone[0][0]
+            name: np.concatenate([part[0][name] for part in everyone])[by_step]
+            for name in everyone[0][0]
         }
         record = EpochRecord(
             merged,
-            losses=np.concatenate([part[1] for part in everyone]),
+            losses=np.stack([part[1] for part in everyone], axis=1).ravel(),
             passes=sum(part[2] for part in everyone),
             seconds=seconds,
             loader_seconds=max(part[3] for part in everyone),

@@ -1,0 +1,68 @@
+"""A command that is stopped while it joins a cluster, or gathers workers, leaves nothing there."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.cluster import Head
+from tests.faults.commands import MOMENTS, SEED, SIGNALS, VICTIMS, Place
+from tests.faults.jobs import tell, wait_until
+
+pytestmark = pytest.mark.faults
+
+# They take both places of the cluster, so that the next one waits for what was not given back.
+COMMANDS = ("train-by-two", "evaluate-by-two")
+# What works for a command on the cluster, as Ray names its processes.
+_WORKING = ("TrainController", "RayTrainWorker", "_ShardWorker")
+# What a command that was asked to end may take on a busy machine, to connect to Ray for instance.
+_SECONDS_TO_END = 60
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with Head(cpus=2) as head:
+        yield head
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, head: Head) -> Iterator[Place]:
+    temporary = Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
+    environment = {**head.environment, "RAY_ADDRESS": f"127.0.0.1:{head.port}"}
+    place = Place(tmp_path_factory.mktemp("starting"), temporary, environment)
+    place.whole("train")
+    yield place
+    for process in place.processes():
+        process.kill()
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.mark.parametrize("number", range(max(6, MOMENTS // 2)))
+def test_stopped_on_a_cluster_it_gives_its_places_back(
+    place: Place, head: Head, number: int
+) -> None:
+    name = COMMANDS[number % 2]
+    what = list(SIGNALS)[number // 2 % len(SIGNALS)]
+    moment = random.Random(f"{SEED} {number}").uniform(0, place.whole(name))
+    out = place.folder / f"stopped-{number}"
+    out.mkdir()
+    process = place.start(name, out, resume=False)
+    try:
+        output, errors = process.communicate(timeout=moment)
+    except subprocess.TimeoutExpired:
+        asked = time.monotonic()
+        process.send_signal(what)
+        output, errors = process.communicate(timeout=_SECONDS_TO_END)
+        seconds = time.monotonic() - asked
+        tell(f"{name:15} {what.name} after {moment:4.1f} s, ended in {seconds:4.1f} s")
+    assert process.returncode in (0, SIGNALS[what], -what), output + errors
+    wait_until(lambda: not any(map(head.named, _WORKING)), "the end of what worked for it")
+    place.finish(name, out, errors)
+    assert VICTIMS[name].outcome(out / "it") == place.outcomes[name]
