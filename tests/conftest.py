@@ -35,6 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     # Numba compiles for a few images here, and reads this when it is imported.
     os.environ.setdefault("NUMBA_OPT", "1")
+    # Inductor would compile programs to see whether the processor can do what it says it can.
+    os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     if "PYTEST_XDIST_WORKER" in os.environ or not config.getoption("tx"):
         config.pluginmanager.import_plugin("tests.fixtures")
 

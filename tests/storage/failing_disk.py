@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ class FailingDisk:
         self._written: dict[int, tuple[str, int]] = {}
         self.done = 0
         self.failed = False
+        # Several threads write, and the power fails for all of them at once.
+        self._one_at_a_time = threading.RLock()
 
     def install(self, patch: pytest.MonkeyPatch) -> FailingDisk:
         """Takes the place of `os` for what writes; returns itself."""
@@ -42,8 +45,9 @@ class FailingDisk:
         exchange = atomic_files._exchange
 
         def counted(one: Path, other: Path) -> bool:
-            self._before("exchange")
-            return exchange(one, other)
+            with self._one_at_a_time:
+                self._before("exchange")
+                return exchange(one, other)
 
         patch.setattr(atomic_files, "_exchange", counted)
         return self
@@ -53,19 +57,21 @@ class FailingDisk:
             return getattr(os, name)
 
         def operation(*given: Any, **named: Any) -> Any:
-            self._before(name, *given)
-            result = getattr(os, name)(*given, **named)
-            if name == "open" and given[1] & (os.O_WRONLY | os.O_RDWR):
-                self._written[result] = (str(given[0]), os.fstat(result).st_size)
-            elif name == "fsync":
-                self._written.pop(given[0], None)
-            return result
+            with self._one_at_a_time:
+                self._before(name, *given)
+                result = getattr(os, name)(*given, **named)
+                if name == "open" and given[1] & (os.O_WRONLY | os.O_RDWR):
+                    self._written[result] = (str(given[0]), os.fstat(result).st_size)
+                elif name == "fsync":
+                    self._written.pop(given[0], None)
+                return result
 
         return operation
 
     def rmtree(self, folder: Path, **named: Any) -> None:
-        self._before("rmtree")
-        shutil.rmtree(folder, **named)
+        with self._one_at_a_time:
+            self._before("rmtree")
+            shutil.rmtree(folder, **named)
 
     def _before(self, name: str, *given: Any) -> None:
         if self.failed:
