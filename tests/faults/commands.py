@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shlex
 import signal
@@ -34,6 +35,8 @@ SMALL = (
     "--eval.attacks clean,pgd-3"
 )
 _GO_ON = re.compile(r"^stopped: .*go on with: python (.+)$", re.MULTILINE)
+# At most, for a command that was asked to end: a busy machine takes long to connect to Ray.
+_SECONDS_TO_END = 120
 # What differs between two runs that are alike.
 _OF_TIME = ("seconds", "images_per_second", "elapsed", "loader_seconds", "peak_memory_bytes")
 
@@ -186,6 +189,31 @@ class Place:
             self.outcomes[name] = VICTIMS[name].outcome(out / "it")
             tell(f"{name}, undisturbed: {self.seconds[name]:.0f} s")
         return self.seconds[name]
+
+    def stopped(self, name: str, out: Path, what: signal.Signals, number: int) -> str:
+        """Sends a command a signal at the random moment of that number; returns its errors."""
+        moment = random.Random(f"{SEED} {number}").uniform(0, self.whole(name))
+        out.mkdir()
+        process = self.start(name, out, resume=False)
+        try:
+            output, errors = process.communicate(timeout=moment)
+        except subprocess.TimeoutExpired:
+            asked = time.monotonic()
+            process.send_signal(what)
+            output, errors = process.communicate(timeout=_SECONDS_TO_END)
+            self.rows.append((name, what.name, moment, time.monotonic() - asked))
+        # A command begins to listen when Python has read it, and may end by itself before the
+        # signal.
+        assert process.returncode in (0, SIGNALS[what], -what), output + errors
+        if process.returncode > 0:
+            assert errors.splitlines()[-1].startswith("stopped"), errors
+        return errors
+
+    def tell_rows(self) -> None:
+        """Prints what was stopped when, and how long it took to end."""
+        for name, what, moment, seconds in self.rows:
+            whole = self.seconds[name]
+            tell(f"{name:15} {what:8} after {moment:5.1f} of {whole:5.1f} s, in {seconds:4.1f} s")
 
     def finish(self, name: str, out: Path, said: str = "") -> None:
         """Runs a command to its good end, by the line that it has said to go on with, if any."""

@@ -5,17 +5,14 @@
 
 from __future__ import annotations
 
-import random
 import shutil
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.commands import MOMENTS, SEED, SIGNALS, VICTIMS, Place
+from tests.faults.commands import MOMENTS, SIGNALS, VICTIMS, Place
 from tests.faults.jobs import tell, wait_until
 
 pytestmark = pytest.mark.faults
@@ -28,9 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     place = Place(tmp_path_factory.mktemp("kills"), temporary)
     place.whole("train")
     yield place
-    for name, what, moment, seconds in place.rows:
-        whole = place.seconds[name]
-        tell(f"{name:9} {what:8} after {moment:5.1f} of {whole:5.1f} s, ended in {seconds:4.1f} s")
+    place.tell_rows()
     for process in place.processes():
         process.kill()
     shutil.rmtree(temporary, ignore_errors=True)
@@ -41,21 +36,8 @@ def test_killed_and_started_again(place: Place, number: int) -> None:
     name = list(VICTIMS)[number % len(VICTIMS)]
     # Twenty-one moments have each signal for each command.
     what = list(SIGNALS)[sum(divmod(number, len(VICTIMS))) % len(SIGNALS)]
-    moment = random.Random(f"{SEED} {number}").uniform(0, place.whole(name))
     out = place.folder / f"killed-{number}"
-    out.mkdir()
-    process = place.start(name, out, resume=False)
-    try:
-        output, errors = process.communicate(timeout=moment)
-    except subprocess.TimeoutExpired:
-        asked = time.monotonic()
-        process.send_signal(what)
-        output, errors = process.communicate()
-        place.rows.append((name, what.name, moment, time.monotonic() - asked))
-    # A command begins to listen when Python has read it, and may end by itself before the signal.
-    assert process.returncode in (0, SIGNALS[what], -what), output + errors
-    if process.returncode > 0:
-        assert errors.splitlines()[-1].startswith("stopped"), errors
+    errors = place.stopped(name, out, what, number)
     wait_until(lambda: not place.processes(), "the end of all its processes")
     place.finish(name, out, errors)
     assert VICTIMS[name].outcome(out / "it") == place.outcomes[name]

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import random
 import shutil
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.cluster import Head
-from tests.faults.commands import MOMENTS, SEED, SIGNALS, VICTIMS, Place
-from tests.faults.jobs import tell, wait_until
+from tests.faults.commands import MOMENTS, SIGNALS, VICTIMS, Place
+from tests.faults.jobs import wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -22,8 +19,6 @@ pytestmark = pytest.mark.faults
 COMMANDS = ("train-by-two", "evaluate-by-two")
 # What works for a command on the cluster, as Ray names its processes.
 _WORKING = ("TrainController", "RayTrainWorker", "_ShardWorker")
-# What a command that was asked to end may take on a busy machine, to connect to Ray for instance.
-_SECONDS_TO_END = 60
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +34,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, head: Head) -> Iterator[Plac
     place = Place(tmp_path_factory.mktemp("starting"), temporary, environment)
     place.whole("train")
     yield place
+    place.tell_rows()
     for process in place.processes():
         process.kill()
     shutil.rmtree(temporary, ignore_errors=True)
@@ -50,19 +46,8 @@ def test_stopped_on_a_cluster_it_gives_its_places_back(
 ) -> None:
     name = COMMANDS[number % 2]
     what = list(SIGNALS)[number // 2 % len(SIGNALS)]
-    moment = random.Random(f"{SEED} {number}").uniform(0, place.whole(name))
     out = place.folder / f"stopped-{number}"
-    out.mkdir()
-    process = place.start(name, out, resume=False)
-    try:
-        output, errors = process.communicate(timeout=moment)
-    except subprocess.TimeoutExpired:
-        asked = time.monotonic()
-        process.send_signal(what)
-        output, errors = process.communicate(timeout=_SECONDS_TO_END)
-        seconds = time.monotonic() - asked
-        tell(f"{name:15} {what.name} after {moment:4.1f} s, ended in {seconds:4.1f} s")
-    assert process.returncode in (0, SIGNALS[what], -what), output + errors
+    errors = place.stopped(name, out, what, number)
     wait_until(lambda: not any(map(head.named, _WORKING)), "the end of what worked for it")
     place.finish(name, out, errors)
     assert VICTIMS[name].outcome(out / "it") == place.outcomes[name]
