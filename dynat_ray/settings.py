@@ -55,7 +55,9 @@ def read_recipe(name: str) -> Settings:
     if name not in recipe_names():
         raise unknown_name("recipe", name, recipe_names())
     text = (resources.files("dynat_ray") / "recipes" / f"{name}.yaml").read_text()
-    return flatten(yaml.safe_load(text))
+    sections = load_yaml(text)
+    assert isinstance(sections, dict)
+    return flatten(sections)
 
 
 def read_settings(path: Path) -> Settings:

@@ -33,11 +33,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
     The process that only hands tests out (`-n 3`) would keep the others waiting for ten seconds.
     """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     # Numba compiles for a few images here, and reads this when it is imported.
     os.environ.setdefault("NUMBA_OPT", "1")
     # Inductor would compile programs to see whether the processor can do what it says it can.
     os.environ.setdefault("TORCHINDUCTOR_VEC_ISA_OK", "1")
     if "PYTEST_XDIST_WORKER" in os.environ or not config.getoption("tx"):
+        from tests.processes import fork_server
+
+        fork_server()
         config.pluginmanager.import_plugin("tests.fixtures")
 
 

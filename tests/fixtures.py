@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 from dynat_ray.config import RunConfig
 from dynat_ray.data import load_info, load_test_images
@@ -21,7 +23,6 @@ from tests.victim import EPS, Victim, train_victim
 
 __all__ = ["bucket", "s3", "server"]
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 
 
@@ -80,22 +81,42 @@ def run(tmp_path_factory: pytest.TempPathFactory, few_digits: Path) -> Path:
     return folder
 
 
+Trained = Callable[[int, int, float], Victim]
+
+
 @pytest.fixture(scope="session")
-def robust() -> Victim:
+def trained_victim(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Returns a function that trains a victim, or reads what another test process trained."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def trained(classes: int, steps: int, eps: float) -> Victim:
+        file = folder / f"victim-{classes}-{steps}-{eps}.pt"
+        with FileLock(f"{file}.lock"):
+            if not file.exists():
+                torch.save(train_victim(classes, steps=steps, eps=eps), file)
+        return torch.load(file, weights_only=False)
+
+    return trained
+
+
+@pytest.fixture(scope="session")
+def robust(trained_victim: Trained) -> Victim:
     """About 97 % clean and 85 % at `EPS` under Linf."""
-    return train_victim(10, steps=250, eps=EPS)
+    return trained_victim(10, 250, EPS)
 
 
 @pytest.fixture(scope="session")
-def robust_few() -> Victim:
+def robust_few(trained_victim: Trained) -> Victim:
     """Tells four classes apart: the fewest for which no loss is another than in the literature."""
-    return train_victim(4, steps=100, eps=EPS)
+    return trained_victim(4, 100, EPS)
 
 
 @pytest.fixture(scope="session")
-def plain() -> Victim:
+def plain(trained_victim: Trained) -> Victim:
     """Trained on clean images: accurate, and easily fooled."""
-    return train_victim(10, steps=120, eps=0.0)
+    return trained_victim(10, 120, 0.0)
 
 
 @pytest.fixture

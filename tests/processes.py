@@ -7,19 +7,26 @@ that what a command imports, and in which order, is as in an interpreter of its 
 from __future__ import annotations
 
 import atexit
+import faulthandler
+import gc
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pytest
 import torch.multiprocessing
 
 _ROOT = str(Path(__file__).parents[1])
@@ -32,6 +39,44 @@ _IMPORTED = (
 _CONTEXT = multiprocessing.get_context("forkserver")
 # The same server is used where PyTorch starts several processes.
 multiprocessing.set_forkserver_preload(list(_IMPORTED))
+
+
+def fork_server() -> None:
+    """Makes a fork of this process the server: what both need is imported once.
+
+    For a process that has imported nothing of ours yet. Otherwise the server starts by itself, as
+    an interpreter of its own, when it is needed.
+    """
+    for name in _IMPORTED:
+        import_module(name)
+    gc.collect()
+    gc.freeze()
+    resource_tracker.ensure_running()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(util, "spawnv_passfds", _fork)
+        forkserver.ensure_running()
+
+
+def _fork(executable: object, arguments: object, descriptors: Sequence[int]) -> int:
+    """Takes the place of the function that starts the server; returns its process id."""
+    child = os.fork()
+    if child == 0:
+        try:
+            faulthandler.disable()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            _close_all_but({0, 1, 2, *descriptors})
+            forkserver.main(*descriptors, [])
+        finally:
+            os._exit(1)
+    return child
+
+
+def _close_all_but(kept: set[int]) -> None:
+    """Closes what this process has inherited: who waits for its end must not wait for the fork."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        if descriptor not in kept:
+            with suppress(OSError):
+                os.close(descriptor)
 
 
 def run_side_by_side(function: Callable[..., None], *arguments: Any, processes: int) -> None:

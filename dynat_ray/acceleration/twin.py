@@ -9,7 +9,6 @@ transformed once.
 
 from __future__ import annotations
 
-import copy
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from dynat_ray.acceleration import switch
 from dynat_ray.acceleration.bn_fusion import find_fusions
 from dynat_ray.acceleration.modes import in_float32
+from dynat_ray.acceleration.network_copy import copied
 from dynat_ray.acceleration.twin_network import Twin, has_hooks
 from dynat_ray.forward_units import counted, not_counting
 
@@ -177,7 +177,7 @@ def _checked_fusions(
         in_float32(images.device),
     ):
         try:
-            probe = copy.deepcopy(model)
+            probe = copied(model)
             fusions = find_fusions(probe, images)
             expected = _logits_and_gradient(probe, images)
             for candidate in (fusions, dict.fromkeys(fusions, "")):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from types import ModuleType
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dynat_ray.acceleration.fixed_batch_norm import FixedBatchNorm, scale_of
+from dynat_ray.acceleration.network_copy import copied
 
 # Exact types: a subclass may do something else with its weights.
 _WEIGHTED = (nn.Conv2d, nn.Linear)
@@ -46,7 +46,7 @@ class Twin:
         self._weights: list[_Weights | FixedBatchNorm] = []
         if fusions is None:
             return
-        network = copy.deepcopy(model, {id(tensor): tensor for tensor in self._shared})
+        network = copied(model, self._shared)
         originals, modules = dict(model.named_modules()), dict(network.named_modules())
         norm_after = {convolution: norm for norm, convolution in fusions.items() if convolution}
         replaced: dict[str, nn.Module] = {}

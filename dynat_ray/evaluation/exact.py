@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from dynat_ray.acceleration.modes import frozen, in_float32
+from dynat_ray.acceleration.network_copy import copied
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -56,7 +56,7 @@ def exact(model: nn.Module) -> Iterator[nn.Module]:
     model in half precision is copied to float32.
     """
     if any(p.dtype in (torch.float16, torch.bfloat16) for p in model.parameters()):
-        model = copy.deepcopy(model).float()
+        model = copied(model).float()
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     try:

@@ -29,24 +29,24 @@ def matched_pairs_interval(ahead: float, behind: float, images: int) -> tuple[fl
 
 def _low(ahead: float, behind: float, images: int) -> float:
     """Returns the lower end: the 2.5 % quantile of T (2 B - 1)."""
-    # They take a second to import, which workers need not wait for.
+    # They take time to import, which workers need not wait for.
     from scipy.optimize import brentq
-    from scipy.stats import beta
+    from scipy.special import betainc, betaincinv
 
     differ, level = ahead + behind, 0.025
     if ahead <= 0:
         # Clopper-Pearson's lower distribution of B is 0 then.
-        fewest = beta.ppf(1 - level, differ + 1, images - differ) if differ < images else 1.0
+        fewest = betaincinv(differ + 1, images - differ, 1 - level) if differ < images else 1.0
         return -float(fewest)
-    # A frozen distribution takes longer to make than all that is asked of it.
     share_ahead = (ahead, behind + 1)
-    rejects = beta.cdf(0.5, *share_ahead) <= level
+    rejects = betainc(*share_ahead, 0.5) <= level
     # Where B is above a half, fewer images that differ mean a smaller difference; else more do.
     shapes = (differ, images - differ + 1) if rejects else (differ + 1, images - differ)
     quantiles = (np.arange(_POINTS) + 0.5) / _POINTS
-    share_differ = beta.ppf(quantiles, *shapes) if shapes[1] > 0 else np.ones(_POINTS)
+    share_differ = betaincinv(*shapes, quantiles) if shapes[1] > 0 else np.ones(_POINTS)
 
     def excess(difference: float) -> float:
-        return float(beta.cdf((1 + difference / share_differ) / 2, *share_ahead).mean()) - level
+        share = ((1 + difference / share_differ) / 2).clip(0, 1)
+        return float(betainc(*share_ahead, share).mean()) - level
 
     return float(brentq(excess, -1.0, 1.0, xtol=1e-7))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +69,7 @@ class Counts:
         """How many would fall if all were tried: `N_h f_h / n_h`."""
         return self.survivors * self.fell / max(1, self.tried)
 
+    @lru_cache(maxsize=4096)  # noqa: B019  three numbers keep no memory
     def bounds(self) -> tuple[float, float]:
         """Returns 95 % bounds of how many would fall if all were tried.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,17 @@ def write_page(file: Path, template: str, content: Mapping[str, Any]) -> Path:
     Raises:
         UserError: It can't be written.
     """
+    page = _environment().get_template(template).render(content)
+    try:
+        atomic_write_text(file, page)
+    except OSError as error:
+        raise UserError(f"{file} can't be written: {error}") from error
+    return file
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Returns what keeps the compiled templates."""
     # Names of runs, classes and folders are the user's: everything is cleaned and escaped.
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dynat_ray.report", package_path=""),
@@ -41,12 +52,7 @@ def write_page(file: Path, template: str, content: Mapping[str, Any]) -> Path:
         lstrip_blocks=True,
     )
     environment.filters["short"] = partial(shown_text, longest=_LONGEST_NAME)
-    page = environment.get_template(template).render(content)
-    try:
-        atomic_write_text(file, page)
-    except OSError as error:
-        raise UserError(f"{file} can't be written: {error}") from error
-    return file
+    return environment
 
 
 def _cleaned(value: Any) -> Any:

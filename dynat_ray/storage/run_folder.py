@@ -5,12 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-import yaml
-
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
 from dynat_ray.settings import Settings, build_config, dump_config, flatten, read_settings
 from dynat_ray.storage.resumable_folder import FolderKind, open_folder
+from dynat_ray.strict_yaml import load_yaml
 
 CONFIG = "config.yaml"
 # What a resumed run can't change: its checkpoints would mean something else.
@@ -73,4 +72,6 @@ def read_run_config(folder: Path) -> RunConfig:
 
 def config_settings(config: RunConfig) -> Settings:
     """Returns a config's settings by key, as they come back from a file."""
-    return flatten(yaml.safe_load(dump_config(config)))
+    sections = load_yaml(dump_config(config))
+    assert isinstance(sections, dict)
+    return flatten(sections)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 
+from dynat_ray.acceleration.network_copy import copied
 from dynat_ray.atomic_files import atomic_write_text
 from dynat_ray.models import Classifier, load_model, save_model
 from dynat_ray.storage.json_file import read_json
@@ -30,7 +30,7 @@ def save_models(
         progress: Epochs done, and the best weights.
         units: Units of compute spent, a training image.
     """
-    chosen = copy.deepcopy(model)
+    chosen = copied(model)
     chosen.load_state_dict(networks.evaluated.state_dict())
     save_model(chosen, run_folder / "model_last")
     if progress.best.weights:
