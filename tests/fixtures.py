@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from filelock import FileLock
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 
 from dynat_ray.config import RunConfig
 from dynat_ray.data import load_info, load_test_images
 from dynat_ray.data.preparing import prepare_dataset
 from dynat_ray.distributed import evaluation_run
 from dynat_ray.models import build_model, save_model
+from dynat_ray.report import drawing
 from dynat_ray.settings import build_config
 from tests.loopback_s3 import bucket, s3, server
 from tests.small_run import SMALL
@@ -126,6 +129,18 @@ def few_iterations(monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr("dynat_ray.attacks.apgd.ITERATIONS", count)
     monkeypatch.setattr("dynat_ray.attacks.fab._ITERATIONS", count)
     return count
+
+
+class _Undrawn(FigureCanvasSVG):
+    def print_svg(self, filename: Any, **_: Any) -> None:
+        """Writes a figure of nothing."""
+        filename.write(b'<svg xmlns="http://www.w3.org/2000/svg"/>')
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has figures filled but not drawn, which takes most of a page's time: tests/report draws."""
+    monkeypatch.setattr(drawing, "FigureCanvasSVG", _Undrawn)
 
 
 @pytest.fixture

@@ -63,6 +63,10 @@ def _fork(executable: object, arguments: object, descriptors: Sequence[int]) -> 
     if child == 0:
         try:
             faulthandler.disable()
+            # pytest's own way of importing tests.
+            sys.meta_path[:] = [
+                finder for finder in sys.meta_path if "_pytest" not in type(finder).__module__
+            ]
             signal.signal(signal.SIGINT, signal.default_int_handler)
             _close_all_but({0, 1, 2, *descriptors})
             forkserver.main(*descriptors, [])

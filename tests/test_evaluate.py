@@ -26,6 +26,8 @@ from dynat_ray.models import build_model, load_model, save_model
 from tests.processes import start_python
 from tests.quick_attack import QUICK, quick_attacks, square_queries
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 EPS = 0.05
 
 
@@ -208,7 +210,7 @@ def test_radii_in_units_of_the_one_that_fools_half(run: Path, tmp_path: Path) ->
 
 def test_killed_and_resumed_is_as_if_undisturbed(run: Path, tmp_path: Path) -> None:
     arguments = [
-        *(str(run), "--attacks", "clean,pgd-40,apgd-ce,apgd-dlr"),
+        *(str(run), "--attacks", "clean,pgd-20,apgd-ce"),
         *("--samples", "32", "--batch-size", "4"),
     ]
     whole = main([*arguments, "--out", str(tmp_path / "whole.json")])
@@ -304,6 +306,7 @@ def test_a_function_that_makes_the_model(
     assert set(json.loads(out.read_text())["results"]) == {"clean", "fgsm"}
 
 
+@pytest.mark.usefixtures("few_iterations")
 def test_distances_and_page(run: Path, tmp_path: Path) -> None:
     arguments = [str(run), "--samples", "12", "--batch-size", "12"]
     arguments += ["--attacks", "clean,autoattack", "--distances"]

@@ -16,6 +16,8 @@ from dynat_ray.errors import UserError
 from dynat_ray.evaluate import main
 from dynat_ray.models import load_model, save_model
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_differences_to_another_evaluation(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

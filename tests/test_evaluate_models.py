@@ -19,6 +19,8 @@ from dynat_ray.evaluate import main
 from dynat_ray.evaluation.subject import require_fit
 from dynat_ray.models import load_model, save_model
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 MODELS = """
 import torch
 from torch import nn

@@ -13,10 +13,13 @@ from dynat_ray.evaluate import main
 from dynat_ray.evaluation import union_of_norms
 from dynat_ray.evaluation.union_of_norms import parse_norms
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 NORMS = "Linf:0.08,L2:0.4,L1:1.5"
 ATTACKS = "clean,pgd-5,cw-5"
 
 
+@pytest.mark.usefixtures("few_iterations")
 def test_each_norm_and_all_of_them(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,13 +12,14 @@ from pyautoattack import AutoAttack
 from dynat_ray.benchmarks import attack_time
 from tests.quick_attack import square_queries
 
-_QUERIES = 200
+_QUERIES, _ITERATIONS = 40, 5
 
 
 @pytest.mark.parametrize("drafts", [True, False])
-def test_each_goes_first_in_turn(
-    monkeypatch: pytest.MonkeyPatch, drafts: bool, few_iterations: int
-) -> None:
+def test_each_goes_first_in_turn(monkeypatch: pytest.MonkeyPatch, drafts: bool) -> None:
+    monkeypatch.setattr("dynat_ray.attacks.apgd.ITERATIONS", _ITERATIONS)
+    monkeypatch.setattr("dynat_ray.attacks.fab._ITERATIONS", _ITERATIONS)
+
     class Shortened(AutoAttack):
         """With as few Square queries and iterations as ours makes here."""
 
@@ -26,7 +27,7 @@ def test_each_goes_first_in_turn(
             super().__init__(*arguments, **settings)
             self.square.n_queries = _QUERIES
             for attack in (self.apgd, self.apgd_targeted, self.fab):
-                attack.n_iter = few_iterations
+                attack.n_iter = _ITERATIONS
 
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 4 * 4, 10))
     pixels = torch.rand(4, 3, 4, 4)

@@ -17,6 +17,8 @@ from dynat_ray.storage.run_folder import open_run_folder
 from dynat_ray.training.session import LocalSession
 from dynat_ray.training.trainer import train
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 CPU = torch.device("cpu")
 
 
