@@ -69,6 +69,9 @@ def _fork(executable: object, arguments: object, descriptors: Sequence[int]) -> 
             ]
             signal.signal(signal.SIGINT, signal.default_int_handler)
             _close_all_but({0, 1, 2, *descriptors})
+            nothing = os.open(os.devnull, os.O_RDWR)
+            for standard in range(3):
+                os.dup2(nothing, standard)
             forkserver.main(*descriptors, [])
         finally:
             os._exit(1)
