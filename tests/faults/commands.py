@@ -7,9 +7,11 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -132,9 +134,10 @@ VICTIMS = {
 class Place:
     """Where commands run: an output folder, a folder for temporary files, a mark in all processes.
 
+    As a context it ends what still runs, and says what was stopped when.
+
     Args:
         folder: For outputs.
-        temporary: For temporary files; its path is short.
         environment: More variables for the commands.
 
     Attributes:
@@ -144,10 +147,10 @@ class Place:
         rows: What was killed how, when, and how long it took to end.
     """
 
-    def __init__(
-        self, folder: Path, temporary: Path, environment: Mapping[str, str] | None = None
-    ) -> None:
-        self.folder, self._temporary = folder, temporary
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        # Ray's socket paths must stay short.
+        self._temporary = temporary = Path(tempfile.mkdtemp(prefix="k", dir="/tmp"))
         self._mark = uuid.uuid4().hex
         self.seconds: dict[str, float] = {}
         self.outcomes: dict[str, Any] = {}
@@ -161,6 +164,15 @@ class Place:
             **(environment or {}),
         }
         (temporary / "t").mkdir()
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tell_rows()
+        for process in self.processes():
+            process.kill()
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def start(self, name: str, out: Path, *, resume: bool) -> subprocess.Popen[str]:
         """Starts a command."""

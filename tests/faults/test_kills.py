@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -20,15 +18,9 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    # Ray's socket paths must stay short.
-    temporary = Path(tempfile.mkdtemp(prefix="k", dir="/tmp"))
-    place = Place(tmp_path_factory.mktemp("kills"), temporary)
-    place.whole("train")
-    yield place
-    place.tell_rows()
-    for process in place.processes():
-        process.kill()
-    shutil.rmtree(temporary, ignore_errors=True)
+    with Place(tmp_path_factory.mktemp("kills")) as place:
+        place.whole("train")
+        yield place
 
 
 @pytest.mark.parametrize("number", range(MOMENTS))

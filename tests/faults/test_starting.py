@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -29,15 +26,10 @@ def head() -> Iterator[Head]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, head: Head) -> Iterator[Place]:
-    temporary = Path(tempfile.mkdtemp(prefix="s", dir="/tmp"))
     environment = {**head.environment, "RAY_ADDRESS": f"127.0.0.1:{head.port}"}
-    place = Place(tmp_path_factory.mktemp("starting"), temporary, environment)
-    place.whole("train")
-    yield place
-    place.tell_rows()
-    for process in place.processes():
-        process.kill()
-    shutil.rmtree(temporary, ignore_errors=True)
+    with Place(tmp_path_factory.mktemp("starting"), environment) as place:
+        place.whole("train")
+        yield place
 
 
 @pytest.mark.parametrize("number", range(max(6, MOMENTS // 2)))
