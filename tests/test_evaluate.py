@@ -239,17 +239,10 @@ def test_a_state_of_another_model_is_refused(run: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         next(other.parameters()).add_(1e-3)
     save_model(other, tmp_path / "other")
+    data = yaml.safe_load((run / "config.yaml").read_text())["data"]["path"]
+    arguments = ["--data", data, "--eps", str(EPS), "--attacks", "clean", "--out", str(out)]
     with pytest.raises(UserError, match="another model"):
-        main(
-            [
-                *(
-                    str(tmp_path / "other"),
-                    "--data",
-                    yaml.safe_load((run / "config.yaml").read_text())["data"]["path"],
-                ),
-                *("--eps", str(EPS), "--attacks", "clean", "--out", str(out), "--resume"),
-            ]
-        )
+        main([str(tmp_path / "other"), *arguments, "--resume"])
 
 
 def test_data_of_other_classes_or_size(run: Path, tmp_path: Path, few_digits: Path) -> None:
