@@ -30,7 +30,7 @@ _REFUSED = re.compile(
 _FINAL = re.compile(
     r"(?i)NO_SUCH_BUCKET|INVALID_BUCKET|INVALID_PARAMETER|HTTP response code 40[04]"
 )
-# Of which the path is what stands there.
+# Addresses in which nothing is escaped: the path is what stands there.
 _PLAIN = re.compile(r"s3://(?P<path>[\w.-]+(/[\w./=+~-]*)?)(?P<options>\?.*)?", re.ASCII)
 # Before each time that a store which is away is asked again; about a minute in all.
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)

@@ -55,6 +55,11 @@ def read_recipe(name: str) -> Settings:
     if name not in recipe_names():
         raise unknown_name("recipe", name, recipe_names())
     text = (resources.files("dynat_ray") / "recipes" / f"{name}.yaml").read_text()
+    return parse_settings(text)
+
+
+def parse_settings(text: str) -> Settings:
+    """Returns the settings in YAML that is our own, such as `dump_config` writes."""
     sections = load_yaml(text)
     assert isinstance(sections, dict)
     return flatten(sections)

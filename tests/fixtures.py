@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from dynat_ray.models import build_model, save_model
 from dynat_ray.report import drawing
 from dynat_ray.settings import build_config
 from tests.loopback_s3 import bucket, s3, server
+from tests.quick_attack import iterations
 from tests.small_run import SMALL
 from tests.victim import EPS, Victim, train_victim
 
@@ -123,12 +124,10 @@ def plain(trained_victim: Trained) -> Victim:
 
 
 @pytest.fixture
-def few_iterations(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Has APGD and FAB make so many of the 100 iterations that `test_autoattack` holds them to."""
-    count = 20
-    monkeypatch.setattr("dynat_ray.attacks.apgd.ITERATIONS", count)
-    monkeypatch.setattr("dynat_ray.attacks.fab._ITERATIONS", count)
-    return count
+def few_iterations() -> Iterator[None]:
+    """Has APGD and FAB make 20 iterations."""
+    with iterations(20):
+        yield
 
 
 class _Undrawn(FigureCanvasSVG):

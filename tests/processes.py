@@ -80,7 +80,7 @@ def _fork(executable: object, arguments: object, descriptors: Sequence[int]) -> 
 
 def _close_all_but(kept: set[int]) -> None:
     """Closes what this process has inherited: who waits for its end must not wait for the fork."""
-    for descriptor in map(int, os.listdir("/proc/self/fd")):
+    for descriptor in map(int, os.listdir("/dev/fd")):
         if descriptor not in kept:
             with suppress(OSError):
                 os.close(descriptor)

@@ -34,6 +34,15 @@ def quick_attacks() -> Iterator[None]:
 
 
 @contextmanager
+def iterations(count: int) -> Iterator[None]:
+    """Has APGD and FAB make so many of the 100 iterations that `test_autoattack` holds them to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dynat_ray.attacks.apgd.ITERATIONS", count)
+        patch.setattr("dynat_ray.attacks.fab._ITERATIONS", count)
+        yield
+
+
+@contextmanager
 def square_queries(count: int) -> Iterator[None]:
     """Has Square make so many queries within `autoattack`, of the 5,000 that it else makes."""
     whole = registry.get_attack("autoattack")

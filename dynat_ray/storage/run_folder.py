@@ -7,9 +7,8 @@ from pathlib import Path
 
 from dynat_ray.config import RunConfig
 from dynat_ray.errors import UserError
-from dynat_ray.settings import Settings, build_config, dump_config, flatten, read_settings
+from dynat_ray.settings import Settings, build_config, dump_config, parse_settings, read_settings
 from dynat_ray.storage.resumable_folder import FolderKind, open_folder
-from dynat_ray.strict_yaml import load_yaml
 
 CONFIG = "config.yaml"
 # What a resumed run can't change: its checkpoints would mean something else.
@@ -72,6 +71,4 @@ def read_run_config(folder: Path) -> RunConfig:
 
 def config_settings(config: RunConfig) -> Settings:
     """Returns a config's settings by key, as they come back from a file."""
-    sections = load_yaml(dump_config(config))
-    assert isinstance(sections, dict)
-    return flatten(sections)
+    return parse_settings(dump_config(config))

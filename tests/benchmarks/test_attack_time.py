@@ -10,16 +10,13 @@ import torch
 from pyautoattack import AutoAttack
 
 from dynat_ray.benchmarks import attack_time
-from tests.quick_attack import square_queries
+from tests.quick_attack import iterations, square_queries
 
 _QUERIES, _ITERATIONS = 40, 5
 
 
 @pytest.mark.parametrize("drafts", [True, False])
 def test_each_goes_first_in_turn(monkeypatch: pytest.MonkeyPatch, drafts: bool) -> None:
-    monkeypatch.setattr("dynat_ray.attacks.apgd.ITERATIONS", _ITERATIONS)
-    monkeypatch.setattr("dynat_ray.attacks.fab._ITERATIONS", _ITERATIONS)
-
     class Shortened(AutoAttack):
         """With as few Square queries and iterations as ours makes here."""
 
@@ -47,7 +44,7 @@ def test_each_goes_first_in_turn(monkeypatch: pytest.MonkeyPatch, drafts: bool) 
     monkeypatch.setattr(attack_time, "seconds_of", seconds_of)
     monkeypatch.setattr(attack_time, "drafts_status", lambda *_: "on" if drafts else "off")
     monkeypatch.setattr(attack_time, "AutoAttack", Shortened)
-    with square_queries(_QUERIES):
+    with square_queries(_QUERIES), iterations(_ITERATIONS):
         case, ratios = attack_time._time(network, pixels, labels, 1e-6, 2, "cpu")
     expected = ["theirs", "float32", "drafts"][:ways]
     assert order == [*expected, *reversed(expected)]
