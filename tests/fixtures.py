@@ -124,10 +124,11 @@ def plain(trained_victim: Trained) -> Victim:
 
 
 @pytest.fixture
-def few_iterations() -> Iterator[None]:
-    """Has APGD and FAB make 20 iterations."""
-    with iterations(20):
-        yield
+def few_iterations() -> Iterator[int]:
+    """Has APGD and FAB make so many iterations."""
+    count = 20
+    with iterations(count):
+        yield count
 
 
 class _Undrawn(FigureCanvasSVG):

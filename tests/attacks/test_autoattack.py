@@ -123,7 +123,7 @@ def test_a_shard_is_exactly_what_the_library_does(
     norm: Norm,
     eps: float,
     queries: int,
-    few_iterations: None,
+    few_iterations: int,
 ) -> None:
     victim: Victim = request.getfixturevalue(kind)
     images, labels = victim.images[:16], victim.labels[:16]
@@ -145,7 +145,7 @@ def test_a_shard_is_exactly_what_the_library_does(
 
 @pytest.mark.parametrize("queries", [200], indirect=True)
 def test_sharded_autoattack_agrees_with_the_library(
-    robust_few: Victim, queries: int, few_iterations: None
+    robust_few: Victim, queries: int, few_iterations: int
 ) -> None:
     """Other seeds and other batches may decide a sample on the edge otherwise, hardly any."""
     images, labels = robust_few.images[:40], robust_few.labels[:40]
@@ -175,7 +175,7 @@ def test_sharded_autoattack_agrees_with_the_library(
 )
 def test_few_classes(
     monkeypatch: pytest.MonkeyPatch,
-    few_iterations: None,
+    few_iterations: int,
     attack: str,
     classes: int,
     expected: str,

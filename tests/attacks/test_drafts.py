@@ -67,7 +67,7 @@ def multiplying(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("stage", SEARCHES, ids=lambda stage: stage.name)
-def test_an_exact_draft_changes_nothing(robust: Victim, few_iterations: None, stage: Stage) -> None:
+def test_an_exact_draft_changes_nothing(robust: Victim, few_iterations: int, stage: Stage) -> None:
     images, labels = _right(robust, 24)
     alone = Setting(threat=THREAT, classes=10, seed=3)
     drafted = Setting(threat=THREAT, classes=10, seed=3, draft=robust.model)
@@ -81,7 +81,7 @@ def test_an_exact_draft_changes_nothing(robust: Victim, few_iterations: None, st
 
 @pytest.mark.parametrize("stage", SEARCHES, ids=lambda stage: stage.name)
 def test_a_search_goes_on_where_only_the_draft_is_fooled(
-    robust: Victim, few_iterations: None, stage: Stage
+    robust: Victim, few_iterations: int, stage: Stage
 ) -> None:
     images, labels = _right(robust, 24)
     draft = _AlwaysFooled()
@@ -139,7 +139,7 @@ def test_an_evaluation_with_drafts_finds_the_same(
     robust: Victim,
     classifier: Classifier,
     multiplying: None,
-    few_iterations: None,
+    few_iterations: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images, labels = robust.images[:24], robust.labels[:24]

@@ -34,7 +34,7 @@ def test_steps_to_a_plane_are_the_librarys(norm: Norm, distance: float) -> None:
 
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", EPS), ("L2", 0.8), ("L1", 3.0)])
 def test_distances_are_the_librarys(
-    robust: Victim, few_iterations: None, norm: Norm, eps: float
+    robust: Victim, few_iterations: int, norm: Norm, eps: float
 ) -> None:
     images, labels = robust.images[:24], robust.labels[:24]
     keep = robust.model(images).argmax(dim=1) == labels
@@ -56,7 +56,7 @@ def test_distances_are_the_librarys(
         assert (robust.model(found[reached]).argmax(dim=1) != labels[reached]).all()
 
 
-def test_within_eps_the_same_samples_fall(robust: Victim, few_iterations: None) -> None:
+def test_within_eps_the_same_samples_fall(robust: Victim, few_iterations: int) -> None:
     images, labels = robust.images[:40], robust.labels[:40]
     keep = robust.model(images).argmax(dim=1) == labels
     images, labels = images[keep], labels[keep]

@@ -113,7 +113,7 @@ def test_a_model_may_be_changed_between_two_evaluations(robust: Victim) -> None:
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
 @pytest.mark.parametrize("attack", ["fgsm", "pgd-5", "cw", "apgd-ce", "apgd-t", "fab-t"])
 def test_a_gradient_that_is_nan_somewhere_stops_no_attack(
-    robust_few: Victim, few_iterations: None, attack: str, norm: Norm
+    robust_few: Victim, few_iterations: int, attack: str, norm: Norm
 ) -> None:
     class Broken(torch.nn.Module):
         """The gradient of the first pixel is NaN."""

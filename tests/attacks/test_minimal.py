@@ -99,7 +99,7 @@ def test_rho_2_is_the_mean_relative_length(linear: tuple[Linear, Tensor, Tensor]
     assert "rho_2" in probe_lines({"distances": {"deepfool": summary}})[0]
 
 
-def test_distances_agree_with_accuracy_at_an_eps(robust_few: Victim, few_iterations: None) -> None:
+def test_distances_agree_with_accuracy_at_an_eps(robust_few: Victim, few_iterations: int) -> None:
     """FAB can't find a nearer image than a minimal one: those within eps are fooled at eps."""
     from dynat_ray.evaluation import evaluate_attacks
 

@@ -24,7 +24,7 @@ def _right(victim: Victim) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("stage", [TargetedAutoPgd(), TargetedFab(), Square(queries=150)])
 def test_everyone_stays_within_its_own_radius_and_uses_it(
-    robust: Victim, few_iterations: None, stage: Stage
+    robust: Victim, few_iterations: int, stage: Stage
 ) -> None:
     images, labels = _right(robust)
     at = Setting(threat=Threat("Linf", _LARGE), classes=10, seed=7)
@@ -50,7 +50,7 @@ def test_everyone_stays_within_its_own_radius_and_uses_it(
 
 @pytest.mark.parametrize("stage", [TargetedAutoPgd(), TargetedFab(), Square(queries=150)])
 def test_one_radius_for_all_is_the_plain_attack(
-    robust: Victim, few_iterations: None, stage: MixingStage
+    robust: Victim, few_iterations: int, stage: MixingStage
 ) -> None:
     images, labels = _right(robust)
     at = Setting(threat=Threat("Linf", EPS), classes=10, seed=7)
@@ -63,7 +63,7 @@ def test_one_radius_for_all_is_the_plain_attack(
     ("stage", "norm"), [(AutoPgd("ce"), "Linf"), (Square(queries=60), "L2")], ids=str
 )
 def test_a_stage_of_one_radius_runs_once_for_each(
-    robust: Victim, few_iterations: None, stage: Stage, norm: Norm
+    robust: Victim, few_iterations: int, stage: Stage, norm: Norm
 ) -> None:
     images, labels = _right(robust)
     at = Setting(threat=Threat(norm, 1.0), classes=10, seed=7)

@@ -31,7 +31,7 @@ def margin_of_probabilities(logits: Tensor, labels: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", EPS), ("L2", 0.8)])
 def test_it_is_apgd_on_the_margin_of_probabilities(
-    robust: Victim, few_iterations: None, norm: Norm, eps: float
+    robust: Victim, few_iterations: int, norm: Norm, eps: float
 ) -> None:
     images, labels = robust.images[:48], robust.labels[:48]
     right = robust.model(images).argmax(dim=1) == labels
@@ -50,7 +50,7 @@ def test_it_is_apgd_on_the_margin_of_probabilities(
 
 
 def test_before_autoattack_it_takes_over_what_it_can_fool(
-    robust_few: Victim, few_iterations: None, monkeypatch: pytest.MonkeyPatch
+    robust_few: Victim, few_iterations: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, labels = robust_few.images[:40], robust_few.labels[:40]
     for name in ("autoattack-pma", "autoattack"):

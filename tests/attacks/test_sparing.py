@@ -74,7 +74,7 @@ class _AtRandom(torch.nn.Module):
 
 
 def test_a_model_that_answers_at_random_is_attacked_as_by_the_library(
-    plain: Victim, few_iterations: None
+    plain: Victim, few_iterations: int
 ) -> None:
     """It is not fooled for good by one wrong answer."""
     model, images, labels = _AtRandom(plain.model), plain.images[:24], plain.labels[:24]
@@ -102,7 +102,7 @@ def test_a_model_that_answers_at_random_is_attacked_as_by_the_library(
 
 @pytest.mark.parametrize("stage", [AutoPgd("ce"), TargetedAutoPgd()], ids=["ce", "targeted"])
 def test_what_is_not_fooled_comes_as_near_as_the_attack_got(
-    robust: Victim, few_iterations: None, stage: Stage
+    robust: Victim, few_iterations: int, stage: Stage
 ) -> None:
     images, labels = robust.images[:10], robust.labels[:10]
     seen: list[Tensor] = []

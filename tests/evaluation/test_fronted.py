@@ -82,7 +82,7 @@ def a_number(model: nn.Module) -> int:
 
 @pytest.mark.parametrize("attack", ["pgd-20", "apgd-ce", "fab-t"])
 def test_a_quantising_front_falls_once_bpda_is_given(
-    robust_few: Victim, few_iterations: None, attack: str
+    robust_few: Victim, few_iterations: int, attack: str
 ) -> None:
     images, labels = robust_few.images[:60], robust_few.labels[:60]
     model = Quantising(robust_few.model).eval()

@@ -58,7 +58,7 @@ def test_seeds_differ_between_shards_and_evaluations() -> None:
     assert shard_seed(3, 7) == shard_seed(3, 7)
 
 
-def test_outcome_depends_on_seed_and_number_alone(robust: Victim, few_iterations: None) -> None:
+def test_outcome_depends_on_seed_and_number_alone(robust: Victim, few_iterations: int) -> None:
     shard = Shard(2, (THREAT,), np.arange(40), CHEAP)
     first = _run(robust, shard)
     torch.manual_seed(99)
@@ -79,7 +79,7 @@ def _images_of_first_step(victim: Victim, seed: int) -> torch.Tensor:
     return next(images for images in seen if not torch.equal(images, victim.images[:8]))
 
 
-def test_shards_in_any_order_give_the_same_outcomes(robust: Victim, few_iterations: None) -> None:
+def test_shards_in_any_order_give_the_same_outcomes(robust: Victim, few_iterations: int) -> None:
     attacks = get_attacks(CHEAP)
     shards = plan_shards(60, attacks, [THREAT], batch_size=16)
     finished = {}
@@ -97,7 +97,7 @@ def test_shards_in_any_order_give_the_same_outcomes(robust: Victim, few_iteratio
 
 
 def test_later_stages_see_only_samples_still_right(
-    robust: Victim, few_iterations: None, monkeypatch: pytest.MonkeyPatch
+    robust: Victim, few_iterations: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Of two draws for a gradient, instead of 20.
     stages = tuple(AutoPgd(loss, draws=2) for loss in ("ce", "dlr"))
@@ -146,7 +146,7 @@ def test_eps_zero_changes_nothing(robust: Victim) -> None:
     assert found["autoattack"] == found["clean"]
 
 
-def test_model_and_random_state_are_left_as_they_were(robust: Victim, few_iterations: None) -> None:
+def test_model_and_random_state_are_left_as_they_were(robust: Victim, few_iterations: int) -> None:
     model = robust.model
     model.zero_grad()
     model[0].train()
@@ -166,7 +166,7 @@ def test_model_and_random_state_are_left_as_they_were(robust: Victim, few_iterat
         model.eval().requires_grad_(True)
 
 
-def test_autocast_around_it_makes_no_difference(robust: Victim, few_iterations: None) -> None:
+def test_autocast_around_it_makes_no_difference(robust: Victim, few_iterations: int) -> None:
     shard = Shard(0, (THREAT,), np.arange(40), CHEAP)
     expected = _run(robust, shard)
     seen = []
